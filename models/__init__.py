@@ -1,0 +1,1 @@
+"""Makers of the models that the tests, benchmarks and examples prune; not shipped."""

@@ -1,0 +1,526 @@
+"""Makes one small graph per thing that a structured pruner is known to get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, TensorProto
+
+from models.builder import Net, Tensor
+from models.vision import channel_shuffle
+
+Body = Callable[[Net, Tensor], Any]
+Maker = Callable[[], ModelProto]
+
+HAZARDS: dict[str, tuple[Maker, int | None]] = {}  # expected groups; None: a matter of policy
+UNRUNNABLE = {"custom_operator"}  # onnxruntime has no kernel
+
+IMAGE = (2, 3, 8, 8)
+ROWS = (2, 6)
+TOKENS = (2, 4, 6)
+
+
+def hazard(
+    groups: int | None, shape: tuple[int, ...] = IMAGE, opset: int = 17, **options: Any
+) -> Callable[[Body], Maker]:
+    """A maker from a body (net, input) -> inner tensor, which gets a head, or tuple of outputs.
+
+    The head is a linear layer on the features: all channels that reach it may be removed.
+    """
+
+    def wrap(body: Body) -> Maker:
+        def make() -> ModelProto:
+            net = Net(body.__name__, opset=opset)
+            y = body(net, net.input("x", shape))
+            if not isinstance(y, tuple):
+                y = (net.linear(y, 5) if shape == TOKENS else _head(net, y),)
+            return net.model(*y, **options)
+
+        make.__name__ = body.__name__
+        HAZARDS[body.__name__] = make, groups
+        return make
+
+    return wrap
+
+
+def _head(net: Net, x: Tensor) -> Tensor:
+    if len(x.shape) > 2:
+        x = net.flatten(net.global_avg_pool(x))
+    return net.gemm(x, 5)
+
+
+# --- chains, residuals, concatenations
+
+
+@hazard(2)
+def plain(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.conv(x, 8)), 6)
+
+
+@hazard(2)
+def batch_norm(net: Net, x: Tensor) -> Any:
+    return net.relu(net.conv_bn(net.relu(net.conv_bn(x, 8)), 6))
+
+
+@hazard(2, shape=(2, 3, 16))
+def conv1d(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.conv(x, 8)), 6)
+
+
+@hazard(2, shape=(2, 3, 6, 6, 6))
+def conv3d(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.conv(x, 8)), 6)
+
+
+@hazard(2)
+def residual_add(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    return net.add(a, net.conv(net.relu(net.conv(a, 12)), 8))
+
+
+@hazard(4)
+def residual_chain(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    for _ in range(3):
+        a = net.relu(net.add(a, net.conv(net.relu(net.conv(a, 12)), 8, gain=0.5)))
+    return a
+
+
+@hazard(2)
+def concat(net: Net, x: Tensor) -> Any:
+    return net.concat(net.conv(x, 4), net.conv(x, 6))
+
+
+@hazard(3)
+def concat_of_concats(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 4)
+    b = net.concat(a, net.conv(net.relu(a), 5))
+    return net.concat(b, net.conv(net.relu(b), 6))
+
+
+@hazard(1)
+def mul_of_branches(net: Net, x: Tensor) -> Any:
+    return net.mul(net.conv(x, 8), net.conv(x, 8))
+
+
+@hazard(2)
+def squeeze_excite(net: Net, x: Tensor) -> Any:
+    return net.squeeze_excite(net.conv(x, 8), 4)
+
+
+@hazard(None)
+def dead_branch(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    net.conv(a, 4)
+    return net.conv(a, 6)
+
+
+@hazard(1)
+def inner_tensor_is_output(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 8)
+    return _head(net, net.conv(net.relu(a), 6)), a
+
+
+# --- splits, slices, gathers, pads
+
+
+@hazard(3)
+def split(net: Net, x: Tensor) -> Any:
+    a, b = net.split(net.relu(net.conv(x, 12)), [4, 8])
+    return net.add(net.conv(a, 6), net.conv(b, 6))
+
+
+@hazard(3, opset=11)
+def split_by_attribute(net: Net, x: Tensor) -> Any:
+    a, b = net.nodes("Split", [net.relu(net.conv(x, 12))], 2, axis=1, split=[4, 8])
+    return net.add(net.conv(a, 6), net.conv(b, 6))
+
+
+@hazard(1)
+def gated_halves(net: Net, x: Tensor) -> Any:
+    a, b = net.nodes("Split", [net.conv(x, 16)], 2, axis=1)
+    return net.mul(a, net.sigmoid(b))
+
+
+@hazard(3)
+def slice_channels(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 12))
+    ends = net.slice(a, 0, 4), net.slice(a, -8, 2**62)
+    return net.add(net.conv(ends[0], 6), net.conv(ends[1], 6))
+
+
+@hazard(3)
+def slice_with_step(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 12))
+    halves = net.slice(a, 0, 12, step=2), net.slice(a, 1, 12, step=2)
+    return net.add(net.conv(halves[0], 6), net.conv(halves[1], 6))
+
+
+@hazard(2)
+def gather_permutation(net: Net, x: Tensor) -> Any:
+    return net.conv(net.gather(net.conv(x, 8), [3, 1, 0, 2, 5, 4, 7, 6], axis=1), 6)
+
+
+@hazard(None)
+def gather_repeats(net: Net, x: Tensor) -> Any:
+    return net.conv(net.gather(net.conv(x, 4), [0, 0, 1, 2, 3, 3], axis=1), 6)
+
+
+@hazard(None)  # the padded channels of the sum: removable, or locked as constants
+def channel_pad_shortcut(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    return net.add(net.node("Pad", a, [0, 4, 0, 0, 0, 4, 0, 0]), net.conv(a, 16))
+
+
+@hazard(2)
+def pad_with_ones(net: Net, x: Tensor) -> Any:
+    padded = net.node("Pad", net.conv(x, 8), [0, 0, 1, 1, 0, 0, 1, 1], 1.0)
+    return net.conv(padded, 6, pad=0)
+
+
+# --- convolutions
+
+
+@hazard(2)
+def grouped_conv(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.conv(x, 8)), 12, groups=2)
+
+
+@hazard(2)
+def depthwise(net: Net, x: Tensor) -> Any:
+    return net.conv(net.conv(net.relu(net.conv(x, 8)), 8, groups=8), 6, 1)
+
+
+@hazard(2)
+def depthwise_multiplier(net: Net, x: Tensor) -> Any:
+    return net.conv(net.conv(net.relu(net.conv(x, 8)), 16, groups=8), 6, 1)
+
+
+@hazard(2)
+def conv_transpose(net: Net, x: Tensor) -> Any:
+    return net.conv_transpose(net.relu(net.conv(x, 8)), 6)
+
+
+@hazard(2)
+def grouped_conv_transpose(net: Net, x: Tensor) -> Any:
+    return net.conv_transpose(net.relu(net.conv(x, 8)), 12, groups=2)
+
+
+@hazard(2)
+def shuffle(net: Net, x: Tensor) -> Any:
+    return net.conv(channel_shuffle(net, net.relu(net.conv(x, 8)), 2), 6)
+
+
+@hazard(None)
+def shuffle_between_grouped(net: Net, x: Tensor) -> Any:
+    a = net.conv(net.relu(net.conv(x, 8)), 12, groups=2)
+    return net.conv(channel_shuffle(net, a, 2), 8, groups=2)
+
+
+# --- reshapes and moves
+
+
+@hazard(2)
+def flatten(net: Net, x: Tensor) -> Any:
+    return net.relu(net.gemm(net.flatten(net.pool(net.conv(x, 8))), 10))
+
+
+@hazard(2)
+def flatten_by_reshape(net: Net, x: Tensor) -> Any:
+    return net.relu(net.gemm(net.reshape(net.pool(net.conv(x, 8)), [0, -1]), 10))
+
+
+@hazard(2, shape=(1, 3, 8, 8))
+def flatten_by_constant(net: Net, x: Tensor) -> Any:
+    return net.relu(net.gemm(net.reshape(net.pool(net.conv(x, 8)), [1, 128]), 10))
+
+
+@hazard(2)
+def flatten_by_computed_shape(net: Net, x: Tensor) -> Any:
+    a = net.pool(net.conv(x, 8))
+    size = net.mul(net.dim(a, 1), net.mul(net.dim(a, 2), net.dim(a, 3)))
+    rows = net.node("Reshape", a, net.shape_vector(net.dim(a, 0), size), shape=[2, 128])
+    return net.relu(net.gemm(rows, 10))
+
+
+@hazard(2)
+def depth_to_space_dcr(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("DepthToSpace", net.conv(x, 16), blocksize=2, mode="DCR"), 6)
+
+
+@hazard(2)
+def depth_to_space_crd(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("DepthToSpace", net.conv(x, 16), blocksize=2, mode="CRD"), 6)
+
+
+@hazard(2)
+def space_to_depth(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("SpaceToDepth", net.conv(x, 4), blocksize=2), 6)
+
+
+@hazard(2)
+def resize_to_sizes(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("Resize", net.conv(x, 8), None, None, [2, 8, 16, 16]), 6)
+
+
+@hazard(2)
+def resize_to_computed_sizes(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 8)
+    sizes = net.concat(net.slice(net.node("Shape", a), 0, 2, axis=0), net.const([16, 16]), axis=0)
+    return net.conv(net.node("Resize", a, None, None, sizes, shape=[2, 8, 16, 16]), 6)
+
+
+@hazard(2, opset=9)
+def upsample(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("Upsample", net.conv(x, 8), [1.0, 1.0, 2.0, 2.0]), 6)
+
+
+@hazard(2)
+def channels_last_and_back(net: Net, x: Tensor) -> Any:
+    a = net.transpose(net.conv(x, 8), 0, 2, 3, 1)
+    a = net.relu(net.add(a, net.uniform(-1, 1, 8)))
+    return net.conv(net.transpose(a, 0, 3, 1, 2), 6)
+
+
+@hazard(2)
+def squeeze_and_unsqueeze(net: Net, x: Tensor) -> Any:
+    a = net.squeeze(net.global_avg_pool(net.conv(x, 8)), 2, -1)
+    return net.node("Squeeze", net.unsqueeze(net.gemm(net.relu(a), 6), 0), [0])
+
+
+@hazard(2, opset=11)
+def squeeze_by_attribute(net: Net, x: Tensor) -> Any:
+    a = net.node("Squeeze", net.global_avg_pool(net.conv(x, 8)), axes=[3])
+    return net.conv(net.node("Unsqueeze", net.relu(a), axes=[2]), 6, 1)
+
+
+@hazard(1, shape=TOKENS)
+def expanded_token(net: Net, x: Tensor) -> Any:
+    token = net.node("Expand", net.uniform(-1, 1, 1, 1, 8), [2, 1, 8])
+    return (net.linear(net.concat(token, net.linear(x, 8)), 5),)
+
+
+@hazard(1, shape=TOKENS)
+def tiled_token(net: Net, x: Tensor) -> Any:
+    token = net.node("Tile", net.uniform(-1, 1, 1, 1, 8), [2, 1, 1])
+    return (net.linear(net.concat(token, net.linear(x, 8)), 5),)
+
+
+# --- constants
+
+
+def _conv_with(net: Net, x: Tensor, *weights: Tensor) -> Tensor:
+    return net.node("Conv", x, *weights, kernel_shape=[3, 3], pads=[1] * 4)
+
+
+@hazard(2)
+def siamese_weight(net: Net, x: Tensor) -> Any:
+    w = net.weight(6, 8, 3, 3)
+    return net.concat(*(net.relu(_conv_with(net, net.conv(x, 8), w)) for _ in range(2)))
+
+
+@hazard(1)
+def recurrent_weight(net: Net, x: Tensor) -> Any:
+    w, y = net.weight(8, 8, 3, 3), net.conv(x, 8)
+    return _conv_with(net, net.relu(_conv_with(net, y, w)), w)
+
+
+@hazard(None)  # one group when the bias ties them, two when each gets its copy
+def shared_bias(net: Net, x: Tensor) -> Any:
+    b = net.uniform(-1, 1, 8)
+    a = net.relu(_conv_with(net, x, net.weight(8, 3, 3, 3), b))
+    return _conv_with(net, a, net.weight(8, 8, 3, 3), b)
+
+
+@hazard(None)  # the second convolution is an output, so a tie through the bias locks the first
+def bias_shared_with_output(net: Net, x: Tensor) -> Any:
+    b = net.uniform(-1, 1, 8)
+    a = net.relu(_conv_with(net, x, net.weight(8, 3, 3, 3), b))
+    return (_conv_with(net, a, net.weight(8, 8, 3, 3), b),)
+
+
+@hazard(2)
+def identity_alias(net: Net, x: Tensor) -> Any:
+    w = net.node("Identity", net.weight(8, 3, 3, 3))
+    return net.conv(net.node("Identity", net.relu(_conv_with(net, x, w))), 6)
+
+
+@hazard(2)
+def constant_nodes(net: Net, x: Tensor) -> Any:
+    for shape in ((8, 3, 3, 3), (6, 8, 3, 3)):
+        w = net.node("Constant", value=net.weight(*shape).values)
+        b = net.node("Constant", value=net.uniform(-1, 1, shape[0]).values)
+        x = net.relu(_conv_with(net, x, w, b))
+    return x
+
+
+@hazard(2, opset=8, ir_version=3, initializers_as_inputs=True)
+def initializers_as_inputs(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.conv(x, 8)), 6)
+
+
+@hazard(1)
+def prelu(net: Net, x: Tensor) -> Any:
+    return net.node("PRelu", net.conv(x, 8), net.uniform(0, 0.5, 8, 1, 1))
+
+
+@hazard(1)
+def channel_parameter(net: Net, x: Tensor) -> Any:
+    return net.relu(net.add(net.uniform(-1, 1, 8, 1, 1), net.conv(x, 8)))
+
+
+@hazard(2)
+def where_constant(net: Net, x: Tensor) -> Any:
+    keep = net.const(np.arange(8).reshape(8, 1, 1) % 3 > 0)
+    return net.conv(net.node("Where", keep, net.conv(x, 8), 0.0), 6)
+
+
+# --- linear algebra
+
+
+@hazard(3, shape=ROWS)
+def gemm_variants(net: Net, x: Tensor) -> Any:
+    a = net.node("Gemm", x, net.weight(6, 8, fan=6), net.uniform(-1, 1, 8), alpha=0.5, beta=2.0)
+    a = net.transpose(net.relu(a), 1, 0)
+    a = net.node("Gemm", a, net.weight(8, 10, fan=8), net.uniform(-1, 1, 1, 10), transA=1)
+    a = net.transpose(net.relu(a), 1, 0)
+    return net.relu(net.node("Gemm", a, net.weight(7, 10), np.float32(0.1), transA=1, transB=1))
+
+
+@hazard(1, shape=ROWS)
+def matmul_with_vector(net: Net, x: Tensor) -> Any:
+    return (net.matmul(net.relu(net.linear(x, 8)), net.weight(8)),)
+
+
+@hazard(1, shape=(6,))
+def vector_times_matrix(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.matmul(x, net.weight(6, 8, fan=6)))
+    return (net.matmul(a, net.weight(8, 5, fan=8)),)
+
+
+@hazard(1, shape=(4, 2, 6))
+def batched_weight(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.matmul(x, net.weight(4, 6, 8, fan=6)))
+    return (net.matmul(a, net.weight(4, 8, 5, fan=8)),)
+
+
+@hazard(1, shape=TOKENS)
+def einsum(net: Net, x: Tensor) -> Any:
+    a = net.node("Einsum", x, net.weight(6, 8, fan=6), equation="bsd,dh->bsh")
+    return (net.node("Einsum", net.relu(a), net.weight(5, 8), equation="bsh,oh->bso"),)
+
+
+# --- what a removed channel leaves behind, and statistics over live axes
+
+
+@hazard(2)
+def scalar_add(net: Net, x: Tensor) -> Any:
+    return net.conv(net.add(net.conv(x, 8), 0.5), 6)
+
+
+@hazard(2)
+def sigmoid(net: Net, x: Tensor) -> Any:
+    return net.conv(net.sigmoid(net.conv(x, 8)), 6)
+
+
+@hazard(2)
+def softmax_over_channels(net: Net, x: Tensor) -> Any:
+    return net.conv(net.softmax(net.conv(x, 8), axis=1), 6)
+
+
+@hazard(1)
+def mean_over_channels(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    return net.mul(a, net.sigmoid(net.mean(a, 1)))
+
+
+@hazard(1, shape=TOKENS)
+def layer_norm(net: Net, x: Tensor) -> Any:
+    return net.layer_norm(net.linear(x, 8))
+
+
+@hazard(1, shape=TOKENS)
+def layer_norm_decomposed(net: Net, x: Tensor) -> Any:
+    return net.layer_norm(net.linear(x, 8), decomposed=True)
+
+
+@hazard(2)
+def instance_norm(net: Net, x: Tensor) -> Any:
+    scale, bias = net.uniform(0.5, 1, 8), net.uniform(-1, 1, 8)
+    return net.conv(net.relu(net.node("InstanceNormalization", net.conv(x, 8), scale, bias)), 6)
+
+
+@hazard(2)
+def group_norm(net: Net, x: Tensor) -> Any:
+    return net.conv(net.relu(net.group_norm(net.conv(x, 8), 2)), 6)
+
+
+@hazard(2)
+def lrn(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("LRN", net.relu(net.conv(x, 8)), size=3, alpha=0.1), 6)
+
+
+@hazard(1)
+def argmax_over_channels(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 8)
+    return _head(net, net.conv(net.relu(a), 6)), net.node("ArgMax", a, axis=1)
+
+
+@hazard(1)
+def topk_over_channels(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 8)
+    values, _ = net.nodes("TopK", [a, [3]], 2, axis=1)
+    return _head(net, net.conv(net.relu(a), 6)), values
+
+
+# --- pass-through, unknown, nested
+
+
+@hazard(2)
+def dropout(net: Net, x: Tensor) -> Any:
+    return net.conv(net.node("Dropout", net.conv(x, 8)), 6)
+
+
+@hazard(2)
+def cast_to_half_and_back(net: Net, x: Tensor) -> Any:
+    half = net.relu(net.cast(net.conv(x, 8), TensorProto.FLOAT16))
+    return net.conv(net.cast(half, TensorProto.FLOAT), 6)
+
+
+@hazard(1)
+def custom_operator(net: Net, x: Tensor) -> Any:
+    a = net.node("Mystery", net.conv(x, 8), domain="com.example", shape=[2, 8, 8, 8])
+    return net.conv(a, 6)
+
+
+@hazard(None)  # two with rules for the bodies, one without
+def if_captures_outer(net: Net, x: Tensor) -> Any:
+    a = net.conv(x, 8)
+    bodies = {}
+    for branch, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        y = gs.Variable(f"{branch}.out", np.float32, a.shape)
+        bodies[branch] = gs.Graph([gs.Node(op, branch, inputs=[a], outputs=[y])], outputs=[y])
+    positive = net.node("Greater", net.node("ReduceMax", x, keepdims=0), 9.0)
+    return net.conv(net.node("If", positive, shape=a.shape, **bodies), 6)
+
+
+# --- attention
+
+
+@hazard(2, shape=TOKENS)
+def single_head(net: Net, x: Tensor) -> Any:
+    q, k, v = net.split(net.linear(x, 24), [8, 8, 8], axis=2)
+    scores = net.softmax(net.matmul(q, net.transpose(k, 0, 2, 1)))
+    return net.matmul(scores, v)
+
+
+@hazard(None, shape=TOKENS)  # whole heads: one; the same index in every head: two
+def multi_head(net: Net, x: Tensor) -> Any:
+    q, k, v = (
+        net.transpose(net.reshape(net.linear(x, 8), [0, 0, 2, 4]), 0, 2, 1, 3) for _ in "qkv"
+    )
+    scores = net.softmax(net.div(net.matmul(q, net.transpose(k, 0, 1, 3, 2)), 2.0))
+    return net.reshape(net.transpose(net.matmul(scores, v), 0, 2, 1, 3), [0, 0, 8])

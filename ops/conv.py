@@ -1,0 +1,91 @@
+"""Convolutions of every kind: any rank, grouped, depthwise, transposed."""
+
+from math import prod
+
+from spa.rules import Op, Resized, Sized, declare
+
+
+def _groups(op: Op) -> dict[str, int]:
+    return {"G": int(op.attr("group", 1))}
+
+
+def _kinds(op: Op) -> dict[str, str]:
+    return {letter: "conv" for letter in "GIO"}
+
+
+def _resize_conv(node: Sized) -> Resized:
+    x, w = node.new_in[0], node.new_in[1]
+    assert x is not None and w is not None
+    group = int(node.op.attr("group", 1))
+    return Resized(attrs={"group": x[1] // w[1]}) if group > 1 else Resized()
+
+
+def _resize_transpose(node: Sized) -> Resized:
+    y, w = node.new_out[0], node.new_in[1]
+    assert y is not None and w is not None
+    group = int(node.op.attr("group", 1))
+    return Resized(attrs={"group": y[1] // w[1]}) if group > 1 else Resized()
+
+
+def _macs(op: Op) -> list[tuple[int, int]]:
+    """Every output element sums over the kernel and the input channels of its group."""
+    out = [(-1, k) for k in range(len(op.out_shape()))]
+    return out + [(1, k) for k in range(1, len(op.shape(1)))]
+
+
+def _macs_transpose(op: Op) -> list[tuple[int, int]]:
+    """Every input element is spread over the kernel and the output channels of its group."""
+    return [(0, k) for k in range(len(op.shape(0)))] + [
+        (1, k) for k in range(1, len(op.shape(1)))
+    ]
+
+
+declare(
+    "Conv",
+    "N (G I) *, (G O) I *, (G O) -> N (G O) *",
+    zero="0 1 + 2",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_conv,
+    macs=_macs,
+)
+declare(
+    "ConvTranspose",
+    "N (G I) *, (G I) O *, (G O) -> N (G O) *",
+    zero="0 1 + 2",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_transpose,
+    macs=_macs_transpose,
+)
+
+
+def _deform(op: Op) -> str:
+    """N C *, O C *, *, O, * -> N O *   (whole where grouped: offsets count the groups)"""
+    if int(op.attr("group", 1)) > 1 or int(op.attr("offset_group", 1)) > 1:
+        return "*, *, *, *, * -> *"
+    return "N C *, O C *, N *, O, N * -> N O *"
+
+
+declare("DeformConv", _deform, zero="0 1 + 3", kinds=lambda op: {"O": "conv"}, macs=_macs)
+
+# Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.
+_block = {"sizes": lambda op: {"b": int(op.attr("blocksize"))}}
+
+
+def _depth_to_space(op: Op) -> str:
+    """N (b b C) * -> N C *   (mode CRD: N (C b b) *)"""
+    if op.attr("mode", b"DCR") == b"CRD":
+        return "N (C b b) * -> N C *"
+    return "N (b b C) * -> N C *"
+
+
+declare("DepthToSpace", _depth_to_space, zero="0", **_block)
+declare("SpaceToDepth", "N C * -> N (b b C) *", zero="0", **_block)
+
+
+def _col2im(op: Op) -> dict[str, int]:
+    return {"k": int(prod(op.value(2).tolist()))}
+
+
+declare("Col2Im", "N (C k) *, *, * -> N C *", zero="0", sizes=_col2im)

@@ -1,0 +1,108 @@
+"""Matrix products: MatMul, Gemm, Einsum."""
+
+from spa.patterns import PatternError
+from spa.rules import Op, declare
+
+
+def _matmul(op: Op) -> str:
+    """... M K, ... K N -> ... M N"""
+    left, right = len(op.shape(0)), len(op.shape(1))
+    if left == 1 and right == 1:
+        return "K, K -> "
+    if left == 1:
+        return "K, ... K N -> ... N"
+    if right == 1:
+        return "... M K, K -> ... M"
+    return "... M K, ... K N -> ... M N"
+
+
+def _matmul_kinds(op: Op) -> dict[str, str]:
+    if op.activation[0] and op.activation[1]:
+        return {"...": "heads", "M": "head-dim", "K": "head-dim", "N": "head-dim"}
+    return {"M": "linear", "K": "linear", "N": "linear"}
+
+
+def _matmul_macs(op: Op) -> list[tuple[int, int]]:
+    out = [(-1, k) for k in range(len(op.out_shape()))]
+    return [*out, (0, len(op.shape(0)) - 1)]
+
+
+declare("MatMul", _matmul, zero="0 1", kinds=_matmul_kinds, macs=_matmul_macs)
+
+
+def _gemm(op: Op) -> str:
+    """M K, K N, ... -> M N   (each of the first two transposed where transA, transB say so)"""
+    a = "K M" if op.attr("transA", 0) else "M K"
+    b = "N K" if op.attr("transB", 0) else "K N"
+    # The bias broadcasts one way, to (M, N).
+    c = {0: "", 1: "N", 2: "M N"}[len(op.shape(2))] if op.has(2) else "*"
+    return f"{a}, {b}, {c} -> M N"
+
+
+declare(
+    "Gemm",
+    _gemm,
+    zero="0 1 + 2",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=lambda op: [(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)],
+)
+
+
+def _einsum_terms(op: Op) -> tuple[list[str], str]:
+    equation = op.attr("equation").decode().replace(" ", "")
+    inputs, _, output = equation.partition("->")
+    terms = inputs.split(",")
+    if "->" not in equation:
+        letters = sorted({c for c in inputs if c.isalpha() and inputs.count(c) == 1})
+        output = ("..." if "..." in inputs else "") + "".join(letters)
+    for term in (*terms, output):
+        if len(set(term.replace("...", ""))) != len(term.replace("...", "")):
+            raise PatternError(f"equation {equation!r} takes a diagonal")
+    return terms, output
+
+
+def _einsum(op: Op) -> str:
+    """the equation itself, every index live"""
+    terms, output = _einsum_terms(op)
+
+    def spell(term: str) -> str:
+        # An index may be lower or upper case in an equation: tell a from A as Xa from Xaa.
+        named = (f"X{c}" if c.islower() else f"Y{c.lower()}" for c in term.replace("...", ""))
+        at = term.find("...")
+        letters = list(named)
+        return " ".join([*letters[:at], "...", *letters[at:]] if at >= 0 else letters)
+
+    return ", ".join(spell(t) for t in terms) + " -> " + spell(output)
+
+
+def _einsum_kinds(op: Op) -> dict[str, str]:
+    terms, output = _einsum_terms(op)
+    letters = {c for term in terms for c in term if c.isalpha()}
+    named = {c: f"X{c}" if c.islower() else f"Y{c.lower()}" for c in letters}
+    if not all(op.activation):
+        return {named[c]: "linear" for c in letters}
+    # As in MatMul: what every term and the output share counts heads.
+    shared = {c for c in letters if all(c in t for t in (*terms, output))}
+    return {named[c]: "heads" if c in shared else "head-dim" for c in letters}
+
+
+def _einsum_macs(op: Op) -> list[tuple[int, int]]:
+    terms, output = _einsum_terms(op)
+    refs = [(-1, k) for k in range(len(op.out_shape()))]
+    for k, term in enumerate(terms):
+        if "..." not in term:
+            refs += [
+                (k, i)
+                for i, c in enumerate(term)
+                if c not in output and all(c not in t for t in terms[:k])
+            ]
+    return refs
+
+
+declare(
+    "Einsum",
+    _einsum,
+    zero="0 1",
+    kinds=_einsum_kinds,
+    macs=_einsum_macs,
+)

@@ -1,0 +1,284 @@
+"""Operators that move data: they run on ids as they run on values."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.patterns import PatternError
+from spa.rules import Axes, Axis, Op, Resized, Sized, is_whole, rule, whole
+
+
+@rule("Transpose")
+def transpose(op: Op) -> list[Axes]:
+    axes = op.input()
+    return [[axes[k] for k in op.attr("perm", range(len(axes))[::-1])]]
+
+
+@rule("Concat")
+def concat(op: Op) -> list[Axes]:
+    at = op.axis()
+    present = [op.input(k) for k in range(len(op.axes)) if op.has(k)]
+    out = list(present[0])
+    for axes in present[1:]:
+        for k, axis in enumerate(axes):
+            if k != at:
+                op.tie(axis.ids, out[k].ids)
+                live = out[k] if is_whole(axis) else axis
+                out[k] = live._replace(zero=axis.zero and out[k].zero)
+    if all(is_whole(axes[at]) for axes in present):
+        out[at] = whole(sum(len(axes[at].ids) for axes in present))
+    else:
+        ids = np.concatenate([axes[at].ids for axes in present])
+        out[at] = Axis(ids, all(axes[at].zero for axes in present))
+    return [out]
+
+
+# Split -----------------------------------------------------------------------------------------
+
+
+def _resize_split(node: Sized) -> Resized:
+    at, op = node.op.axis(), node.op
+    new = [shape[at] for shape in node.new_out if shape is not None]
+    if op.has(1):
+        return Resized(inputs={1: np.asarray(new, np.int64)})
+    if "split" in op.node.attrs:
+        return Resized(attrs={"split": new})
+    if new == [shape[at] for shape in op.out_shapes if shape is not None] or len(set(new)) == 1:
+        return Resized()
+    if op.opset < 13:
+        return Resized(attrs={"split": new})
+    return Resized(attrs={"num_outputs": None}, inputs={1: np.asarray(new, np.int64)})
+
+
+@rule("Split", resize=_resize_split)
+def split(op: Op) -> list[Axes]:
+    at = op.axis()
+    op.lock_input(1, "lists sizes")
+    ends = np.cumsum([op.out_shape(k)[at] for k in range(len(op.out_shapes))])
+    outputs = []
+    for end, k in zip(ends, range(len(ends)), strict=True):
+        out = list(op.input())
+        if not is_whole(out[at]):
+            out[at] = out[at]._replace(ids=out[at].ids[end - op.out_shape(k)[at] : end])
+        else:
+            out[at] = whole(op.out_shape(k)[at])
+        outputs.append(out)
+    return outputs
+
+
+# Slice -----------------------------------------------------------------------------------------
+
+
+def _slices(op: Op) -> list[tuple[int, int, int, int]]:
+    """(axis, start, end, step) as stored."""
+    starts, ends = (np.ravel(op.value(k, a)).tolist() for k, a in ((1, "starts"), (2, "ends")))
+    axes, steps = op.value(3, "axes"), op.value(4, "steps")
+    rank = len(op.shape())
+    return [
+        (
+            int(np.ravel(axes)[i]) % rank if axes is not None else i,
+            int(starts[i]),
+            int(ends[i]),
+            int(np.ravel(steps)[i]) if steps is not None else 1,
+        )
+        for i in range(len(starts))
+    ]
+
+
+def _resize_slice(node: Sized) -> Resized:
+    op = node.op
+    if any(op.has(k) and op.values[k] is None for k in (1, 2, 3)):
+        return Resized()  # the axes it cuts are whole
+    kept = node.kept[0]
+    assert kept is not None
+    starts, ends = [], []
+    for axis, start, end, step in _slices(op):
+        size = op.shape()[axis]
+        if len(kept[axis]) != size:  # live, so the step is 1
+            first, last, _ = slice(start, end, step).indices(size)
+            new = tuple(int(np.searchsorted(kept[axis], edge)) for edge in (first, last))
+            if slice(start, end).indices(len(kept[axis]))[:2] != new:
+                start, end = new
+        starts.append(start)
+        ends.append(end)
+    if not op.has(1):
+        return Resized(attrs={"starts": starts, "ends": ends})
+    kind = op.value(1).dtype
+    return Resized(inputs={1: np.asarray(starts, kind), 2: np.asarray(ends, kind)})
+
+
+@rule("Slice", resize=_resize_slice)
+def slice_(op: Op) -> list[Axes]:
+    out = list(op.input())
+    for k in range(1, len(op.axes)):
+        op.lock_input(k, "lists positions")
+    if any(op.has(k) and op.values[k] is None for k in (1, 2, 3, 4)):
+        for k, (axis, n) in enumerate(zip(op.input(), op.out_shape(), strict=True)):
+            if op.values[3] is None or k in np.ravel(op.values[3]) % len(out):
+                op.lock(axis, "sliced at positions computed at run time")
+                out[k] = whole(n)
+        return [out]
+    for axis, start, end, step in _slices(op):
+        ids = out[axis].ids[start:end:step]
+        if is_whole(out[axis]):
+            out[axis] = whole(len(ids))
+        elif step != 1:
+            op.lock(out[axis], f"sliced with step {step}")
+            out[axis] = whole(len(ids))
+        elif len(ids) != len(out[axis].ids):
+            out[axis] = out[axis]._replace(ids=ids)
+    return [out]
+
+
+# Gather ----------------------------------------------------------------------------------------
+
+
+def _resize_gather(node: Sized) -> Resized:
+    at, kept = node.op.axis(), node.kept[0]
+    assert kept is not None
+    size = node.op.shape()[at]
+    if len(kept[at]) == size:
+        return Resized()
+    old = node.op.value(1) % size
+    old = old[np.isin(old, kept[at])] if old.ndim else old
+    return Resized(inputs={1: np.searchsorted(kept[at], old).astype(node.op.value(1).dtype)})
+
+
+@rule("Gather", resize=_resize_gather)
+def gather(op: Op) -> list[Axes]:
+    at = op.axis()
+    data, indices = op.input(0), op.values[1]
+    before, after = data[:at], data[at + 1 :]
+    op.lock_input(1, "lists positions")
+    if indices is None or indices.ndim > 1:
+        op.lock(data[at], "indexed at run time" if indices is None else "indexed by a table")
+        if not op.activation[0] and after:
+            op.kind(after[-1], "embedding")
+        middle = [whole(n) for n in op.shape(1)]
+    elif indices.ndim == 0:
+        op.lock(data[at]._replace(ids=data[at].ids[[int(indices)]]), "the index picked here")
+        middle = []
+    elif is_whole(data[at]):
+        middle = [whole(len(indices))]
+    else:
+        middle = [data[at]._replace(ids=data[at].ids[indices])]
+    if indices is None or indices.ndim > 1:
+        before, after = [_silent(a) for a in before], [_silent(a) for a in after]
+    return [before + middle + after]
+
+
+def _silent(axis: Axis) -> Axis:
+    return axis
+
+
+# Pad -------------------------------------------------------------------------------------------
+
+
+def _pads(op: Op) -> dict[int, tuple[int, int]]:
+    """Axis -> how many indices are added before and behind."""
+    pads = np.ravel(op.value(1, "pads")).astype(int)
+    rank = len(op.shape())
+    axes = op.value(3) if op.has(3) else range(rank)
+    half = len(pads) // 2
+    return {int(k) % rank: (int(pads[i]), int(pads[half + i])) for i, k in enumerate(axes)}
+
+
+def _resize_pad(node: Sized) -> Resized:
+    op, kept = node.op, node.kept_out[0]
+    assert kept is not None
+    if op.has(1) and op.values[1] is None:
+        return Resized()
+    before, behind = [], []
+    for k, (b, e) in _pads(op).items():
+        size = op.out_shape()[k]
+        live = len(kept[k]) != size
+        before.append(int((kept[k] < b).sum()) if live else b)
+        behind.append(int((kept[k] >= size - e).sum()) if live else e)
+    if not op.has(1):
+        return Resized(attrs={"pads": before + behind})
+    return Resized(inputs={1: np.asarray(before + behind, op.value(1).dtype)})
+
+
+@rule("Pad", resize=_resize_pad)
+def pad(op: Op) -> list[Axes]:
+    for k in range(1, len(op.axes)):
+        op.lock_input(k, "lists sizes")
+    constant = op.attr("mode", b"constant") == b"constant"
+    filler = op.value(2, "value") if op.has(2) or "value" in op.node.attrs else None
+    silent = constant and (filler is None or not np.any(filler))
+    out = [axis._replace(zero=axis.zero and silent) for axis in op.input()]
+    for k, (b, e) in _pads(op).items():
+        n = op.out_shape()[k]
+        if (b, e) == (0, 0):
+            continue
+        if is_whole(out[k]) or not constant or min(b, e) < 0:
+            op.lock(out[k], "padded")
+            out[k] = whole(n)
+        else:
+            parts = [op.recorder.fresh(b).ids, out[k].ids, op.recorder.fresh(e).ids]
+            out[k] = out[k]._replace(ids=np.concatenate(parts))
+    return [out]
+
+
+# Repetition ------------------------------------------------------------------------------------
+
+
+def _wanted_shape(node: Sized, position: int) -> NDArray[Any]:
+    """The stored shape, aligned to the end of the output's, with every live size brought up to
+    date; sizes of 1 stay."""
+    old, new = np.array(node.op.value(position)), node.new_out[0]
+    assert new is not None
+    for i in range(1, len(old) + 1):
+        if old[-i] != 1:
+            old[-i] = new[-i]
+    return old
+
+
+@rule("Expand", resize=lambda node: Resized(inputs={1: _wanted_shape(node, 1)}))
+def expand(op: Op) -> list[Axes]:
+    op.lock_input(1, "lists sizes")
+    shape = op.out_shape()
+    axes = [whole(1)] * (len(shape) - len(op.input())) + op.input()
+    grows = op.values[1] is not None
+    return [
+        [
+            axis
+            if len(axis.ids) == n
+            else op.recorder.fresh(n, zero=False)
+            if grows
+            else whole(n)
+            for axis, n in zip(axes, shape, strict=True)
+        ]
+    ]
+
+
+@rule("Tile")
+def tile(op: Op) -> list[Axes]:
+    op.lock_input(1, "lists sizes")
+    return [
+        [
+            axis if len(axis.ids) == n else whole(n)
+            if is_whole(axis)
+            else axis._replace(ids=np.tile(axis.ids, n // len(axis.ids)))
+            for axis, n in zip(op.input(), op.out_shape(), strict=True)
+        ]
+    ]
+
+
+@rule("ConstantOfShape", resize=lambda node: Resized(inputs={0: _wanted_shape(node, 0)}))
+def constant_of_shape(op: Op) -> list[Axes]:
+    op.lock_input(0, "lists sizes")
+    value = op.attr("value")
+    silent = value is None or not any(value.raw_data) and not any(value.float_data)
+    return [[op.recorder.fresh(n, zero=silent) for n in op.out_shape()]]
+
+
+@rule("Shape Size", text="reads sizes only")
+def shape_of(op: Op) -> list[Axes]:
+    return op.whole_outputs()
+
+
+@rule("Constant", text="a value of its own")
+def constant(op: Op) -> list[Axes]:
+    return op.whole_outputs()

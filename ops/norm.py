@@ -1,0 +1,62 @@
+"""Normalisations. Where the statistics run over a live axis, removal is inexact."""
+
+import numpy as np
+
+from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule
+
+declare("BatchNormalization", "N C *, C, C, C, C -> N C *", zero="1 0 + 2")
+declare("InstanceNormalization", "N C *, C, C -> N C *", zero="1 0 + 2")
+declare("LRN", "N C * -> N C *", zero="0", inexact="C")
+
+
+@rule("LayerNormalization RMSNormalization", text="..., ..., ... -> ...  (inexact from axis on)")
+def layer_norm(op: Op) -> list[Axes]:
+    outputs = follow(op, "..., ..., ... -> ..., *, *", zero="1 0 + 2")
+    for axis in outputs[0][op.axis(-1) :]:
+        op.inexact(axis)
+        op.kind(axis, "hidden")
+    return outputs
+
+
+@rule("MeanVarianceNormalization", text="... -> ...  (inexact on axes)")
+def mean_variance(op: Op) -> list[Axes]:
+    outputs = follow(op, "... -> ...")
+    for k in op.attr("axes", [0, 2, 3]):
+        op.inexact(outputs[0][k])
+    return outputs
+
+
+@rule("LpNormalization Softmax LogSoftmax Hardmax", text="... -> ...  (inexact on axis)")
+def along_axis(op: Op) -> list[Axes]:
+    norm = op.node.op_type == "LpNormalization"
+    outputs = follow(op, "... -> ...", zero="0" if norm else "")
+    # Before opset 13, Softmax and its kin flattened all axes from `axis` on.
+    flat = op.opset < 13 and not norm
+    first = op.axis(1 if flat else -1)
+    for axis in outputs[0][first:] if flat else [outputs[0][first]]:
+        op.inexact(axis)
+    return outputs
+
+
+def _group_norm(op: Op) -> str:
+    """N (G C) *, (G C), (G C) -> N (G C) *   (opset 18: scale and bias per group, G)"""
+    scale = "G" if op.opset < 21 else "(G C)"
+    return f"N (G C) *, {scale}, {scale} -> N (G C) *"
+
+
+def _resize_group_norm(node: Sized) -> Resized:
+    channels, kept = node.op.shape()[1], node.kept[0]
+    assert kept is not None
+    width = channels // int(node.op.attr("num_groups"))
+    return Resized(attrs={"num_groups": len(np.unique(kept[1] // width))})
+
+
+# Whole groups go, or the same channel of every group; the second changes the statistics.
+declare(
+    "GroupNormalization",
+    _group_norm,
+    zero="1 0 + 2",
+    inexact="C",
+    sizes=lambda op: {"G": int(op.attr("num_groups"))},
+    resize=_resize_group_norm,
+)

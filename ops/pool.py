@@ -1,0 +1,47 @@
+"""Pooling and resampling over the axes behind N and C."""
+
+import numpy as np
+
+from spa.rules import Axes, Op, Resized, Sized, declare, rule, whole
+
+declare(
+    "AveragePool GlobalAveragePool GlobalMaxPool GlobalLpPool LpPool", "N C * -> N C *", zero="0"
+)
+
+
+def _max_pool(op: Op) -> str:
+    """N C * -> N C *   (whole where Indices is used: it counts across channels)"""
+    counted = len(op.out_shapes) > 1 and op.out_shapes[1] is not None
+    return "* -> *, *" if counted else "N C * -> N C *"
+
+
+declare("MaxPool", _max_pool, zero="0")
+declare("MaxUnpool", "*, *, * -> *")
+declare("MaxRoiPool", "n C *, r * -> r C *", zero="0")
+declare("RoiAlign", "n C *, r *, r -> r C *", zero="0")
+declare("GridSample", "N C *, N * -> N C *", zero="0")
+declare("AffineGrid", "*, * -> *")
+
+
+def _resize_sizes(node: Sized) -> Resized:
+    """The wanted `sizes`: what the output has after pruning, on the axes that `axes` names."""
+    position = 3
+    if not node.op.has(position) or node.op.values[position] is None:
+        return Resized()
+    new = node.new_out[0]
+    assert new is not None
+    axes = node.op.attr("axes", range(len(new)))
+    return Resized(inputs={position: np.asarray([new[k] for k in axes], np.int64)})
+
+
+@rule("Resize Upsample", resize=_resize_sizes, text="passes the axes that keep their size")
+def resize(op: Op) -> list[Axes]:
+    crops = op.attr("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+    out = []
+    for axis, n in zip(op.input(), op.out_shape(), strict=True):
+        if crops or len(axis.ids) != n:
+            op.lock(axis, "resampled")
+            axis = whole(n)
+        out.append(axis)
+    return [out]
+

@@ -1,0 +1,84 @@
+"""Reductions, and operators whose result is an index into an axis."""
+
+import numpy as np
+
+from spa.rules import Axes, Op, rule, whole
+
+_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+
+
+def _reduced(op: Op) -> set[int]:
+    rank = len(op.shape())
+    axes = op.value(1, "axes")
+    if axes is None or len(axes) == 0:
+        return set() if op.attr("noop_with_empty_axes", 0) else set(range(rank))
+    return {int(k) % rank for k in np.atleast_1d(axes)}
+
+
+@rule(
+    "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare"
+    " ReduceLogSum ReduceLogSumExp",
+    text="drops the axes; inexact where they are live, but for sums of zeros",
+)
+def reduce(op: Op) -> list[Axes]:
+    op.lock_input(1, "lists axes")
+    gone, out = _reduced(op), []
+    last = len(op.shape()) - 1
+    for k, axis in enumerate(op.input()):
+        if k not in gone:
+            out.append(axis._replace(zero=axis.zero and "Log" not in op.node.op_type))
+            continue
+        if not (op.node.op_type in _SUMS and axis.zero):
+            op.inexact(axis)
+        if op.node.op_type == "ReduceMean" and k == last:
+            op.kind(axis, "hidden")  # the mean of a layer normalisation written out
+        if op.attr("keepdims", 1):
+            out.append(whole(1))
+    return [out]
+
+
+@rule("ArgMax ArgMin", text="locks axis: the result is an index into it")
+def arg(op: Op) -> list[Axes]:
+    at = op.axis(0)
+    op.lock(op.input()[at], "the result is an index into this axis")
+    rest = [axis._replace(zero=False) for axis in op.input()]
+    return [rest[:at] + [whole(1)] * op.attr("keepdims", 1) + rest[at + 1 :]]
+
+
+@rule("TopK", text="locks axis: the result is an index into it")
+def top_k(op: Op) -> list[Axes]:
+    at = op.axis(-1)
+    op.lock(op.input()[at], "the result is an index into this axis")
+    op.lock_input(1, "counts an axis")
+    out = [axis._replace(zero=False) for axis in op.input()]
+    out[at] = whole(op.out_shape()[at])
+    return [out, list(out)]
+
+
+@rule("CumSum CumProd", text="locks axis: the result depends on positions")
+def cumulate(op: Op) -> list[Axes]:
+    at = int(np.ravel(op.value(1))[0]) if op.has(1) else op.axis(0)
+    op.lock(op.input()[at], "the result depends on positions along this axis")
+    return [list(op.input())]
+
+
+@rule("OneHot", text="makes a whole axis")
+def one_hot(op: Op) -> list[Axes]:
+    op.lock_input(1, "counts classes")
+    op.lock_input(2, "holds the two values")
+    out = [axis._replace(zero=False) for axis in op.input()]
+    at = int(op.attr("axis", -1)) % (len(out) + 1)
+    return [out[:at] + [whole(op.out_shape()[at])] + out[at:]]
+
+
+@rule(
+    "NonZero NonMaxSuppression Unique Compress Multinomial EyeLike Range StringNormalizer"
+    " TfIdfVectorizer RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli"
+    " Scatter ScatterElements ScatterND GatherElements GatherND Trilu ReverseSequence"
+    " Det NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
+    text="locks: what it makes depends on positions",
+)
+def positions(op: Op) -> list[Axes]:
+    for k in range(len(op.axes)):
+        op.lock_input(k, "what it makes depends on positions")
+    return op.whole_outputs()

@@ -1,0 +1,202 @@
+"""The model as the stages read it: nodes, constants, who makes and who reads each tensor.
+
+A `Graph` never changes the model it was made from. It differs from the file in one way: a small
+constant (a bias, a scale) that several nodes read counts as one constant per reader, because
+exporters that merge equal vectors would otherwise couple layers that have nothing to do with each
+other. The rewriter splits such a constant only where its readers keep different indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper
+
+from spa.errors import ModelError
+
+AttrValue = Any
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node; ``inputs`` name constants by their per-reader names, see `Constant.name`."""
+
+    index: int
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    proto: NodeProto
+
+    @cached_property
+    def attrs(self) -> dict[str, AttrValue]:
+        return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    @cached_property
+    def captured(self) -> frozenset[str]:
+        """Names that the bodies of this node (If, Loop, Scan) may read from the outer graph."""
+        return frozenset(name for body in bodies(self.proto) for name in _free_names(body))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value stored in the file.
+
+    name: unique for each reader of a shared small constant, else the name in the file.
+    source: the name in the file.
+    tensor: the stored tensor.
+    node: index of the Constant node that holds it; None for an initializer.
+    """
+
+    name: str
+    source: str
+    tensor: TensorProto
+    node: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.dims)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model, indexed.
+
+    model: the model as given; never changed.
+    path: the file it came from, if any; external data is looked for beside it.
+    """
+
+    model: ModelProto
+    path: Path | None
+    nodes: tuple[Node, ...]
+    constants: dict[str, Constant]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opsets: dict[str, int]
+
+    @cached_property
+    def readers(self) -> dict[str, list[int]]:
+        """Tensor name -> indices of the nodes that read it, bodies included."""
+        found: dict[str, list[int]] = {}
+        for node in self.nodes:
+            for name in {*node.inputs, *node.captured}:
+                found.setdefault(name, []).append(node.index)
+        return found
+
+    @cached_property
+    def makers(self) -> dict[str, int]:
+        """Tensor name -> index of the node that makes it."""
+        return {name: node.index for node in self.nodes for name in node.outputs if name}
+
+    @cached_property
+    def activations(self) -> frozenset[str]:
+        """Tensors that depend on a graph input."""
+        found = set(self.inputs)
+        for node in self.nodes:
+            if not found.isdisjoint(node.inputs) or not found.isdisjoint(node.captured):
+                found.update(node.outputs)
+        return frozenset(found)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The value of a constant, in its stored shape; external data is read on demand."""
+        tensor = self.constants[name].tensor
+        if tensor.data_location == TensorProto.EXTERNAL:
+            copy = TensorProto()
+            copy.CopyFrom(tensor)
+            folder = self.path.parent if self.path else Path()
+            external_data_helper.load_external_data_for_tensor(copy, str(folder))
+            tensor = copy
+        return onnx.numpy_helper.to_array(tensor)
+
+    def opset(self, domain: str) -> int:
+        return self.opsets.get("" if domain == "ai.onnx" else domain, 1)
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _free_names(body: GraphProto) -> set[str]:
+    own = {i.name for i in body.input} | {t.name for t in body.initializer}
+    read: set[str] = set()
+    for node in body.node:
+        read.update(node.input)
+        for inner in bodies(node):
+            read.update(_free_names(inner))
+        own.update(node.output)
+    read.update(o.name for o in body.output)
+    return read - own - {""}
+
+
+def index(model: ModelProto, path: Path | None = None) -> Graph:
+    """Index a model.
+
+    Raises:
+        ModelError: if a node reads a tensor that nothing makes before it.
+    """
+    graph = model.graph
+    stored = {t.name: Constant(t.name, t.name, t, None) for t in graph.initializer}
+    for k, node in enumerate(graph.node):
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            tensor = _constant_tensor(node)
+            if tensor is not None:
+                stored[node.output[0]] = Constant(node.output[0], node.output[0], tensor, k)
+    outputs = tuple(o.name for o in graph.output)
+    inputs = tuple(i.name for i in graph.input if i.name not in stored)
+
+    pinned = {*outputs, *(n for node in graph.node for b in bodies(node) for n in _free_names(b))}
+    constants: dict[str, Constant] = dict(stored)
+    known = {*stored, *inputs, *(t.values.name for t in graph.sparse_initializer), ""}
+    read: set[str] = set()
+    nodes = []
+    for k, proto in enumerate(graph.node):
+        names = []
+        for position, name in enumerate(proto.input):
+            if name not in known:
+                raise ModelError(
+                    f"node {proto.name or proto.op_type!r} (number {k}) reads {name!r}, "
+                    "which nothing before it makes: the nodes must be in topological order"
+                )
+            if name in stored and name not in pinned and _is_small(stored[name]):
+                if name in read:
+                    own = f"{name}@{k}.{position}"
+                    constants[own] = Constant(own, name, stored[name].tensor, stored[name].node)
+                    name = own
+                read.add(name)
+            names.append(name)
+        known.update(proto.output)
+        label = proto.name or f"{proto.op_type}_{k}"
+        nodes.append(
+            Node(k, label, proto.op_type, proto.domain, tuple(names), tuple(proto.output), proto)
+        )
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    return Graph(model, path, tuple(nodes), constants, inputs, outputs, opsets)
+
+
+def _is_small(constant: Constant) -> bool:
+    """A vector, possibly with broadcast axes of size 1: cheap to store once per reader."""
+    size = int(np.prod(constant.shape, dtype=np.int64))
+    return size == max(constant.shape, default=1)
+
+
+def _constant_tensor(node: NodeProto) -> TensorProto | None:
+    for a in node.attribute:
+        if a.name == "value":
+            return a.t
+        if a.name in ("value_int", "value_ints", "value_float", "value_floats"):
+            value = onnx.helper.get_attribute_value(a)
+            kind = np.int64 if "int" in a.name else np.float32
+            return onnx.numpy_helper.from_array(np.asarray(value, kind), node.output[0])
+    return None

@@ -1,0 +1,280 @@
+"""What is coupled with what: groups, their members, the locks, and the graph a person can ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.graph import Graph
+from spa.propagate import Ties
+from spa.rules import Axis, is_whole
+from spa.shapes import Shapes
+
+Index = NDArray[np.intp]
+AxisName = tuple[str, int]  # tensor, axis
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of one constant in a group.
+
+    index: the indices of every unit on that axis, shape (units, indices per unit).
+    """
+
+    tensor: str
+    axis: int
+    index: Index
+
+
+@dataclass(frozen=True)
+class Group:
+    """Coupled channels of one structure: any of its units can be removed, each as a whole.
+
+    name: its first member, ``tensor:axis``.
+    size: how many units it has.
+    exact: whether the law holds in value; if not, a statistic runs over the group.
+    kind: heads, head-dim, hidden, conv, linear or other.
+    view: the analysis that found it, see `spa.rules.Op.choose`.
+    units: labels of its units in that view, shape (size,).
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    exact: bool
+    kind: str
+    view: int
+    units: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """One walk over the graph, solved.
+
+    labels: id -> unit. locked: the unit of everything locked.
+    reasons: id -> number of the tie or lock that locks it, or -1.
+    """
+
+    ties: Ties
+    labels: NDArray[np.int32]
+    locked: int
+    groups: tuple[Group, ...]
+    reasons: NDArray[np.int64]
+
+    def why(self, axis: Axis) -> tuple[int, str] | None:
+        """(node index, reason) of the commonest lock on an axis; -1 stands for no node."""
+        found = self.reasons[axis.ids][self.labels[axis.ids] == self.locked]
+        found = found[found >= 0]
+        if not len(found):
+            return None
+        reason = int(np.bincount(found).argmax())
+        recorder = self.ties.recorder
+        if reason < len(recorder.ties):
+            return recorder.ties[reason][2], "combined with an axis that is kept whole"
+        _, index, why = recorder.locks[reason - len(recorder.ties)]
+        return index, why
+
+
+Removed = Mapping[int, Index]  # group number -> positions of the units to remove
+
+
+class Kept:
+    """The kept indices of every axis of every tensor, for one choice of units to remove."""
+
+    def __init__(self, groups: Groups, removed: Removed) -> None:
+        self._views = groups.views
+        self._shapes = groups.shapes.shapes
+        self._gone = [np.zeros(len(v.labels), bool) for v in groups.views]
+        for g, positions in removed.items():
+            group = groups.groups[g]
+            self._gone[group.view][group.units[positions]] = True
+        self._known: dict[tuple[int, ...], Index] = {}
+
+    def axes(self, tensor: str) -> list[Index] | None:
+        """Kept indices of every axis of a tensor; None where its shape is not known."""
+        if tensor not in self._shapes:
+            return None
+        return [self._axis(tensor, k) for k in range(len(self._shapes[tensor]))]
+
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        axes = self.axes(tensor)
+        return None if axes is None else tuple(len(kept) for kept in axes)
+
+    def _axis(self, tensor: str, k: int) -> Index:
+        found = [(v, v.ties.axes[tensor][k].ids) for v in self._views if tensor in v.ties.axes]
+        key = (self._shapes[tensor][k], *(id(ids) for _, ids in found))
+        if key not in self._known:
+            gone = np.zeros(self._shapes[tensor][k], bool)
+            for (view, ids), removed in zip(found, self._gone, strict=False):
+                gone |= removed[view.labels[ids]]
+            self._known[key] = np.flatnonzero(~gone)
+        return self._known[key]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The analysis of one model."""
+
+    graph: Graph
+    shapes: Shapes
+    views: tuple[View, ...]
+    groups: tuple[Group, ...]
+
+    def __iter__(self) -> Iterable[Group]:  # type: ignore[override]
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str | int) -> Group:
+        if isinstance(name, int):
+            return self.groups[name]
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def kept(self, removed: Removed) -> Kept:
+        return Kept(self, removed)
+
+    @cached_property
+    def unknown(self) -> dict[str, list[str]]:
+        """Operator without a rule -> names of its nodes."""
+        found: dict[str, list[str]] = {}
+        for index in self.views[0].ties.unknown:
+            node = self.graph.nodes[index]
+            found.setdefault(node.op_type, []).append(node.name)
+        return found
+
+    @cached_property
+    def network(self) -> nx.Graph:
+        """The coupling graph: a node per (tensor, axis), an edge per tie.
+
+        Node attributes: ``size``, ``constant``; edge attributes: ``operator``, ``node``. Axes that
+        are wholly locked from the start (graph inputs, spatial axes) do not appear.
+        """
+        network = nx.Graph()
+        for view in self.views:
+            _draw(network, self.graph, view)
+        return network
+
+    def locks(self) -> list[LockedAxis]:
+        """Every locked axis of every constant, with what holds it."""
+        found = []
+        for name in self.graph.constants:
+            for k, size in enumerate(self.shapes.shapes[name]):
+                views = [v for v in self.views if name in v.ties.axes]
+                axes = [v.ties.axes[name][k] for v in views]
+                held = [v.labels[a.ids] == v.locked for v, a in zip(views, axes, strict=True)]
+                count = int(np.logical_and.reduce(held).sum()) if held else 0
+                why = views[0].why(axes[0]) if count else None
+                if why is not None:
+                    node = self.graph.nodes[why[0]] if why[0] >= 0 else None
+                    found.append(
+                        LockedAxis(
+                            name,
+                            k,
+                            size,
+                            count,
+                            node.name if node else "",
+                            node.op_type if node else "",
+                            why[1],
+                        )
+                    )
+        return found
+
+
+@dataclass(frozen=True)
+class LockedAxis:
+    """Why indices of one axis of a constant cannot be removed.
+
+    locked: how many of its ``size`` indices are held.
+    node, operator: the node that holds them, empty for a graph output.
+    """
+
+    tensor: str
+    axis: int
+    size: int
+    locked: int
+    node: str
+    operator: str
+    why: str
+
+
+def merge(graph: Graph, shapes: Shapes, views: Sequence[View]) -> Groups:
+    """One list of groups out of several views.
+
+    A group that an earlier view has too is dropped. Of groups that overlap across views the one
+    with the most units stays, except that heads and head dims of one attention stay side by side:
+    removing from both is a grid, which the rewriter cuts as such.
+    """
+    seen: set[tuple[tuple[str, int, bytes], ...]] = set()
+    distinct: list[Group] = []
+    for view in views:
+        for group in view.groups:
+            key = tuple((m.tensor, m.axis, m.index.tobytes()) for m in group.members)
+            if key not in seen and group.size > 1:
+                seen.add(key)
+                distinct.append(group)
+    taken: dict[AxisName, list[tuple[int, set[int]]]] = {}
+    kept: list[Group] = []
+    attention = ("heads", "head-dim")
+    for group in sorted(distinct, key=lambda g: -g.size):
+        places = [((m.tensor, m.axis), set(m.index.ravel().tolist())) for m in group.members]
+        clash = any(
+            view != group.view and not where.isdisjoint(other)
+            for name, where in places
+            for view, other in taken.get(name, [])
+        )
+        if clash and group.kind not in attention:
+            continue
+        kept.append(group)
+        if group.kind not in attention:
+            for name, where in places:
+                taken.setdefault(name, []).append((group.view, where))
+    place = {id(group): k for k, group in enumerate(distinct)}
+    kept.sort(key=lambda g: place[id(g)])
+    return Groups(graph, shapes, tuple(views), tuple(_distinct_names(kept)))
+
+
+def _distinct_names(groups: list[Group]) -> list[Group]:
+    """Groups that share their first member are numbered."""
+    count: dict[str, int] = {}
+    named = []
+    for group in groups:
+        base = f"{group.members[0].tensor}:{group.members[0].axis}"
+        count[base] = count.get(base, 0) + 1
+        named.append(replace(group, name=base if count[base] == 1 else f"{base}#{count[base]}"))
+    return named
+
+
+def _draw(network: nx.Graph, graph: Graph, view: View) -> None:
+    by_node: dict[int, list[tuple[NDArray[np.int32], NDArray[np.int32]]]] = {}
+    for a, b, node in view.ties.recorder.ties:
+        by_node.setdefault(node, []).append((a, b))
+    for index, op in view.ties.ops.items():
+        node = op.node
+        here = {
+            (name, k): axis.ids
+            for name in dict.fromkeys((*node.inputs, *node.outputs))
+            for k, axis in enumerate(view.ties.axes.get(name, []))
+            if name and not is_whole(axis)
+        }
+        edges = set()
+        for source in [n for n in here if n[0] in node.inputs]:
+            for target in [n for n in here if n[0] in node.outputs]:
+                same = here[source] is here[target]
+                if same or np.isin(here[source], here[target]).any():
+                    edges.add((source, target))
+        for a, b in by_node.get(index, []):
+            ones = [n for n, ids in here.items() if np.isin(a, ids).any()]
+            others = [n for n, ids in here.items() if np.isin(b, ids).any()]
+            edges.update((one, other) for one in ones for other in others if one != other)
+        for name in here:
+            network.add_node(name, size=len(here[name]), constant=name[0] in graph.constants)
+        network.add_edges_from(edges, operator=node.op_type, node=node.name)

@@ -1,0 +1,150 @@
+"""Walk the graph once, forward, and collect every tie and every lock that its operators make.
+
+The result is the transitive input of `spa.solve`: one connected-components call over the ties
+gives what the SPA paper (Wang et al. 2024, "mask propagation") finds one mask at a time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa import rules
+from spa.errors import SpaError
+from spa.graph import Graph, Node
+from spa.patterns import PatternError
+from spa.rules import Axes, Op, Recorder, whole
+from spa.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Everything that one walk found, before it is solved.
+
+    view: which of several live factors was kept, see `Op.choose`.
+    axes: tensor -> its axes; a tensor of unknown shape is absent.
+    recorder: ties, locks, inexact ids and kinds, in node order.
+    ops: node index -> what its rule was given.
+    unknown: indices of nodes without a rule.
+    refused: node index -> why its rule could not be applied, so that it locks instead.
+    """
+
+    view: int
+    axes: dict[str, Axes]
+    recorder: Recorder
+    ops: dict[int, Op]
+    unknown: tuple[int, ...]
+    refused: dict[int, str]
+
+
+@lru_cache(maxsize=1)
+def load_rules() -> None:
+    """Import every family in `ops/`.
+
+    Raises:
+        SpaError: if another package called ``ops`` stands before ours on the import path.
+    """
+    import ops
+
+    if not getattr(ops, "SPA_RULES", False):
+        raise SpaError(
+            f"the package 'ops' found at {ops.__file__} is not the one that came with spa; "
+            "remove that package (PyPI's 'ops' is a Juju library) or use a fresh environment"
+        )
+    folder = Path(str(ops.__file__)).parent
+    for module in sorted(m.name for m in pkgutil.iter_modules([str(folder)])):
+        importlib.import_module(f"ops.{module}")
+
+
+def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
+    """Run every node's rule on ids."""
+    load_rules()
+    recorder = Recorder(view)
+    axes: dict[str, Axes] = {}
+    for name in graph.inputs:
+        if name in shapes.shapes:
+            axes[name] = [whole(n) for n in shapes.shapes[name]]
+    ops: dict[int, Op] = {}
+    unknown: list[int] = []
+    refused: dict[int, str] = {}
+
+    def axes_of(name: str) -> Axes | None:
+        if not name or name not in shapes.shapes:
+            return None
+        if name not in axes:  # a constant, met for the first time
+            axes[name] = [recorder.fresh(n) for n in shapes.shapes[name]]
+        return axes[name]
+
+    for node in graph.nodes:
+        if node.outputs and node.outputs[0] in graph.constants:
+            continue
+        op = _op(graph, shapes, node, [axes_of(name) for name in node.inputs], recorder)
+        ops[node.index] = op
+        rule = rules.find(node.op_type, node.domain)
+        if rule is None:
+            unknown.append(node.index)
+            outputs = _lock_all(op, f"operator {node.op_type} has no rule")
+        else:
+            try:
+                outputs = rule.run(op)
+                _check(op, outputs)
+            except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
+                refused[node.index] = str(error)
+                outputs = _lock_all(op, f"{node.op_type}: {error}")
+        for name in node.captured:
+            for axis in axes_of(name) or []:
+                op.lock(axis, f"read inside the body of {node.op_type}")
+        for name, made in zip(node.outputs, outputs, strict=False):
+            if name and name in shapes.shapes:
+                axes[name] = made
+    for name in graph.outputs:
+        for axis in axes_of(name) or []:
+            if not rules.is_whole(axis):
+                recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
+    return Ties(view, axes, recorder, ops, tuple(unknown), refused)
+
+
+def _op(
+    graph: Graph, shapes: Shapes, node: Node, axes: list[Axes | None], recorder: Recorder
+) -> Op:
+    def value(name: str) -> NDArray[Any] | None:
+        if name in shapes.values:
+            return shapes.values[name]
+        constant = graph.constants.get(name)
+        # Larger constants are read only where a rule asks for them, and only if not floats.
+        if constant is not None and np.prod(constant.shape) <= 1 << 16:
+            return graph.array(name) if constant.tensor.data_type in (6, 7, 9) else None
+        return None
+
+    return Op(
+        node=node,
+        opset=graph.opset(node.domain),
+        shapes=[shapes.shapes.get(name) if name else None for name in node.inputs],
+        out_shapes=[shapes.shapes.get(name) if name else None for name in node.outputs],
+        axes=axes,
+        values=[value(name) for name in node.inputs],
+        activation=[name in graph.activations for name in node.inputs],
+        recorder=recorder,
+    )
+
+
+def _lock_all(op: Op, why: str) -> list[Axes]:
+    for k in range(len(op.axes)):
+        op.lock_input(k, why)
+    return op.whole_outputs()
+
+
+def _check(op: Op, outputs: list[Axes]) -> None:
+    """A rule must give every output as many ids on every axis as the axis has indices."""
+    for shape, made in zip(op.out_shapes, outputs, strict=False):
+        if shape is not None and tuple(len(axis.ids) for axis in made) != shape:
+            raise PatternError(
+                f"the rule gives axes {[len(axis.ids) for axis in made]} for shape {list(shape)}"
+            )

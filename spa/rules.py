@@ -1,0 +1,456 @@
+"""What an operator's rule is, what it is given, and the registry that `ops/` fills.
+
+A rule is the operator re-run on channel ids: it receives the ids of every axis of its inputs and
+returns the ids of every axis of its outputs. Data movement runs literally; arithmetic is declared
+as a pattern (see `spa.patterns`). An operator that stores a size also has a *resize*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa import patterns
+from spa.patterns import STAR, Factors
+
+if TYPE_CHECKING:
+    from spa.graph import Node
+
+Ids = NDArray[np.int32]
+Shape = tuple[int, ...]
+
+# What a user may call a group; the first of these that one of its axes was given names it.
+KINDS = ("heads", "head-dim", "hidden", "conv", "linear")
+
+LOCKED = 0  # the id that everything locked is tied to
+
+
+class Axis(NamedTuple):
+    """One axis of one tensor.
+
+    ids: the channel id of every index, shape (size,).
+    zero: whether the values at a removed index are zero in the masked original (the law's right
+        side), so that a sum over them adds nothing.
+    """
+
+    ids: Ids
+    zero: bool
+
+
+Axes = list[Axis]
+
+
+def whole(size: int) -> Axis:
+    """An axis of which nothing can be removed."""
+    return Axis(np.broadcast_to(np.int32(LOCKED), (size,)), False)
+
+
+def is_whole(axis: Axis) -> bool:
+    return axis.ids.strides == (0,) or not axis.ids.any()
+
+
+class Recorder:
+    """Collects what the rules say: ties, locks, inexact ids and the kinds of axes."""
+
+    def __init__(self, view: int) -> None:
+        self.view = view
+        self.count = LOCKED + 1
+        self.choices = 1  # the most factors that any operator had to choose among
+        self.ties: list[tuple[Ids, Ids, int]] = []
+        self.locks: list[tuple[Ids, int, str]] = []
+        self.inexact: list[tuple[Ids, int]] = []
+        self.kinds: list[tuple[Ids, str]] = []
+
+    def fresh(self, size: int, zero: bool = True) -> Axis:
+        """An axis of new ids; one of size 1 broadcasts and is never removed, so it is whole."""
+        if size <= 1:
+            return whole(size)
+        self.count += size
+        return Axis(np.arange(self.count - size, self.count, dtype=np.int32), zero)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One node as its rule sees it: attributes, shapes, known values and the axes of its inputs."""
+
+    node: Node
+    opset: int
+    shapes: Sequence[Shape | None]
+    out_shapes: Sequence[Shape | None]
+    axes: Sequence[Axes | None]
+    values: Sequence[NDArray[Any] | None]
+    activation: Sequence[bool]
+    recorder: Recorder
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.node.attrs.get(name, default)
+
+    def shape(self, k: int = 0) -> Shape:
+        """The shape of input k, which must be present."""
+        shape = self.shapes[k]
+        if shape is None:
+            raise patterns.PatternError(f"the shape of input {k} is not known")
+        return shape
+
+    def out_shape(self, k: int = 0) -> Shape:
+        shape = self.out_shapes[k]
+        if shape is None:
+            raise patterns.PatternError(f"the shape of output {k} is not known")
+        return shape
+
+    def has(self, k: int) -> bool:
+        return k < len(self.axes) and self.axes[k] is not None
+
+    def input(self, k: int = 0) -> Axes:
+        """The axes of input k; empty when the input is absent."""
+        return (self.axes[k] if k < len(self.axes) else None) or []
+
+    def value(self, k: int, attr: str | None = None) -> Any:
+        """The known value of input k, or of the attribute that held it in older opsets.
+
+        Raises:
+            PatternError: when the value is computed from the data at run time.
+        """
+        if attr is not None and attr in self.node.attrs:
+            return np.asarray(self.node.attrs[attr])
+        if not self.has(k):
+            return None
+        value = self.values[k]
+        if value is None:
+            raise patterns.PatternError(f"input {k} is computed at run time")
+        return value
+
+    def axis(self, default: int = 0, k: int = 0) -> int:
+        """The attribute ``axis``, counted from the front of input k."""
+        axis = int(self.attr("axis", default))
+        return axis + len(self.shape(k)) if axis < 0 else axis
+
+    # What a rule can say -------------------------------------------------------------------
+
+    def tie(self, a: Ids, b: Ids) -> None:
+        """Ids at equal positions (after broadcasting) can only be removed together."""
+        if a is not b:
+            a, b = np.broadcast_arrays(a, b)
+            self.recorder.ties.append((a.ravel(), b.ravel(), self.node.index))
+
+    def lock(self, axis: Axis, why: str) -> None:
+        if not is_whole(axis):
+            self.recorder.locks.append((axis.ids, self.node.index, why))
+
+    def lock_input(self, k: int, why: str) -> None:
+        for axis in self.input(k):
+            self.lock(axis, why)
+
+    def inexact(self, axis: Axis) -> None:
+        """Removing an index of this axis changes a statistic that runs over it."""
+        if not is_whole(axis):
+            self.recorder.inexact.append((axis.ids, self.node.index))
+
+    def kind(self, axis: Axis, kind: str) -> None:
+        if not is_whole(axis):
+            self.recorder.kinds.append((axis.ids, kind))
+
+    def choose(self, factors: int) -> int:
+        """Which of several live factors of one axis stays live in this view.
+
+        View 0 takes the last, view 1 the first, view 2 the second, ...
+        """
+        self.recorder.choices = max(self.recorder.choices, factors)
+        view = self.recorder.view
+        return factors - 1 if view == 0 else min(view - 1, factors - 1)
+
+    def whole_outputs(self) -> list[Axes]:
+        return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
+
+
+# Rules as values -------------------------------------------------------------------------------
+
+Run = Callable[[Op], list[Axes]]
+
+
+@dataclass(frozen=True)
+class Resized:
+    """What a resize wants: new attributes, and new values for inputs that hold sizes.
+
+    attrs: attribute name -> new value, or None to drop it.
+    inputs: input position -> the value that the operator must read there after pruning.
+    """
+
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """One node before and after pruning, as its resize sees it.
+
+    old_in, old_out, new_in, new_out: shapes; None for an absent tensor.
+    kept: for every input, the kept indices of every axis.
+    kept_out: the same for every output.
+    values: the values that the original reads at each input, where they are known.
+    """
+
+    op: Op
+    new_in: Sequence[Shape | None]
+    new_out: Sequence[Shape | None]
+    kept: Sequence[Sequence[NDArray[np.intp]] | None]
+    kept_out: Sequence[Sequence[NDArray[np.intp]] | None]
+
+
+Resize = Callable[[Sized], Resized]
+# The axes whose sizes multiply to the node's multiply-accumulates: (-1 - k, axis) is of output k.
+Macs = Callable[[Op], list[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator couples its axes.
+
+    run: the operator on ids.
+    text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
+    resize: rewrites the sizes that the operator stores; None when it stores none.
+    macs: the axes whose sizes multiply to its multiply-accumulates; None when it has none.
+    """
+
+    op_type: str
+    domain: str
+    family: str
+    run: Run
+    text: str
+    resize: Resize | None = None
+    macs: Macs | None = None
+
+
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def find(op_type: str, domain: str) -> Rule | None:
+    return RULES.get((_domain(domain), op_type))
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _register(
+    ops: str,
+    run: Run,
+    text: str,
+    domain: str,
+    resize: Resize | None,
+    macs: Macs | None,
+    family: str,
+) -> None:
+    for op_type in ops.split():
+        key = (_domain(domain), op_type)
+        if key in RULES:
+            raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs)
+
+
+def declare(
+    ops: str,
+    pattern: str | Callable[[Op], str],
+    *,
+    zero: str = "",
+    inexact: str | Callable[[Op], str] = "",
+    sizes: Callable[[Op], dict[str, int]] | None = None,
+    kinds: Callable[[Op], dict[str, str]] | None = None,
+    resize: Resize | None = None,
+    macs: Macs | None = None,
+    domain: str = "",
+    family: str | None = None,
+) -> None:
+    """Declare the rule of one or more operators as a pattern.
+
+    Args:
+        ops: operator names, separated by spaces.
+        pattern: see `spa.patterns`; a function where attributes decide it.
+        zero: where a removed index holds zero in the output, as a sum of products of inputs:
+            ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too.
+            Empty: never zero, because f(0) is not 0.
+        inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
+        sizes: letter sizes that attributes give.
+        kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
+        resize, macs: see `Rule`.
+    """
+
+    def run(op: Op) -> list[Axes]:
+        text = pattern if isinstance(pattern, str) else pattern(op)
+        letters = inexact if isinstance(inexact, str) else inexact(op)
+        return follow(
+            op, text, zero, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
+        )
+
+    text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
+    _register(ops, run, text, domain, resize, macs, family or _family(run, pattern))
+
+
+def rule(
+    ops: str,
+    *,
+    resize: Resize | None = None,
+    macs: Macs | None = None,
+    domain: str = "",
+    text: str = "",
+) -> Callable[[Run], Run]:
+    """Register a function as the rule of one or more operators."""
+
+    def register(run: Run) -> Run:
+        said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
+        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1])
+        return run
+
+    return register
+
+
+def _family(run: Run, pattern: object) -> str:
+    """The module of `ops/` that is being imported now: the caller of `declare`."""
+    import sys
+
+    return str(sys._getframe(2).f_globals["__name__"]).rsplit(".", 1)[-1]
+
+
+# Following a pattern ---------------------------------------------------------------------------
+
+
+def follow(
+    op: Op,
+    text: str,
+    zero: str = "",
+    inexact: str = "",
+    sizes: dict[str, int] | None = None,
+    kinds: dict[str, str] | None = None,
+) -> list[Axes]:
+    """Run a pattern on the ids of a node: tie what shares a letter, give the outputs their ids."""
+    pattern = patterns.parse(text)
+    terms = pattern.inputs
+    if all(term == (patterns.ELLIPSIS,) for term in terms):  # variadic: the last one repeats
+        terms += terms[-1:] * (len(op.axes) - len(terms))
+    present = [
+        (k, patterns.lay(terms[k], len(op.shape(k)), text))
+        for k in range(min(len(terms), len(op.axes)))
+        if op.has(k)
+    ]
+    size = patterns.solve_sizes([(t, op.shape(k)) for k, t in present], sizes or {}, text)
+    live = _live_letters(op, [t for _, t in present], size)
+
+    letters: dict[str, Axis] = {}
+    zeros: dict[str, dict[int, bool]] = {}
+    for k, term in present:
+        for factors, axis in zip(term, op.input(k), strict=True):
+            _bind(op, k, factors, axis, size, live, letters, zeros)
+    for k in range(len(terms), len(op.axes)):
+        op.lock_input(k, "an input that the rule keeps whole")
+
+    products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
+    products = [p for p in ([k for k in p if op.has(k)] for p in products) if p]
+    for letter, axis in letters.items():
+        base = "..." if letter.startswith("...") else letter
+        if base in inexact.split():
+            op.inexact(axis)
+        if kinds and base in kinds:
+            op.kind(axis, kinds[base])
+
+    def zero_at(letter: str, summed: bool) -> bool:
+        carried = zeros.get(letter, {})
+        asked = [p for p in products if not summed or any(k in carried for k in p)]
+        return bool(asked) and all(any(carried.get(k, False) for k in p) for p in asked)
+
+    outputs: list[Axes] = []
+    shown: set[str] = set()
+    for k, shape in enumerate(op.out_shapes):
+        if shape is None or k >= len(pattern.outputs):
+            outputs.append([whole(n) for n in shape or ()])
+            continue
+        term = patterns.lay(pattern.outputs[k], len(shape), text)
+        shown.update(f for factors in term for f in factors)
+        outputs.append(
+            [
+                _spread(factors, n, size, letters, lambda f: zero_at(f, False))
+                for factors, n in zip(term, shape, strict=True)
+            ]
+        )
+    for letter, axis in letters.items():
+        if letter not in shown and not zero_at(letter, True):
+            op.inexact(axis)  # summed away without being zero: what it leaves is lost
+    return outputs
+
+
+def _live_letters(
+    op: Op, terms: Sequence[tuple[Factors, ...]], size: dict[str, int]
+) -> dict[str, bool]:
+    """Which letters may be removed here: of several in one product, one, as the view chooses."""
+    live = {f: patterns.is_live(f) for term in terms for factors in term for f in factors}
+    chosen: set[str] = set()
+    for term in terms:
+        for factors in term:
+            rivals = [f for f in factors if live[f] and size.get(f, 1) > 1]
+            if len(rivals) > 1:
+                earlier = [f for f in rivals if f in chosen]
+                keep = earlier[0] if earlier else rivals[op.choose(len(rivals))]
+                chosen.add(keep)
+                live.update({f: False for f in rivals if f != keep})
+    return live
+
+
+def _bind(
+    op: Op,
+    k: int,
+    factors: Factors,
+    axis: Axis,
+    size: dict[str, int],
+    live: dict[str, bool],
+    letters: dict[str, Axis],
+    zeros: dict[str, dict[int, bool]],
+) -> None:
+    """Tie one axis to the letters that its pattern names."""
+    moving = [f for f in factors if live.get(f) and size.get(f, 1) > 1]
+    if not moving:
+        if factors != STAR and len(axis.ids) == 1:
+            return
+        op.lock(axis, f"kept whole as {' '.join(factors)!r}")
+        return
+    (letter,) = moving
+    if len(axis.ids) == 1:
+        return  # broadcast
+    if len(factors) > 1:
+        grid = axis.ids.reshape([int(f) if f.isdigit() else size[f] for f in factors])
+        grid = np.moveaxis(grid, factors.index(letter), 0).reshape(size[letter], -1)
+        op.tie(grid[:, 1:], grid[:, :1])
+        axis = Axis(grid[:, 0], axis.zero)
+    if letter in letters:
+        op.tie(axis.ids, letters[letter].ids)
+        if is_whole(letters[letter]):
+            letters[letter] = axis
+    else:
+        letters[letter] = axis
+    zeros.setdefault(letter, {})[k] = axis.zero
+
+
+def _spread(
+    factors: Factors,
+    n: int,
+    size: dict[str, int],
+    letters: dict[str, Axis],
+    zero: Callable[[str], bool],
+) -> Axis:
+    """The axis of an output: its live letter's ids, repeated along the other factors."""
+    moving = [f for f in factors if f in letters and not is_whole(letters[f])]
+    if not moving:
+        return whole(n)
+    (letter,) = moving
+    ids = letters[letter].ids
+    if len(factors) > 1:
+        dims = [int(f) if f.isdigit() else size[f] for f in factors]
+        at = factors.index(letter)
+        view = [1] * len(dims)
+        view[at] = dims[at]
+        ids = np.broadcast_to(ids.reshape(view), dims).ravel()
+    if len(ids) != n:
+        raise patterns.PatternError(f"axis {' '.join(factors)} has {len(ids)} ids for size {n}")
+    return Axis(ids, zero(letter))

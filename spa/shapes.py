@@ -1,0 +1,225 @@
+"""The shape of every tensor, and the value of the small ones that shapes are computed from.
+
+Free sizes (batch, sequence, height ...) are bound to numbers for the analysis, distinct primes
+where the model runs with those, so that no product of sizes can be taken for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, TypeProto, ValueInfoProto
+from onnx.reference import ReferenceEvaluator
+
+from spa.errors import ModelError
+from spa.graph import Graph, Node, bodies
+
+Shape = tuple[int, ...]
+Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
+
+SMALL = 1024  # elements; a larger tensor is data, not a shape
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is known about every tensor when the free sizes are `sizes`.
+
+    shapes: tensor -> shape, absent when it depends on the data.
+    dtypes: tensor -> element type (TensorProto.DataType).
+    values: tensor -> value, for sizes and what is computed from sizes alone.
+    """
+
+    sizes: Sizes
+    shapes: dict[str, Shape]
+    dtypes: dict[str, int]
+    values: dict[str, NDArray[Any]]
+
+
+def free_sizes(graph: Graph) -> dict[str, list[tuple[str, int, int]]]:
+    """Free size -> the (input, axis, rank) where it stands."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for info in graph.model.graph.input:
+        if info.name in graph.inputs and info.type.HasField("tensor_type"):
+            dims = info.type.tensor_type.shape.dim
+            for axis, dim in enumerate(dims):
+                if not dim.HasField("dim_value") or dim.dim_value <= 0:
+                    name = dim.dim_param or f"{info.name}.{axis}"
+                    found.setdefault(name, []).append((info.name, axis, len(dims)))
+    return found
+
+
+def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
+    """Numbers to try for the free sizes, likeliest first; another offset gives other numbers."""
+    free = free_sizes(graph)
+    if not free:
+        yield {}
+        return
+    batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+    for unit, same in ((0, False), (64, False), (64, True), (32, True), (0, True), (1, True)):
+        bound: Sizes = {}
+        lengths, spatial = count(offset), count(offset)
+        for name, places in free.items():
+            axis, rank = places[0][1], places[0][2]
+            if axis == 0:
+                bound[name] = batch if unit != 1 else 1
+            elif rank >= 4 and axis >= 1:
+                k = offset if same else next(spatial)
+                bound[name] = unit * (k + 2) if unit > 1 else (67, 71, 73, 79, 83, 89)[k % 6]
+            else:
+                bound[name] = sequence[(offset if same else next(lengths)) % len(sequence)]
+        yield bound
+
+
+def infer(graph: Graph, sizes: Sizes | None = None) -> Shapes:
+    """Infer all shapes, with the free sizes as given or as the first binding that is consistent.
+
+    Raises:
+        ModelError: when no binding gives consistent shapes.
+    """
+    first: Exception | None = None
+    for bound in [sizes] if sizes is not None else bindings(graph):
+        try:
+            return _walk(graph, bound)
+        except (onnx.shape_inference.InferenceError, ValueError) as error:
+            first = first or error
+    text = str(first).strip().splitlines()[-1] if first else ""
+    raise ModelError(f"the shapes of the model contradict each other: {text}")
+
+
+def _walk(graph: Graph, sizes: Sizes) -> Shapes:
+    found = Shapes(sizes, {}, {}, {})
+    types: dict[str, TypeProto] = {}
+
+    def put(name: str, type_: TypeProto) -> None:
+        types[name] = type_
+        tensor = type_.tensor_type
+        if type_.HasField("tensor_type"):
+            found.dtypes[name] = tensor.elem_type
+            if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+                found.shapes[name] = tuple(d.dim_value for d in tensor.shape.dim)
+
+    for info in graph.model.graph.input:
+        if info.name in graph.inputs:
+            put(info.name, _bound(info, sizes))
+    for constant in graph.constants.values():
+        tensor = constant.tensor
+        put(
+            constant.name,
+            onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)),
+        )
+        if _is_value(tensor):
+            found.values[constant.name] = graph.array(constant.name)
+
+    imports = list(graph.model.opset_import)
+    declared = {i.name: _bound(i, sizes) for i in graph.model.graph.value_info}
+    for node in graph.nodes:
+        if node.outputs and node.outputs[0] in graph.constants:
+            continue
+        value = evaluate(graph, node, found.shapes, found.values)
+        if value is not None:
+            for name, array in zip(node.outputs, value, strict=False):
+                if name:
+                    found.values[name] = array
+                    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                    put(name, onnx.helper.make_tensor_type_proto(dtype, list(array.shape)))
+            continue
+        for name, type_ in _infer_node(graph, node, types, found, imports, declared).items():
+            put(name, type_)
+    return found
+
+
+def _bound(info: ValueInfoProto, sizes: Sizes) -> TypeProto:
+    type_ = TypeProto()
+    type_.CopyFrom(info.type)
+    if type_.HasField("tensor_type") and type_.tensor_type.HasField("shape"):
+        for axis, dim in enumerate(type_.tensor_type.shape.dim):
+            number = sizes.get(dim.dim_param or f"{info.name}.{axis}")
+            if number is not None and (not dim.HasField("dim_value") or dim.dim_value <= 0):
+                dim.dim_value = number
+    return type_
+
+
+def _is_value(tensor: TensorProto) -> bool:
+    """Small integers of any shape, and lone floats: what shapes are computed from."""
+    size = int(np.prod(tensor.dims, dtype=np.int64))
+    whole = tensor.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+    return size <= (SMALL if whole else 1) and tensor.data_type != TensorProto.STRING
+
+
+def evaluate(
+    graph: Graph, node: Node, shapes: dict[str, Shape], values: dict[str, NDArray[Any]]
+) -> list[NDArray[Any]] | None:
+    """The outputs of a node that computes with known values only, or None."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
+        return None
+    if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
+        shape = np.asarray(shapes[node.inputs[0]], np.int64)
+        if node.op_type == "Size":
+            return [np.prod(shape, dtype=np.int64)]
+        return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
+    if not node.inputs or any(name and name not in values for name in node.inputs):
+        return None
+    try:
+        feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
+        if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
+            return None
+        inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
+        outputs = [onnx.ValueInfoProto(name=n) for n in node.outputs]
+        lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
+        evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
+        got = [np.asarray(v) for v in evaluator.run(None, feeds)]
+    except Exception:  # the reference lacks some operators and versions: then nothing is known
+        return None
+    return got if all(v.size <= SMALL and v.dtype != object for v in got) else None
+
+
+def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:
+    """Whether evaluating would make a large tensor out of small ones."""
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        shape = feeds[node.proto.input[-1]]
+        return bool(np.prod(shape.astype(float)) > SMALL)
+    return False
+
+
+def _infer_node(
+    graph: Graph,
+    node: Node,
+    types: dict[str, TypeProto],
+    found: Shapes,
+    imports: list[onnx.OperatorSetIdProto],
+    declared: dict[str, TypeProto],
+) -> dict[str, TypeProto]:
+    """The types of a node's outputs: ONNX's inference, else what the file itself declares."""
+    got: dict[str, TypeProto] = {}
+    version = graph.opset(node.domain)
+    if onnx.defs.has(node.op_type, version, node.domain):
+        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        pairs = list(zip(node.proto.input, node.inputs, strict=True))
+        known = {n: types[i] for n, i in pairs if i in types}
+        data = {}
+        for n, i in pairs:
+            if i in found.values and found.values[i].size <= SMALL:
+                data[n] = onnx.numpy_helper.from_array(found.values[i], n)
+        got = dict(
+            onnx.shape_inference.infer_node_outputs(
+                schema, node.proto, known, data, opset_imports=imports
+            )
+        )
+    for name in node.outputs:
+        if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
+            got[name] = declared[name]
+    return {name: type_ for name, type_ in got.items() if name}
+
+
+def _is_full(type_: TypeProto | None) -> bool:
+    if type_ is None or not type_.HasField("tensor_type"):
+        return False
+    tensor = type_.tensor_type
+    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)

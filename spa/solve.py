@@ -1,0 +1,145 @@
+"""From ties to groups: one connected-components call, then one grouping by structure.
+
+Ids tied to each other form a *unit*, removed as a whole: a channel, a head, a neuron. Units that
+sit on exactly the same axes of the same tensors form a *group*: its units are interchangeable in
+kind, so scores compare within it, and every axis is a disjoint union of whole groups.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from spa.graph import Graph
+from spa.groups import Group, Member, View
+from spa.propagate import Ties
+from spa.rules import KINDS, LOCKED, Ids
+
+
+def solve(graph: Graph, ties: Ties) -> View:
+    """The groups of one view, with the reason of every lock."""
+    labels, reasons = _components(ties)
+    locked = labels[LOCKED]
+
+    signature = _signatures(ties, labels)
+    has_member = np.zeros(len(signature), bool)
+    constants = {n: axes for n, axes in ties.axes.items() if n in graph.constants}
+    for axes in constants.values():
+        for axis in axes:
+            has_member[labels[axis.ids]] = True
+    has_member[locked] = False
+
+    first = np.full(len(signature), np.iinfo(np.int64).max)
+    np.minimum.at(first, labels, np.arange(len(labels)))
+    units = np.flatnonzero(has_member)
+    units = units[np.argsort(first[units], kind="stable")]
+    order: dict[tuple[int, int], list[int]] = {}
+    for unit in units:
+        order.setdefault((int(signature[unit, 0]), int(signature[unit, 1])), []).append(int(unit))
+
+    group_of = np.full(len(signature), -1)
+    rank = np.zeros(len(signature), np.int64)
+    for g, members in enumerate(order.values()):
+        group_of[members] = g
+        rank[members] = np.arange(len(members))
+
+    found: dict[int, list[Member]] = defaultdict(list)
+    for name, axes in constants.items():
+        for position, axis in enumerate(axes):
+            unit = labels[axis.ids]
+            for g in np.unique(group_of[unit]):
+                if g >= 0:
+                    found[int(g)].append(_member(name, position, unit, g, group_of, rank))
+
+    inexact = _marked([ids for ids, _ in ties.recorder.inexact], labels)
+    kinds = {
+        kind: _marked([ids for ids, k in ties.recorder.kinds if k == kind], labels)
+        for kind in KINDS
+    }
+    groups = []
+    for g, members in enumerate(order.values()):
+        unit = members[0]
+        groups.append(
+            Group(
+                name="",
+                size=len(members),
+                members=tuple(found[g]),
+                exact=not any(u in inexact for u in members),
+                kind=next((k for k in KINDS if unit in kinds[k]), "other"),
+                view=ties.view,
+                units=np.asarray(members),
+            )
+        )
+    return View(ties, labels, int(locked), tuple(groups), reasons)
+
+
+def _components(ties: Ties) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The unit of every id, and for every locked id the tie or lock that pins it (else -1).
+
+    Ties are numbered from 0 in the order made, locks follow them.
+    """
+    recorder = ties.recorder
+    n = recorder.count
+    pairs = [(a, b, np.full(len(a), t)) for t, (a, b, _) in enumerate(recorder.ties)]
+    for t, (ids, _, _) in enumerate(recorder.locks, start=len(recorder.ties)):
+        pairs.append((ids, np.zeros_like(ids), np.full(len(ids), t)))
+    if not pairs:
+        return np.arange(n, dtype=np.int32), np.full(n, -1)
+    a, b, edge = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    adjacency = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n)).tocsr()
+    _, labels = connected_components(adjacency, directed=False)
+
+    # Every path that leaves LOCKED starts with the edge that locks what lies behind it.
+    order, before = breadth_first_order(adjacency, LOCKED, directed=False)
+    seed = np.arange(n)
+    behind = order[1:][before[order[1:]] != LOCKED]
+    seed[behind] = before[behind]
+    while (seed != seed[seed]).any():
+        seed = seed[seed]
+    pinned_by = np.full(n, -1)
+    at_lock = (a == LOCKED) | (b == LOCKED)
+    pinned_by[np.maximum(a, b)[at_lock]] = edge[at_lock]
+    reason = np.full(n, -1)
+    reason[order[1:]] = pinned_by[seed[order[1:]]]
+    return labels, reason
+
+
+def _signatures(ties: Ties, labels: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Two hashes per unit of the axes it sits on and how often, shape (units, 2).
+
+    Tensors that share one id array (an activation and what passes it on) are counted once.
+    """
+    random = np.random.default_rng(0)
+    total = np.zeros((2, int(labels.max()) + 1), np.uint64)
+    seen: set[int] = set()
+    for axes in ties.axes.values():
+        for axis in axes:
+            if id(axis.ids) in seen or axis.ids.strides == (0,):
+                continue
+            seen.add(id(axis.ids))
+            units = labels[axis.ids]
+            for k, token in enumerate(random.integers(0, 2**64, 2, np.uint64)):
+                np.add.at(total[k], units, token)
+    return total.T
+
+
+def _member(
+    name: str,
+    position: int,
+    unit: NDArray[np.int32],
+    g: int,
+    group_of: NDArray[np.int64],
+    rank: NDArray[np.int64],
+) -> Member:
+    at = np.flatnonzero(group_of[unit] == g)
+    at = at[np.argsort(rank[unit[at]], kind="stable")]
+    size = int(rank[unit[at]].max()) + 1
+    return Member(name, position, at.reshape(size, -1))
+
+
+def _marked(ids: list[Ids], labels: NDArray[np.int32]) -> frozenset[int]:
+    return frozenset(np.unique(labels[np.concatenate(ids)]).tolist()) if ids else frozenset()
