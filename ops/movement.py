@@ -95,7 +95,7 @@ def _resize_slice(node: Sized) -> Resized:
     starts, ends = [], []
     for axis, start, end, step in _slices(op):
         size = op.shape()[axis]
-        if len(kept[axis]) != size:  # live, so the step is 1
+        if len(kept[axis]) != size and step == 1:
             first, last, _ = slice(start, end, step).indices(size)
             new = tuple(int(np.searchsorted(kept[axis], edge)) for edge in (first, last))
             if slice(start, end).indices(len(kept[axis]))[:2] != new:
@@ -124,11 +124,23 @@ def slice_(op: Op) -> list[Axes]:
         if is_whole(out[axis]):
             out[axis] = whole(len(ids))
         elif step != 1:
-            op.lock(out[axis], f"sliced with step {step}")
-            out[axis] = whole(len(ids))
+            out[axis] = _lane(op, out[axis], start, end, step)
         elif len(ids) != len(out[axis].ids):
             out[axis] = out[axis]._replace(ids=ids)
     return [out]
+
+
+def _lane(op: Op, axis: Axis, start: int, end: int, step: int) -> Axis:
+    """Every step-th index: what stands between two picks goes or stays with the pick, so that the
+    stored step still hits the same ones."""
+    size = len(axis.ids)
+    ids = axis.ids[start:end:step]
+    if step < 0 or size % step or not 0 <= start < step or len(ids) != size // step:
+        op.lock(axis, f"sliced with step {step}")
+        return whole(len(ids))
+    rows = axis.ids.reshape(-1, step)
+    op.tie(rows[:, 1:], rows[:, :1])
+    return axis._replace(ids=ids)
 
 
 # Gather ----------------------------------------------------------------------------------------
@@ -163,13 +175,7 @@ def gather(op: Op) -> list[Axes]:
         middle = [whole(len(indices))]
     else:
         middle = [data[at]._replace(ids=data[at].ids[indices])]
-    if indices is None or indices.ndim > 1:
-        before, after = [_silent(a) for a in before], [_silent(a) for a in after]
     return [before + middle + after]
-
-
-def _silent(axis: Axis) -> Axis:
-    return axis
 
 
 # Pad -------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import numpy as np
 from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule
 
 declare("BatchNormalization", "N C *, C, C, C, C -> N C *", zero="1 0 + 2")
-declare("InstanceNormalization", "N C *, C, C -> N C *", zero="1 0 + 2")
+declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
 declare("LRN", "N C * -> N C *", zero="0", inexact="C")
 
 

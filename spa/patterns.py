@@ -118,8 +118,8 @@ def solve_sizes(
             rest = prod(int(f) if f.isdigit() else sizes[f] for f in axis if f not in unknown)
             if unknown and rest and n % rest == 0:
                 sizes[unknown[0]] = n // rest
-            elif axis[0].startswith("..."):
-                sizes[axis[0]] = max(n, sizes[axis[0]])
+            elif len(axis) == 1 and not axis[0].isdigit() and 1 in (n, rest):
+                sizes[axis[0]] = max(n, rest)  # broadcast
             elif rest != n:
                 raise PatternError(f"pattern {text!r}: axis {axis} of size {n} does not fit {sizes}")
         if len(later) == len(waiting):

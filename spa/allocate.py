@@ -1,0 +1,192 @@
+"""Choose how many units, and which, every group loses so that a budget is met.
+
+Scores put all units in one order, low first; the budget decides how far down that order to cut.
+With local scope every group loses the same share; only its own order counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.cost import Cost, CostModel
+from spa.errors import TargetError, UsageError
+from spa.groups import Group, Groups, Index
+
+TARGETS = ("macs", "params", "channels")
+TOLERANCE = 0.02  # a result this near to the target has reached it
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user allows: see ``spa prune --help``.
+
+    groups: numbers of the groups that may lose units; None for all.
+    """
+
+    groups: frozenset[int] | None = None
+    min_keep: int = 1
+    round_to: int = 1
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """removed: group -> positions of the units to remove. before, after: costs by the model."""
+
+    removed: dict[int, Index]
+    before: Cost
+    after: Cost
+
+
+def read_target(text: str) -> tuple[str, float]:
+    """Read ``macs=0.7``.
+
+    Raises:
+        UsageError: unless it names a measure and a kept share in (0, 1].
+    """
+    name, _, share = text.partition("=")
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1.0
+    if name not in TARGETS or not 0 < value <= 1:
+        raise UsageError(
+            f"target {text!r}: write one of {', '.join(f'{t}=SHARE' for t in TARGETS)} with the "
+            "share to keep, above 0 and at most 1, such as macs=0.7"
+        )
+    return name, value
+
+
+def allocate(
+    groups: Groups,
+    scores: Sequence[NDArray[np.float64]],
+    target: Mapping[str, float],
+    scope: str = "global",
+    limits: Limits | None = None,
+) -> Allocation:
+    """The units to remove for a target such as ``{"macs": 0.7}``.
+
+    Raises:
+        UsageError: for an unknown scope or target.
+        TargetError: if no choice comes within 2 points of the target.
+    """
+    if scope not in ("global", "local"):
+        raise UsageError(f"scope {scope!r} is not known; choose global or local")
+    ((measure, share),) = target.items() if len(target) == 1 else (("", 0.0),)
+    read_target(f"{measure}={share}")
+    steps = _Steps(groups, limits or Limits())
+    cost = CostModel(groups)
+    if measure == "channels":
+        counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
+    else:
+        rank = scores if scope == "global" else [_shares(s) for s in scores]
+        counts = _search(cost, steps, rank, measure, share)
+    removed = {
+        g: np.sort(np.argsort(scores[g], kind="stable")[:n])
+        for g, n in enumerate(counts.tolist())
+        if n
+    }
+    return Allocation(removed, cost(), cost(counts))
+
+
+def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every unit's rank in its own group as a share, so that all groups lose alike."""
+    rank = np.empty(len(scores))
+    rank[np.argsort(scores, kind="stable")] = (np.arange(len(scores)) + 0.5) / len(scores)
+    return rank
+
+
+class _Steps:
+    """Which numbers of removed units the limits allow for each group."""
+
+    def __init__(self, groups: Groups, limits: Limits) -> None:
+        if limits.min_keep < 1 or limits.round_to < 1:
+            raise UsageError("min-keep and round-to must be at least 1")
+        self.sizes = np.asarray([g.size for g in groups.groups], np.int64)
+        self.step = np.asarray([_step(g, limits.round_to) for g in groups.groups], np.int64)
+        free = [limits.groups is None or g in limits.groups for g in range(len(groups))]
+        self._free = np.asarray(free, bool)
+        self._floor = np.maximum(limits.min_keep, 1)
+
+    def allowed(self, removed: Counts) -> Counts:
+        """The largest allowed counts that are not above the wanted ones."""
+        if not len(self.sizes):
+            return np.zeros(0, np.int64)
+        kept = np.maximum(self.sizes - removed, np.minimum(self._floor, self.sizes))
+        kept = -(-kept // self.step) * self.step
+        return np.where((kept >= self.sizes) | ~self._free, 0, self.sizes - kept).astype(np.int64)
+
+
+def _step(group: Group, round_to: int) -> int:
+    """Units whose removal changes every axis of the group by a multiple of ``round_to``."""
+    per_unit = gcd(*(m.index.shape[1] for m in group.members))
+    return round_to // gcd(round_to, per_unit)
+
+
+def _search(
+    cost: CostModel,
+    steps: _Steps,
+    rank: Sequence[NDArray[np.float64]],
+    measure: str,
+    share: float,
+) -> Counts:
+    full = getattr(cost(), measure)
+    if full == 0:
+        raise TargetError(f"the model has no {measure} to reduce")
+
+    def left(counts: Counts) -> float:
+        return float(getattr(cost(counts), measure) / full)
+
+    most = steps.allowed(steps.sizes)
+    least = left(most)
+    if least > share + TOLERANCE:
+        raise TargetError(
+            f"{measure}={share:g} is out of reach: the least this model can keep is "
+            f"{measure}={ceil(least * 1000) / 1000:g} with these options"
+            + ("" if len(steps.sizes) else " (it has no group that can be pruned)")
+        )
+    owner = np.repeat(np.arange(len(rank)), [len(r) for r in rank])
+    order = owner[np.argsort(np.concatenate(rank), kind="stable")] if len(rank) else owner
+
+    def prefix(p: int) -> Counts:
+        return steps.allowed(np.bincount(order[:p], minlength=len(rank)))
+
+    low, high = 0, len(order)  # left(prefix(low)) >= share
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if left(prefix(middle)) >= share else (low, middle)
+    options = [prefix(low), prefix(min(high, len(order)))]
+    best = min(options, key=lambda c: abs(left(c) - share))
+    if abs(left(best) - share) > TOLERANCE / 4:
+        best = min((best, _fill(left, steps, options[0], most, share)), key=_nearest(left, share))
+    if abs(left(best) - share) > TOLERANCE:
+        raise TargetError(
+            f"{measure}={share:g} cannot be met within 2 points: the nearest these options allow "
+            f"is {measure}={left(best):.3f}; lower --round-to or choose that target"
+        )
+    return best
+
+
+def _nearest(left: object, share: float) -> object:
+    return lambda counts: abs(left(counts) - share)  # type: ignore[operator]
+
+
+def _fill(left: object, steps: _Steps, counts: Counts, most: Counts, share: float) -> Counts:
+    """Where the next unit overshoots: go on with those, small ones too, that do not."""
+    counts = counts.copy()
+    moved = True
+    while moved and left(counts) - share > TOLERANCE / 4:  # type: ignore[operator]
+        moved = False
+        for g in range(len(counts)):
+            trial = counts.copy()
+            trial[g] = min(trial[g] + steps.step[g], most[g])
+            trial = steps.allowed(trial)
+            if trial[g] > counts[g] and left(trial) >= share:  # type: ignore[operator]
+                counts, moved = trial, True
+    return counts

@@ -1,0 +1,155 @@
+"""A plan: which indices of which stored tensors stay. A small JSON file, made to be kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spa.errors import PlanError
+from spa.graph import Graph
+from spa.groups import Groups, Index
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays.
+
+    kept: tensor -> axis -> kept indices, ascending; axes that stay whole are left out.
+    shapes: tensor -> its shape before.
+    made_by: the settings that produced it, for the record.
+    model: a digest of the structure it was made for.
+    """
+
+    kept: dict[str, dict[int, list[int]]]
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    def to_json(self) -> str:
+        body = {
+            "format": FORMAT,
+            "model": self.model,
+            "made_by": self.made_by,
+            "shapes": self.shapes,
+            "kept": {t: {str(k): v for k, v in axes.items()} for t, axes in self.kept.items()},
+        }
+        text = json.dumps(body, indent=1)
+        return _one_line_lists(text) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: if the text is not a plan of a known format.
+        """
+        try:
+            body = json.loads(text)
+            if body["format"] != FORMAT:
+                raise PlanError(f"the plan has format {body['format']!r}; this spa reads {FORMAT}")
+            kept = {
+                str(tensor): {int(k): [int(i) for i in v] for k, v in axes.items()}
+                for tensor, axes in body["kept"].items()
+            }
+            shapes = {str(t): [int(n) for n in s] for t, s in body.get("shapes", {}).items()}
+            return Plan(kept, shapes, dict(body.get("made_by", {})), str(body.get("model", "")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"this is not a plan that spa wrote: {error!r}") from None
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan file.
+
+        Raises:
+            PlanError: if it cannot be read or is not a plan.
+        """
+        try:
+            return Plan.from_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from None
+
+
+def _one_line_lists(text: str) -> str:
+    """Numbers of one list on one line, so that a plan can be read."""
+    import re
+
+    return re.sub(r"\[[\s\d,-]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
+
+
+def digest(graph: Graph) -> str:
+    """A digest of nodes and stored shapes: what a plan depends on, whatever the weights hold."""
+    h = hashlib.sha256()
+    for node in graph.nodes:
+        h.update(f"{node.op_type}|{node.domain}|{node.inputs}|{node.outputs}\n".encode())
+    for name, constant in graph.constants.items():
+        h.update(f"{name}|{constant.shape}\n".encode())
+    return h.hexdigest()[:16]
+
+
+def record(
+    groups: Groups, removed: Mapping[int, Index], made_by: dict[str, Any] | None = None
+) -> Plan:
+    """The plan that removes these units."""
+    kept = groups.kept(removed)
+    touched = {m.tensor for g, units in removed.items() if len(units) for m in groups[g].members}
+    plan: dict[str, dict[int, list[int]]] = {}
+    for name in groups.graph.constants:
+        if name in touched:
+            shape = groups.shapes.shapes[name]
+            axes = kept.axes(name) or []
+            plan[name] = {k: a.tolist() for k, a in enumerate(axes) if len(a) != shape[k]}
+    shapes = {name: list(groups.shapes.shapes[name]) for name in plan}
+    return Plan(plan, shapes, made_by or {}, digest(groups.graph))
+
+
+def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
+    """The units that a plan removes.
+
+    Raises:
+        PlanError: if the plan names what the model does not have, empties an axis, or keeps one
+            part of what is coupled and drops another.
+    """
+    shapes = groups.shapes.shapes
+    gone: dict[tuple[str, int], np.ndarray[Any, np.dtype[np.bool_]]] = {}
+    for tensor, axes in plan.kept.items():
+        if tensor not in groups.graph.constants:
+            raise PlanError(f"the plan names tensor {tensor!r}, which the model does not have")
+        for axis, kept in axes.items():
+            size = shapes[tensor][axis] if 0 <= axis < len(shapes[tensor]) else 0
+            if not kept or min(kept) < 0 or max(kept) >= size:
+                raise PlanError(
+                    f"the plan keeps {len(kept)} indices of axis {axis} of {tensor!r}, which has "
+                    f"{size}: each must exist and at least one must stay"
+                )
+            gone[tensor, axis] = np.ones(size, bool)
+            gone[tensor, axis][kept] = False
+    removed: dict[int, Index] = {}
+    for g, group in enumerate(groups.groups):
+        flags = [
+            gone.get((m.tensor, m.axis), np.zeros(shapes[m.tensor][m.axis], bool))[m.index]
+            for m in group.members
+        ]
+        units = np.flatnonzero(np.logical_and.reduce([f.all(axis=1) for f in flags]))
+        if len(units) == group.size:
+            raise PlanError(f"the plan removes all of group {group.name!r}")
+        if len(units):
+            removed[g] = units
+    after = groups.kept(removed)
+    for (tensor, axis), flags_ in gone.items():
+        axes_kept = after.axes(tensor)
+        assert axes_kept is not None
+        if not np.array_equal(axes_kept[axis], np.flatnonzero(~flags_)):
+            odd = sorted(set(np.flatnonzero(flags_)) & set(axes_kept[axis]))
+            raise PlanError(
+                f"the plan removes indices {odd[:8]} of axis {axis} of {tensor!r} without what is "
+                "coupled to them, or they are locked; 'spa analyze' lists the groups"
+            )
+    return removed

@@ -1,0 +1,391 @@
+"""Cut the removed indices out of a model: slice what is stored, bring stored sizes up to date.
+
+Names of nodes and tensors stay. The input model is not changed. A size that is computed at run
+time is right after the cut when it reads a tensor's shape; where constants enter it (a head count
+written as 12), the constant is replaced, or the computed size is corrected before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from spa import rules, shapes
+from spa.errors import ModelError
+from spa.graph import Constant, Graph, Node
+from spa.groups import Groups, Kept, Removed
+from spa.rules import Resized, Sized
+
+Value = NDArray[Any]
+
+_ONE_TO_ONE = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity"}
+
+
+def rewrite(groups: Groups, removed: Removed) -> ModelProto:
+    """The model without the removed units.
+
+    Raises:
+        ModelError: if a size computed at run time can be made right in no way.
+    """
+    return _Rewriter(groups, groups.kept(removed)).model()
+
+
+class _Rewriter:
+    def __init__(self, groups: Groups, kept: Kept) -> None:
+        self.groups, self.graph, self.kept = groups, groups.graph, kept
+        self.old = groups.shapes
+        self.new_shapes = {n: s for n in self.old.shapes if (s := kept.shape(n)) is not None}
+        self.new_values: dict[str, Value] = {}
+        self.nodes: list[NodeProto] = []
+        for proto in self.graph.model.graph.node:
+            copy = NodeProto()
+            copy.CopyFrom(proto)
+            self.nodes.append(copy)
+        self.inserted: dict[int, list[NodeProto]] = {}
+        self.stored: dict[str, TensorProto] = {}  # new content of initializers
+        self.added: list[TensorProto] = []
+        self.names = {*self.old.shapes, *self.graph.constants, *self.graph.makers}
+        self.reads: dict[tuple[int, int], str] = {}  # inputs that were given their own constant
+        self.own: dict[tuple[str, bytes], str] = {}
+
+    def model(self) -> ModelProto:
+        self._cut_constants()
+        for node in self.graph.nodes:
+            if not (node.outputs and node.outputs[0] in self.graph.constants):
+                self._visit(node)
+        return self._assemble()
+
+    # Stored tensors ----------------------------------------------------------------------------
+
+    def _cut_constants(self) -> None:
+        by_source: dict[str, list[Constant]] = {}
+        for constant in self.graph.constants.values():
+            by_source.setdefault(constant.source, []).append(constant)
+        for source, uses in by_source.items():
+            homes: dict[tuple[bytes, ...], str] = {}
+            for constant in uses:
+                axes = self.kept.axes(constant.name)
+                assert axes is not None
+                key = tuple(a.tobytes() for a in axes)
+                value = self._cut(constant, axes)
+                if constant.name in self.old.values:
+                    self.new_values[constant.name] = (
+                        self.old.values[constant.name] if value is None else value
+                    )
+                if not homes:
+                    homes[key] = source
+                    if value is not None:
+                        self._store(constant, value)
+                elif key not in homes:
+                    homes[key] = self._add(self._unused(source), value, constant)
+                if constant.name != homes[key]:
+                    self._rename_reader(constant.name, homes[key])
+
+    def _cut(self, constant: Constant, axes: list[NDArray[np.intp]]) -> Value | None:
+        """The kept part of a constant, or None where it is all kept."""
+        value: Value | None = None
+        for k, kept in enumerate(axes):
+            if len(kept) != constant.shape[k]:
+                value = self.graph.array(constant.name) if value is None else value
+                value = value.take(kept, axis=k)
+        return value
+
+    def _store(self, constant: Constant, value: Value) -> None:
+        tensor = _tensor(constant.source, value, constant.tensor)
+        if constant.node is None:
+            self.stored[constant.source] = tensor
+        else:
+            _set_value(self.nodes[constant.node], tensor)
+
+    def _add(self, name: str, value: Value | None, constant: Constant) -> str:
+        array = self.graph.array(constant.name) if value is None else value
+        self.added.append(_tensor(name, array, None))
+        return name
+
+    def _rename_reader(self, alias: str, name: str) -> None:
+        for k in self.graph.readers.get(alias, []):
+            for position, read in enumerate(self.graph.nodes[k].inputs):
+                if read == alias:
+                    self.nodes[k].input[position] = name
+
+    def _unused(self, base: str) -> str:
+        n = 1
+        while f"{base}.{n}" in self.names:
+            n += 1
+        self.names.add(f"{base}.{n}")
+        return f"{base}.{n}"
+
+    # Stored and computed sizes -----------------------------------------------------------------
+
+    def _visit(self, node: Node) -> None:
+        wanted = self._resized(node)
+        for name, value in wanted.attrs.items():
+            _set_attribute(self.nodes[node.index], name, value)
+        computes = any(name in self.old.values for name in node.outputs if name)
+        for position, name in enumerate(node.inputs):
+            want = wanted.inputs.get(position)
+            if want is None and not computes and self._is_computed(name):
+                want = self._sliced(name)  # whatever else reads it must read what it read before
+            if want is not None:
+                self._provide(node, position, np.asarray(want))
+        for position in wanted.inputs:
+            if position >= len(node.inputs):
+                self._provide(node, position, np.asarray(wanted.inputs[position]))
+        if computes:
+            self._recompute(node)
+
+    def _resized(self, node: Node) -> Resized:
+        op = self.groups.views[0].ties.ops[node.index]
+        rule = rules.find(node.op_type, node.domain)
+        if rule is None or rule.resize is None:
+            return Resized()
+        touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
+        if all(self.new_shapes[n] == self.old.shapes[n] for n in touched):
+            return Resized()
+        return rule.resize(
+            Sized(
+                op,
+                [self.new_shapes.get(n) for n in node.inputs],
+                [self.new_shapes.get(n) for n in node.outputs],
+                [self.kept.axes(n) if n else None for n in node.inputs],
+                [self.kept.axes(n) if n else None for n in node.outputs],
+            )
+        )
+
+    def _is_computed(self, name: str) -> bool:
+        return name in self.old.values and name not in self.graph.constants
+
+    def _sliced(self, name: str) -> Value:
+        value, axes = self.old.values[name], self.kept.axes(name)
+        for k, kept in enumerate(axes or []):
+            if len(kept) != value.shape[k]:
+                value = value.take(kept, axis=k)
+        return value
+
+    def _recompute(self, node: Node) -> None:
+        """The values that the pruned model computes here."""
+        inputs = [self.reads.get((node.index, k), n) for k, n in enumerate(node.inputs)]
+        proto = _with_names(self.nodes[node.index], inputs)
+        renamed = replace(node, inputs=tuple(inputs), proto=proto)
+        got = shapes.evaluate(self.graph, renamed, self.new_shapes, self.new_values)
+        for name, value in zip(node.outputs, got or [], strict=False):
+            if name:
+                self.new_values[name] = value
+
+    def _provide(self, node: Node, position: int, want: Value) -> None:
+        """Make the node read ``want`` at this input."""
+        name = node.inputs[position] if position < len(node.inputs) else ""
+        got = self.new_values.get(name)
+        if got is not None and got.shape == want.shape and np.array_equal(got, want):
+            return
+        proto = self.nodes[node.index]
+        while len(proto.input) <= position:
+            proto.input.append("")
+        if name in self.graph.constants or not name:
+            base = self.graph.constants[name].source if name else f"{node.outputs[0]}.sizes"
+            self._own_constant(node.index, position, base, want)
+        elif not self._chase(name, want, node.index):
+            proto.input[position] = self._correct(node, name, got, want)
+
+    def _own_constant(self, index: int, position: int, base: str, want: Value) -> None:
+        """Replace a constant where only this node reads it, else give the node its own."""
+        inputs = self.graph.nodes[index].inputs
+        constant = self.graph.constants.get(inputs[position]) if position < len(inputs) else None
+        uses = [c for c in self.graph.constants.values() if c.source == base]
+        alone = len(uses) == 1 and len(self.graph.readers.get(base, [])) == 1
+        if constant is not None and alone and base not in self.graph.outputs:
+            self._store(constant, want.astype(self.old.values[constant.name].dtype))
+            self.new_values[constant.name] = want
+            return
+        key = (base, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())
+        if key not in self.own:
+            self.own[key] = self._unused(base)
+            self.added.append(_tensor(self.own[key], want, None))
+            self.new_values[self.own[key]] = want
+        self.nodes[index].input[position] = self.reads[index, position] = self.own[key]
+
+    def _chase(self, name: str, want: Value, reader: int) -> bool:
+        """Correct the constants that a computed size is put together from.
+
+        Only along tensors that nobody else reads, so that nothing but this reader changes.
+        """
+        plan: list[tuple[int, int, str, Value]] = []
+        if not self._pieces(name, want, reader, plan):
+            return False
+        for index, position, base, value in plan:
+            self._own_constant(index, position, base, value)
+        self.new_values[name] = want
+        return True
+
+    def _pieces(
+        self, name: str, want: Value, reader: int, plan: list[tuple[int, int, str, Value]]
+    ) -> bool:
+        got = self.new_values.get(name)
+        if got is not None and got.shape == want.shape and np.array_equal(got, want):
+            return True
+        maker = self.graph.makers.get(name)
+        alone = self.graph.readers.get(name) == [reader] and name not in self.graph.outputs
+        if maker is None or not alone:
+            return False
+        node = self.graph.nodes[maker]
+        if node.op_type == "Concat":
+            at = 0
+            for position, part in enumerate(node.inputs):
+                size = int(np.prod(self.old.shapes[part]))
+                if not self._piece(node, position, want[at : at + size], plan):
+                    return False
+                at += size
+            return True
+        if node.op_type in _ONE_TO_ONE:
+            return self._piece(node, 0, want, plan)
+        return False
+
+    def _piece(
+        self, node: Node, position: int, want: Value, plan: list[tuple[int, int, str, Value]]
+    ) -> bool:
+        name = node.inputs[position]
+        old = self.old.values.get(name)
+        if old is None or old.size != want.size:
+            return False
+        value = want.reshape(old.shape).astype(old.dtype)
+        if name in self.graph.constants:
+            if not np.array_equal(self.new_values[name], value):
+                plan.append((node.index, position, self.graph.constants[name].source, value))
+            return True
+        return self._pieces(name, value, node.index, plan)
+
+    def _correct(self, node: Node, name: str, got: Value | None, want: Value) -> str:
+        """Put nodes in front of the reader that turn the computed size into the wanted one."""
+        if self._is_static(name) or got is None:
+            if not self._is_static(name):
+                raise ModelError(
+                    f"node {node.name!r}: the size it reads from {name!r} is computed in a way "
+                    "that cannot be followed; exclude what it reshapes with --exclude"
+                )
+            fixed = self._unused(name)
+            self.added.append(_tensor(fixed, want.astype(self.old.values[name].dtype), None))
+            return fixed
+        if got.shape != want.shape or np.any((got == 0) & (want != 0)):
+            raise ModelError(f"node {node.name!r}: the size in {name!r} cannot be corrected")
+        factor = np.where(got == want, 1, want)
+        divisor = np.where(got == want, 1, got)
+        common = np.gcd(factor, divisor) if factor.dtype.kind == "i" else np.ones_like(factor)
+        steps = self.inserted.setdefault(node.index, [])
+        for op_type, operand in (("Mul", factor // common), ("Div", divisor // common)):
+            result, constant = self._unused(name), self._unused(name)
+            self.added.append(_tensor(constant, operand.astype(got.dtype), None))
+            steps.append(
+                onnx.helper.make_node(op_type, [name, constant], [result], name=f"{result}.{op_type}")
+            )
+            name = result
+        return name
+
+    def _is_static(self, name: str) -> bool:
+        """Whether a computed value is the same whatever the free sizes are."""
+        if not self.old.sizes:
+            return True
+        if not hasattr(self, "_other"):
+            other = next(shapes.bindings(self.graph, offset=1))
+            self._other = shapes.infer(self.graph, other)
+        there = self._other.values.get(name)
+        return there is not None and np.array_equal(there, self.old.values[name])
+
+    # The new file ------------------------------------------------------------------------------
+
+    def _assemble(self) -> ModelProto:
+        model, source = ModelProto(), self.graph.model
+        _copy_fields(source, model, but=("graph",))
+        _copy_fields(source.graph, model.graph, but=("node", "initializer"))
+        dead = self._dead()
+        for tensor in source.graph.initializer:
+            if tensor.name in dead:
+                continue
+            if tensor.name in self.stored:
+                model.graph.initializer.append(self.stored[tensor.name])
+            elif tensor.data_location == TensorProto.EXTERNAL:
+                value = self.graph.array(tensor.name)
+                model.graph.initializer.append(_tensor(tensor.name, value, tensor))
+            else:
+                model.graph.initializer.append(tensor)
+        if source.ir_version >= 4:
+            model.graph.initializer.extend(self.added)
+        else:  # there every initializer must be a graph input; a node is not
+            model.graph.node.extend(
+                onnx.helper.make_node("Constant", [], [t.name], name=t.name, value=t)
+                for t in self.added
+            )
+        for index, proto in enumerate(self.nodes):
+            model.graph.node.extend(self.inserted.get(index, []))
+            model.graph.node.append(proto)
+        self._update_types(model.graph)
+        return model
+
+    def _dead(self) -> set[str]:
+        """Initializers that lost their last reader to a constant of its own."""
+        graph = self.graph.model.graph
+        read = {name for node in self.nodes for name in node.input}
+        kept = {*self.graph.outputs, *(i.name for i in graph.input)}
+        kept.update(name for node in self.graph.nodes for name in node.captured)
+        before = {name for node in graph.node for name in node.input}
+        return before - read - kept
+
+    def _update_types(self, graph: GraphProto) -> None:
+        for info in (*graph.input, *graph.value_info):
+            old, new = self.old.shapes.get(info.name), self.new_shapes.get(info.name)
+            if old == new or old is None or new is None:
+                continue
+            for dim, size, before in zip(
+                info.type.tensor_type.shape.dim, new, old, strict=False
+            ):
+                if dim.HasField("dim_value") and size != before:
+                    dim.dim_value = size
+
+
+def _copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in but:
+            continue
+        if field.is_repeated if hasattr(field, "is_repeated") else field.label == 3:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _with_names(proto: NodeProto, inputs: Iterable[str]) -> NodeProto:
+    """The node as it is now, reading the per-reader names that values are filed under."""
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    del copy.input[:]
+    copy.input.extend(inputs)
+    return copy
+
+
+def _tensor(name: str, value: Value, like: TensorProto | None) -> TensorProto:
+    tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+    if like is not None:
+        tensor.data_type = like.data_type
+        if like.doc_string:
+            tensor.doc_string = like.doc_string
+    return tensor
+
+
+def _set_value(node: NodeProto, tensor: TensorProto) -> None:
+    tensor.name = next((a.t.name for a in node.attribute if a.name == "value"), "")
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("value", tensor))
+
+
+def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    kept: list[AttributeProto] = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    if value is not None:
+        node.attribute.append(onnx.helper.make_attribute(name, value))

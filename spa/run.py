@@ -1,0 +1,169 @@
+"""Run models in onnxruntime: sessions, inputs that fit, outputs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from spa import shapes
+from spa.errors import ModelError
+from spa.graph import Graph
+from spa.shapes import Sizes
+
+Feeds = dict[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
+
+_TWO_GB = 2**31 - 2**20  # what protobuf can serialise in one piece, less room for the graph
+
+
+def stored_bytes(model: ModelProto) -> int:
+    return model.ByteSize()
+
+
+@contextmanager
+def session(
+    model: ModelProto | Path, *, optimize: bool = False, threads: int = 0
+) -> Iterator[ort.InferenceSession]:
+    """An onnxruntime session on the CPU.
+
+    optimize: with onnxruntime's graph optimisations, as a deployment has them; without, every
+        node runs as written.
+
+    Raises:
+        ModelError: if onnxruntime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    with tempfile.TemporaryDirectory(prefix="spa-") as folder:
+        try:
+            source: str | bytes
+            if isinstance(model, Path):
+                source = str(model)
+            elif stored_bytes(model) < _TWO_GB:
+                source = model.SerializeToString()
+            else:
+                source = os.path.join(folder, "model.onnx")
+                copy = ModelProto()
+                copy.CopyFrom(model)
+                onnx.save(copy, source, save_as_external_data=True, location="model.data")
+            yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except ORT_ERRORS as error:
+            raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+
+
+ORT_ERRORS = (
+    ort.capi.onnxruntime_pybind11_state.Fail,
+    ort.capi.onnxruntime_pybind11_state.InvalidArgument,
+    ort.capi.onnxruntime_pybind11_state.InvalidGraph,
+    ort.capi.onnxruntime_pybind11_state.InvalidProtobuf,
+    ort.capi.onnxruntime_pybind11_state.NoSuchFile,
+    ort.capi.onnxruntime_pybind11_state.NotImplemented,
+    ort.capi.onnxruntime_pybind11_state.RuntimeException,
+)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
+    """All tensor outputs; sequences and maps are left out."""
+    names = [o.name for o in running.get_outputs()]
+    wanted = {i.name for i in running.get_inputs()}
+    got = running.run(names, {n: v for n, v in feeds.items() if n in wanted})
+    return {n: v for n, v in zip(names, got, strict=True) if isinstance(v, np.ndarray)}
+
+
+def latency(running: ort.InferenceSession, feeds: Feeds, repeats: int = 20) -> float:
+    """Median seconds of one run, after a warm-up."""
+    run(running, feeds)
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        run(running, feeds)
+        times.append(perf_counter() - start)
+    return float(np.median(times))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Feeds that the model was seen to run on."""
+
+    sizes: Sizes
+    feeds: Feeds
+
+
+def find_inputs(
+    graph: Graph, running: ort.InferenceSession, seed: int = 0, offset: int = 0
+) -> Inputs | None:
+    """Random inputs on which the model runs, or None where none of those tried does.
+
+    Free sizes and integer ranges are tried from the likeliest to the plainest.
+    """
+    for sizes in shapes.bindings(graph, offset):
+        for style in ("random", "ones", "zeros"):
+            feeds = make_feeds(graph, sizes, seed, style)
+            try:
+                run(running, feeds)
+            except ORT_ERRORS:
+                continue
+            return Inputs(sizes, feeds)
+    return None
+
+
+def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
+    """One array per input: floats from a normal distribution, integers that index any table."""
+    random = np.random.default_rng(seed)
+    feeds: Feeds = {}
+    top = _smallest_table(graph)
+    for info in graph.model.graph.input:
+        if info.name not in graph.inputs or not info.type.HasField("tensor_type"):
+            continue
+        tensor = info.type.tensor_type
+        shape = [
+            d.dim_value
+            if d.HasField("dim_value") and d.dim_value > 0
+            else sizes.get(d.dim_param or f"{info.name}.{k}", 1)
+            for k, d in enumerate(tensor.shape.dim)
+        ]
+        if tensor.elem_type == TensorProto.STRING:
+            feeds[info.name] = np.full(shape, "a", dtype=object)
+            continue
+        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        if kind.kind == "b":
+            value = np.ones(shape, bool) if style != "zeros" else np.zeros(shape, bool)
+        elif kind.kind in "iu":
+            value = random.integers(0, top, shape) if style == "random" else np.ones(shape)
+            value = np.zeros(shape) if style == "zeros" else value
+        else:
+            value = random.standard_normal(shape)
+        feeds[info.name] = value.astype(kind)
+    return feeds
+
+
+def _smallest_table(graph: Graph) -> int:
+    """Rows of the smallest table that integers index, at most 1000 and at least 2."""
+    rows = [
+        graph.constants[node.inputs[0]].shape[int(node.attrs.get("axis", 0))]
+        for node in graph.nodes
+        if node.op_type == "Gather"
+        and node.inputs[0] in graph.constants
+        and graph.constants[node.inputs[0]].shape
+        and node.inputs[1] in graph.activations
+    ]
+    return max(2, min([1000, *rows]))

@@ -1,0 +1,225 @@
+"""Prove a pruned model, in onnxruntime, before anyone sees it.
+
+    run(prune(model, S), x)  ==  run(model with every weight slice of S set to zero, x)
+
+This is the law. It is checked for the units whose removal is exact; with others in the plan the
+law is checked on a second cut that leaves those in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from spa import run as runs
+from spa.errors import ModelError, ValidationError
+from spa.graph import Graph
+from spa.groups import Groups, Removed
+from spa.rewrite import rewrite
+from spa.run import Feeds, Outputs
+
+TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
+_HALF_TOLERANCE = 5e-2
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked.
+
+    law: largest difference between the pruned and the masked model, relative to the largest
+        value of that output; None where it was not checked.
+    law_units, units: how many of the removed units the law was checked on.
+    drift: output name -> relative L2 distance between original and pruned outputs.
+    sizes: the free sizes it ran at.
+    runs: whether onnxruntime can run the original at all (else nothing could be compared).
+    """
+
+    law: float | None
+    law_units: int
+    units: int
+    drift: dict[str, float]
+    sizes: tuple[dict[str, int], ...]
+    runs: bool
+
+
+def check_file(original: Graph, pruned: ModelProto) -> None:
+    """The ONNX checker, and the same inputs and outputs as before.
+
+    Raises:
+        ValidationError: if the pruned model differs or is not valid ONNX.
+    """
+    if runs.stored_bytes(pruned) < 2**31:
+        try:
+            onnx.checker.check_model(pruned)
+        except onnx.checker.ValidationError as error:
+            if _passes(original.model):
+                raise ValidationError(f"the pruned model is not valid ONNX: {error}") from None
+    for what, before, after in (
+        ("inputs", _signature(original, original.model), _signature(original, pruned)),
+        ("outputs", _types(original.model.graph.output), _types(pruned.graph.output)),
+    ):
+        if before != after:
+            raise ValidationError(f"the {what} changed from {before} to {after}")
+
+
+def _passes(model: ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+def _signature(original: Graph, model: ModelProto) -> list[bytes]:
+    return _types([i for i in model.graph.input if i.name in original.inputs])
+
+
+def _types(infos: object) -> list[bytes]:
+    return [i.SerializeToString(deterministic=True) for i in infos]  # type: ignore[attr-defined]
+
+
+def verify(groups: Groups, pruned: ModelProto, removed: Removed, seed: int = 0) -> Verification:
+    """Run original, pruned and masked original on the same inputs, at two sizes where sizes are
+    free.
+
+    Raises:
+        ValidationError: if the pruned model does not run, or breaks the law.
+    """
+    graph = groups.graph
+    exact = {g: u for g, u in removed.items() if groups[g].exact}
+    law_model = pruned if len(exact) == len(removed) else rewrite(groups, exact)
+    units = sum(len(u) for u in removed.values())
+    count = sum(len(u) for u in exact.values())
+    source = graph.path if graph.path is not None else graph.model
+    try:
+        with runs.session(source) as original:
+            inputs = [runs.find_inputs(graph, original, seed)]
+            if inputs[0] is not None and inputs[0].sizes:
+                other = runs.find_inputs(graph, original, seed + 1, offset=1)
+                inputs += [other] if other and other.sizes != inputs[0].sizes else []
+            given = [i for i in inputs if i is not None]
+            wanted = [runs.run(original, i.feeds) for i in given]
+    except ModelError:
+        given, wanted = [], []
+    if not given:
+        return Verification(None, 0, units, {}, (), False)
+    try:
+        got = _outputs(pruned, [i.feeds for i in given])
+    except (ModelError, *runs.ORT_ERRORS) as error:
+        raise ValidationError(f"the pruned model does not run: {error}") from None
+    drift = {name: max(_distance(w[name], g[name]) for w, g in zip(wanted, got, strict=True))
+             for name in wanted[0]}
+    if not count:
+        return Verification(None, 0, units, drift, tuple(i.sizes for i in given), True)
+    law_got = got if law_model is pruned else _outputs(law_model, [i.feeds for i in given])
+    law = _law(groups, exact, [i.feeds for i in given], law_got)
+    return Verification(law, count, units, drift, tuple(i.sizes for i in given), True)
+
+
+def _outputs(model: ModelProto, feeds: list[Feeds]) -> list[Outputs]:
+    with runs.session(model) as running:
+        return [runs.run(running, f) for f in feeds]
+
+
+def _law(groups: Groups, removed: Removed, feeds: list[Feeds], got: list[Outputs]) -> float:
+    """The largest relative difference from the masked original.
+
+    Raises:
+        ValidationError: if it is above the tolerance.
+    """
+    masked = _outputs(mask(groups, removed), feeds)
+    worst, where = 0.0, ""
+    for want, have in zip(masked, got, strict=True):
+        for name in want:
+            difference = _difference(want[name], have[name])
+            if not difference <= worst:
+                worst, where = difference, name
+    half = any(
+        c.tensor.data_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        for c in groups.graph.constants.values()
+    )
+    if not worst <= (_HALF_TOLERANCE if half else TOLERANCE):
+        raise ValidationError(
+            f"the law does not hold: output {where!r} of the pruned model differs from the masked "
+            f"original by {worst:.2g} (relative); please report this model"
+        )
+    return worst
+
+
+def mask(groups: Groups, removed: Removed) -> ModelProto:
+    """The original with every stored slice of the removed units set to zero.
+
+    A slice that a division divides by is set to one, which changes nothing for a zero numerator.
+    """
+    graph, kept = groups.graph, groups.kept(removed)
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    stored = {t.name: t for t in model.graph.initializer}
+    added = []
+    values: dict[str, NDArray[np.generic]] = {}
+    for name, constant in graph.constants.items():
+        axes = kept.axes(name) or []
+        gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
+        if not gone:
+            if constant.tensor.data_location == TensorProto.EXTERNAL and name == constant.source:
+                stored[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
+            continue
+        value = np.array(graph.array(name))
+        for k in gone:
+            cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
+            value[(slice(None),) * k + (cut,)] = 1 if _divides(graph, name) else 0
+        values[name] = value
+    for name, value in values.items():
+        # Per-reader constants get an initializer of their own here.
+        own = name if "@" in name else f"{name}@masked"
+        tensor = onnx.numpy_helper.from_array(value, own)
+        added.append(tensor)
+        for k in graph.readers.get(name, []):
+            for position, read in enumerate(graph.nodes[k].inputs):
+                if read == name:
+                    model.graph.node[k].input[position] = own
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in added]
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes + rest)
+    return model
+
+
+def _divides(graph: Graph, name: str) -> bool:
+    return any(
+        graph.nodes[k].op_type in ("Div", "Mod") and graph.nodes[k].inputs[1] == name
+        for k in graph.readers.get(name, [])
+    )
+
+
+def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Relative L2 distance; for outputs that are not floats, the share that differs."""
+    if a.shape != b.shape:
+        return float("nan")
+    if a.dtype.kind != "f":
+        return float((a != b).mean()) if a.size else 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    norm = float(np.linalg.norm(x.ravel()))
+    return float(np.linalg.norm((x - y).ravel())) / (norm or 1.0)
+
+
+def _difference(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Largest difference relative to the largest value; infinite where shapes or NaNs differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    if a.dtype.kind != "f":
+        return float((a != b).mean()) if a.size else 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if not (finite | same).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(np.abs(x[finite]).max()) or 1.0
+    return float(np.abs(x - y)[finite].max()) / scale
+
