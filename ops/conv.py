@@ -10,7 +10,7 @@ def _groups(op: Op) -> dict[str, int]:
 
 
 def _kinds(op: Op) -> dict[str, str]:
-    return {letter: "conv" for letter in "GIO"}
+    return dict.fromkeys("GIO", "conv")
 
 
 def _resize_conv(node: Sized) -> Resized:
@@ -35,9 +35,7 @@ def _macs(op: Op) -> list[tuple[int, int]]:
 
 def _macs_transpose(op: Op) -> list[tuple[int, int]]:
     """Every input element is spread over the kernel and the output channels of its group."""
-    return [(0, k) for k in range(len(op.shape(0)))] + [
-        (1, k) for k in range(1, len(op.shape(1)))
-    ]
+    return [(0, k) for k in range(len(op.shape(0)))] + [(1, k) for k in range(1, len(op.shape(1)))]
 
 
 declare(

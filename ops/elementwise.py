@@ -13,8 +13,10 @@ declare(
 declare("Cast", "... -> ...", zero="0")
 declare("CastLike", "..., * -> ...", zero="0")
 declare("Dropout", "..., *, * -> ..., ...", zero="0")
-declare("Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log LogSigmoid Not Reciprocal Sigmoid"
-        " Softplus", "... -> ...")
+declare(
+    "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log LogSigmoid Not Reciprocal Sigmoid Softplus",
+    "... -> ...",
+)
 
 # A range that leaves zero where it is keeps removed channels silent; bounds are scalars.
 declare("Clip", "..., *, * -> ...", zero="0")
@@ -27,5 +29,6 @@ declare("Div Mod", "..., ... -> ...", zero="0")
 declare("PRelu", "..., ... -> ...", zero="0")
 declare("Pow", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
-declare("BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual",
-        "..., ... -> ...")
+declare(
+    "BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."
+)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.patterns import PatternError
 from spa.rules import Axes, Axis, Op, Resized, Sized, is_whole, rule, whole
 
 
@@ -249,11 +248,7 @@ def expand(op: Op) -> list[Axes]:
     grows = op.values[1] is not None
     return [
         [
-            axis
-            if len(axis.ids) == n
-            else op.recorder.fresh(n, zero=False)
-            if grows
-            else whole(n)
+            axis if len(axis.ids) == n else op.recorder.fresh(n, zero=False) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]
@@ -264,7 +259,9 @@ def tile(op: Op) -> list[Axes]:
     op.lock_input(1, "lists sizes")
     return [
         [
-            axis if len(axis.ids) == n else whole(n)
+            axis
+            if len(axis.ids) == n
+            else whole(n)
             if is_whole(axis)
             else axis._replace(ids=np.tile(axis.ids, n // len(axis.ids)))
             for axis, n in zip(op.input(), op.out_shape(), strict=True)
@@ -276,7 +273,7 @@ def tile(op: Op) -> list[Axes]:
 def constant_of_shape(op: Op) -> list[Axes]:
     op.lock_input(0, "lists sizes")
     value = op.attr("value")
-    silent = value is None or not any(value.raw_data) and not any(value.float_data)
+    silent = value is None or (not any(value.raw_data) and not any(value.float_data))
     return [[op.recorder.fresh(n, zero=silent) for n in op.out_shape()]]
 
 

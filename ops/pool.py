@@ -46,4 +46,3 @@ def resize(op: Op) -> list[Axes]:
             axis = whole(n)
         out.append(axis)
     return [out]
-

@@ -120,7 +120,7 @@ class CostModel:
         sizes = self._full.copy()
         if removed is not None and len(removed):
             for matrix in self._shares:
-                sizes *= 1 - (matrix @ removed) / self._full
+                sizes *= 1 - (matrix @ removed) / np.maximum(self._full, 1)
         sizes = np.round(sizes)
         return Cost(_total(self._macs, sizes), _total(self._params, sizes))
 

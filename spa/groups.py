@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -125,7 +125,7 @@ class Groups:
     views: tuple[View, ...]
     groups: tuple[Group, ...]
 
-    def __iter__(self) -> Iterable[Group]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
     def __len__(self) -> int:
@@ -205,20 +205,25 @@ class LockedAxis:
     operator: str
     why: str
 
+    def reason(self) -> str:
+        place = f"{self.operator} {self.node!r}: " if self.node else ""
+        return place + self.why
 
-def merge(graph: Graph, shapes: Shapes, views: Sequence[View]) -> Groups:
+
+def merge(graph: Graph, shapes: Shapes, views: Sequence[View], exact: bool = False) -> Groups:
     """One list of groups out of several views.
 
     A group that an earlier view has too is dropped. Of groups that overlap across views the one
     with the most units stays, except that heads and head dims of one attention stay side by side:
-    removing from both is a grid, which the rewriter cuts as such.
+    removing from both is a grid, which the rewriter cuts as such. With ``exact``, groups that are
+    not are left out before that.
     """
     seen: set[tuple[tuple[str, int, bytes], ...]] = set()
     distinct: list[Group] = []
     for view in views:
         for group in view.groups:
             key = tuple((m.tensor, m.axis, m.index.tobytes()) for m in group.members)
-            if key not in seen and group.size > 1:
+            if key not in seen and group.size > 1 and (group.exact or not exact):
                 seen.add(key)
                 distinct.append(group)
     taken: dict[AxisName, list[tuple[int, set[int]]]] = {}
@@ -251,6 +256,56 @@ def _distinct_names(groups: list[Group]) -> list[Group]:
         count[base] = count.get(base, 0) + 1
         named.append(replace(group, name=base if count[base] == 1 else f"{base}#{count[base]}"))
     return named
+
+
+@dataclass(frozen=True)
+class Path:
+    """How two tensors are coupled.
+
+    steps: (tensor, axis), then the operator that leads to the next one, and so on.
+    units: how many units the two ends share.
+    """
+
+    steps: tuple[tuple[AxisName, str], ...]
+    units: int
+
+
+def explain(groups: Groups, a: str, b: str) -> Path | None:
+    """The shortest chain of ties by which an axis of ``a`` is coupled to one of ``b``, or None.
+
+    Raises:
+        KeyError: if one of them is not a tensor of the model.
+    """
+    for name in (a, b):
+        if name not in groups.shapes.shapes:
+            raise KeyError(name)
+    best: Path | None = None
+    for view in groups.views:
+        units = {
+            (name, k): set(view.labels[axis.ids].tolist()) - {view.locked}
+            for name, axes in view.ties.axes.items()
+            for k, axis in enumerate(axes)
+            if not is_whole(axis)
+        }
+        network = nx.Graph()
+        _draw(network, groups.graph, view)
+        for one in [n for n in units if n[0] == a]:
+            for other in [n for n in units if n[0] == b and n != one]:
+                shared = units[one] & units[other]
+                if not shared:
+                    continue
+                within = network.subgraph([n for n in network if shared & units[n]])
+                if not nx.has_path(within, one, other):
+                    continue
+                nodes = nx.shortest_path(within, one, other)
+                labels = [
+                    f"{within.edges[e]['operator']} {within.edges[e]['node']}"
+                    for e in zip(nodes, nodes[1:], strict=False)
+                ]
+                found = Path(tuple(zip(nodes, [*labels, ""], strict=True)), len(shared))
+                if best is None or len(found.steps) < len(best.steps):
+                    best = found
+    return best
 
 
 def _draw(network: nx.Graph, graph: Graph, view: View) -> None:

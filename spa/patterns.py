@@ -121,7 +121,9 @@ def solve_sizes(
             elif len(axis) == 1 and not axis[0].isdigit() and 1 in (n, rest):
                 sizes[axis[0]] = max(n, rest)  # broadcast
             elif rest != n:
-                raise PatternError(f"pattern {text!r}: axis {axis} of size {n} does not fit {sizes}")
+                raise PatternError(
+                    f"pattern {text!r}: axis {axis} of size {n} does not fit {sizes}"
+                )
         if len(later) == len(waiting):
             raise PatternError(f"pattern {text!r}: the sizes of {later} cannot be told")
         waiting = later

@@ -18,8 +18,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa import rules, shapes
 from spa.errors import ModelError
-from spa.graph import Constant, Graph, Node
+from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
+from spa.protos import copy_fields
 from spa.rules import Resized, Sized
 
 Value = NDArray[Any]
@@ -281,7 +282,9 @@ class _Rewriter:
             result, constant = self._unused(name), self._unused(name)
             self.added.append(_tensor(constant, operand.astype(got.dtype), None))
             steps.append(
-                onnx.helper.make_node(op_type, [name, constant], [result], name=f"{result}.{op_type}")
+                onnx.helper.make_node(
+                    op_type, [name, constant], [result], name=f"{result}.{op_type}"
+                )
             )
             name = result
         return name
@@ -300,8 +303,8 @@ class _Rewriter:
 
     def _assemble(self) -> ModelProto:
         model, source = ModelProto(), self.graph.model
-        _copy_fields(source, model, but=("graph",))
-        _copy_fields(source.graph, model.graph, but=("node", "initializer"))
+        copy_fields(source, model, but=("graph",))
+        copy_fields(source.graph, model.graph, but=("node", "initializer"))
         dead = self._dead()
         for tensor in source.graph.initializer:
             if tensor.name in dead:
@@ -340,23 +343,9 @@ class _Rewriter:
             old, new = self.old.shapes.get(info.name), self.new_shapes.get(info.name)
             if old == new or old is None or new is None:
                 continue
-            for dim, size, before in zip(
-                info.type.tensor_type.shape.dim, new, old, strict=False
-            ):
+            for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
                 if dim.HasField("dim_value") and size != before:
                     dim.dim_value = size
-
-
-def _copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in but:
-            continue
-        if field.is_repeated if hasattr(field, "is_repeated") else field.label == 3:
-            getattr(target, field.name).extend(value)
-        elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            setattr(target, field.name, value)
 
 
 def _with_names(proto: NodeProto, inputs: Iterable[str]) -> NodeProto:

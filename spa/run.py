@@ -89,15 +89,18 @@ def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
     return {n: v for n, v in zip(names, got, strict=True) if isinstance(v, np.ndarray)}
 
 
-def latency(running: ort.InferenceSession, feeds: Feeds, repeats: int = 20) -> float:
-    """Median seconds of one run, after a warm-up."""
-    run(running, feeds)
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        run(running, feeds)
-        times.append(perf_counter() - start)
-    return float(np.median(times))
+def latencies(
+    one: ort.InferenceSession, other: ort.InferenceSession, feeds: Feeds, repeats: int = 20
+) -> tuple[float, float]:
+    """Median seconds of one run of each, taken in turn so that a slow moment hits both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for running, taken in zip((one, other), times, strict=True):
+            start = perf_counter()
+            run(running, feeds)
+            if repeat:  # the first run warms up
+                taken.append(perf_counter() - start)
+    return float(np.median(times[0])), float(np.median(times[1]))
 
 
 @dataclass(frozen=True)

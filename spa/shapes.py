@@ -18,7 +18,8 @@ from onnx import TensorProto, TypeProto, ValueInfoProto
 from onnx.reference import ReferenceEvaluator
 
 from spa.errors import ModelError
-from spa.graph import Graph, Node, bodies
+from spa.graph import Graph, Node
+from spa.protos import bodies
 
 Shape = tuple[int, ...]
 Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"

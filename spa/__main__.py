@@ -1,0 +1,5 @@
+"""``python -m spa``."""
+
+from spa.cli import main
+
+main()

@@ -1,0 +1,309 @@
+"""The stages in a row: what the command line and Python users call.
+
+load -> propagate -> solve -> score -> allocate -> rewrite -> validate
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from spa import plan as plans
+from spa import run as runs
+from spa import validate as validation
+from spa.allocate import Limits, allocate, read_target
+from spa.cost import Cost, CostModel
+from spa.errors import ModelError, UsageError
+from spa.graph import Graph
+from spa.groups import Group, Groups, Removed, merge
+from spa.load import load
+from spa.plan import Plan
+from spa.propagate import propagate
+from spa.rewrite import rewrite
+from spa.rules import KINDS
+from spa.score import score
+from spa.shapes import infer
+from spa.solve import solve
+from spa.validate import Verification
+
+Model = str | Path | ModelProto | Graph
+Progress = Callable[[str], None]
+
+ALL_KINDS = (*KINDS, "other")
+DEFAULT_KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("hidden", "embedding"))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Before and after.
+
+    before, after: MACs at the bound sizes, and parameters.
+    bytes_before, bytes_after: serialised size, weights included.
+    """
+
+    before: Cost
+    after: Cost
+    bytes_before: int
+    bytes_after: int
+
+    def share(self, measure: str) -> float:
+        """What is kept of ``macs``, ``params`` or ``bytes``, from 0 to 1."""
+        if measure == "bytes":
+            return self.bytes_after / max(self.bytes_before, 1)
+        return float(getattr(self.after, measure) / max(getattr(self.before, measure), 1))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned model and how it came about.
+
+    model: the pruned model; None after a dry run. plan: what was kept. groups: the analysis of the original.
+    removed: group number -> positions of the removed units.
+    verification: None when it was switched off.
+    """
+
+    model: ModelProto | None
+    plan: Plan
+    figures: Figures
+    groups: Groups
+    removed: Removed
+    verification: Verification | None = field(default=None)
+
+
+def analyze(model: Model, *, exact: bool = False, progress: Progress | None = None) -> Groups:
+    """Find what is coupled with what.
+
+    Args:
+        exact: only groups whose removal obeys the law in value.
+
+    Raises:
+        ModelError: if the model cannot be read.
+    """
+    say = progress or (lambda stage: None)
+    graph = load(model)
+    say("inferring shapes")
+    shapes = infer(graph)
+    say("propagating ids")
+    first = propagate(graph, shapes)
+    # Where an axis splits into several live factors, each choice of one is a view of its own.
+    others = [propagate(graph, shapes, view) for view in range(1, first.recorder.choices)]
+    say("solving for groups")
+    return merge(graph, shapes, [solve(graph, ties) for ties in (first, *others)], exact)
+
+
+def choose(
+    groups: Groups,
+    *,
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    kinds: Iterable[str] = DEFAULT_KINDS,
+) -> frozenset[int]:
+    """The numbers of the groups that a user's options leave open to pruning.
+
+    Args:
+        exclude, only: regular expressions, searched for in the names of a group's tensors and of
+            the nodes that read them.
+
+    Raises:
+        UsageError: if an expression does not compile or a kind is not known.
+    """
+    try:
+        drop, want = ([re.compile(text) for text in texts] for texts in (exclude, only))
+    except re.error as error:
+        raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
+    kinds = set(kinds)
+    if odd := kinds - set(ALL_KINDS):
+        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
+
+    def matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:
+        return any(p.search(name) for p in patterns for name in names)
+
+    open_ = set()
+    for k, group in enumerate(groups.groups):
+        names = group_names(groups, group)
+        if group.kind in kinds and not matches(drop, names) and (not want or matches(want, names)):
+            open_.add(k)
+    return frozenset(open_)
+
+
+def group_names(groups: Groups, group: Group) -> set[str]:
+    """The names by which a user may mean a group: its tensors and the nodes that read them."""
+    graph = groups.graph
+    names = {graph.constants[m.tensor].source for m in group.members}
+    for member in group.members:
+        names.update(graph.nodes[k].name for k in graph.readers.get(member.tensor, []))
+    return names
+
+
+def prune(
+    model: Model,
+    target: Mapping[str, float] | str = "macs=0.7",
+    *,
+    criterion: str = "l1",
+    aggregate: str = "mean",
+    normalize: str = "mean",
+    scope: str = "global",
+    seed: int = 0,
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    kinds: Iterable[str] = DEFAULT_KINDS,
+    min_keep: int = 1,
+    round_to: int = 1,
+    exact: bool = False,
+    plan: Plan | None = None,
+    verify: bool = True,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Prune a model.
+
+    Args:
+        target: the share to keep, ``{"macs": 0.7}`` or ``"macs=0.7"``; also params or channels.
+        criterion, aggregate, normalize: see `spa.score`.
+        scope: "global" ranks all units together; "local" takes the same share of every group.
+        exclude, only, kinds: see `choose`.
+        min_keep: no group falls below so many units.
+        round_to: kept sizes are multiples of this, or untouched.
+        exact: only groups whose removal obeys the law in value.
+        plan: replay this plan; target and criterion are then not used.
+        verify: run original, masked and pruned model and check the law.
+        dry_run: stop after the plan; the result's model is then None.
+
+    Raises:
+        UsageError, ModelError, TargetError, ValidationError: see `spa.errors`.
+    """
+    say = progress or (lambda stage: None)
+    kinds = tuple(kinds)
+    wanted = dict([read_target(target)]) if isinstance(target, str) else dict(target)
+    groups = analyze(model, exact=exact and plan is None, progress=say)
+    if not groups.groups:
+        raise ModelError("the model has no group of channels that can be pruned: " + _held(groups))
+    removed: Removed
+    if plan is not None:
+        removed, made_by = plans.replay(groups, plan), plan.made_by
+    else:
+        limits = Limits(choose(groups, exclude=exclude, only=only, kinds=kinds), min_keep, round_to)
+        say("scoring")
+        scores = score(groups, criterion, aggregate, normalize, seed)
+        say("allocating")
+        removed = allocate(groups, scores, wanted, scope, limits).removed
+        made_by = {
+            "target": wanted,
+            "criterion": criterion,
+            "aggregate": aggregate,
+            "normalize": normalize,
+            "scope": scope,
+            "seed": seed,
+            "exclude": list(exclude),
+            "only": list(only),
+            "kinds": sorted(kinds),
+            "min_keep": min_keep,
+            "round_to": round_to,
+            "exact": exact,
+        }
+    record = plans.record(groups, removed, made_by)
+    if dry_run:
+        return Result(None, record, measure(groups, removed), groups, removed)
+    say("rewriting")
+    pruned = rewrite(groups, removed)
+    say("validating")
+    validation.check_file(groups.graph, pruned)
+    verification = validation.verify(groups, pruned, removed, seed) if verify else None
+    return Result(
+        pruned,
+        record,
+        measure(groups, removed, pruned),
+        groups,
+        removed,
+        verification,
+    )
+
+
+def _held(groups: Groups) -> str:
+    locks = groups.locks()
+    if not locks:
+        return "it stores no weights with more than one channel"
+    lock = max(locks, key=lambda lock: lock.locked)
+    return f"the largest axis, {lock.tensor!r} axis {lock.axis}, is held by {lock.reason()}"
+
+
+def measure(groups: Groups, removed: Removed, pruned: ModelProto | None = None) -> Figures:
+    """Costs before and after; without a pruned model, the bytes after are left at 0."""
+    cost = CostModel(groups)
+    counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
+    after = pruned.ByteSize() if pruned is not None else 0
+    return Figures(cost(), cost(counts), stored_bytes(groups.graph), after)
+
+
+def stored_bytes(graph: Graph) -> int:
+    from spa.protos import external, is_external, stored_tensors
+
+    outside = sum(
+        int(external(t).get("length", 0))
+        for t in stored_tensors(graph.model.graph)
+        if is_external(t)
+    )
+    return graph.model.ByteSize() + outside
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `verify` found. latency_before, latency_after: median seconds of one run."""
+
+    verification: Verification
+    figures: Figures
+    latency_before: float | None
+    latency_after: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "verification": self.verification.to_dict(),
+            "figures": asdict(self.figures),
+            "latency": {"before_s": self.latency_before, "after_s": self.latency_after},
+        }
+
+
+def verify(
+    original: Model,
+    pruned: str | Path | ModelProto,
+    plan: Plan | str | Path,
+    *,
+    seed: int = 0,
+    repeats: int = 20,
+) -> Comparison:
+    """Check a pruned model against its original and its plan: law, drift, latency.
+
+    Raises:
+        ValidationError: if the law does not hold, or inputs or outputs changed.
+        PlanError: if the plan does not fit the original.
+    """
+    groups = analyze(original)
+    if not isinstance(plan, Plan):
+        plan = Plan.load(plan)
+    removed = plans.replay(groups, plan)
+    after = load(pruned)
+    validation.check_file(groups.graph, after.model)
+    subject = after.path if after.path is not None else after.model
+    reference = rewrite(groups, removed)
+    verification = validation.verify(groups, subject, removed, seed, reference)
+    before_s = after_s = None
+    if verification.runs:
+        source = groups.graph.path or groups.graph.model
+        with (
+            runs.session(source, optimize=True) as one,
+            runs.session(subject, optimize=True) as other,
+        ):
+            before_s, after_s = runs.latencies(one, other, verification.feeds, repeats)
+    figures = measure(groups, removed)
+    return Comparison(
+        verification,
+        Figures(figures.before, figures.after, figures.bytes_before, stored_bytes(after)),
+        before_s,
+        after_s,
+    )

@@ -1,0 +1,309 @@
+"""The command line: reads options, calls the API, prints what it gives back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spa import __version__
+from spa.errors import SpaError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spa.api import Progress
+
+_MODEL = click.Path(path_type=Path)
+_CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
+    "criterion": ("l1", "l2", "random"),
+    "aggregate": ("sum", "mean", "max", "prod", "l2"),
+    "normalize": ("none", "sum", "mean", "max", "standard"),
+    "scope": ("global", "local"),
+}
+_KINDS = "heads,head-dim,hidden,embedding,conv,linear,other"
+
+
+class _Main(click.Group):
+    """Turns every error into one message and its exit code; -v shows where it came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.find_root().meta.get("verbose"):
+                import traceback
+
+                traceback.print_exc()
+            known = isinstance(error, SpaError)
+            text = str(error) if known else f"{type(error).__name__}: {error}"
+            hint = "" if known else "\nthis is a bug in spa; -v shows where it happened"
+            click.echo(f"spa: {text}{hint}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, SpaError) else 1)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="spa")
+def main() -> None:
+    """Make ONNX models smaller: remove whole channels, heads and units, and prove the result.
+
+    Exit codes: 0 ok, 1 unexpected, 2 usage, 3 model unreadable or unsupported, 4 target
+    unreachable, 5 validation failed.
+    """
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.find_root().meta["verbose"] = value
+    return value
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, callback=_set_verbose, help="Say more."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead."),
+    ):
+        command = option(command)
+    return command
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width)
+
+
+def _emit(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=1, default=str))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A line that names the stage at work, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda stage: bar.update(task, description=stage)
+
+
+@main.command()
+@click.argument("model", type=_MODEL)
+@click.option("-o", "--out", type=_MODEL, help="Where to write; default MODEL.pruned.onnx.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--target",
+    default="macs=0.7",
+    show_default=True,
+    metavar="MEASURE=SHARE",
+    help="The share to keep of macs, params or channels (of every group).",
+)
+@click.option(
+    "--criterion", default="l1", show_default=True, metavar="|".join(_CHOICES["criterion"])
+)
+@click.option("--seed", default=0, show_default=True, help="For random scores and random inputs.")
+@click.option(
+    "--aggregate",
+    default="mean",
+    show_default=True,
+    type=click.Choice(_CHOICES["aggregate"]),
+    help="How scores of a group's members become one.",
+)
+@click.option(
+    "--normalize",
+    default="mean",
+    show_default=True,
+    type=click.Choice(_CHOICES["normalize"]),
+    help="How scores inside a group are made to compare with other groups.",
+)
+@click.option(
+    "--scope",
+    default="global",
+    show_default=True,
+    type=click.Choice(_CHOICES["scope"]),
+    help="Rank all units together, or take the same share of every group.",
+)
+@click.option("--exclude", multiple=True, metavar="REGEX", help="Leave these nodes and tensors.")
+@click.option("--only", multiple=True, metavar="REGEX", help="Prune only these.")
+@click.option(
+    "--kinds",
+    metavar="KIND,...",
+    help=f"Which kinds of groups, of {_KINDS}; default all but hidden and embedding.",
+)
+@click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
+@click.option("--round-to", default=1, show_default=True, help="Keep sizes that are multiples.")
+@click.option("--exact", is_flag=True, help="Only groups for which the law holds in value.")
+@click.option("--plan-out", type=_MODEL, help="Write the plan here.")
+@click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
+@click.option("--verify/--no-verify", default=True, help="Check the law and the drift by running.")
+@_common
+def prune(
+    model: Path,
+    out: Path | None,
+    force: bool,
+    plan_out: Path | None,
+    plan_in: Path | None,
+    dry_run: bool,
+    kinds: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL and write a smaller, verified file."""
+    out = out or model.with_name(f"{model.name.removesuffix('.onnx')}.pruned.onnx")
+    _check_paths(model, [] if dry_run else [out], plan_out, force)
+
+    from spa import api, report
+    from spa.plan import Plan
+    from spa.protos import has_external_data
+    from spa.save import check_writable, save, save_text
+
+    for path in ([] if dry_run else [out]) + ([plan_out] if plan_out else []):
+        check_writable(path)
+    if kinds is not None:
+        options["kinds"] = [k.strip() for k in kinds.split(",") if k.strip()]
+    plan = Plan.load(plan_in) if plan_in else None
+    with _progress(quiet or as_json) as progress:
+        graph = api.load(model)
+        result = api.prune(graph, plan=plan, dry_run=dry_run, progress=progress, **options)
+        if not dry_run:
+            save(result.model, out, has_external_data(graph.model))
+        if plan_out:
+            save_text(result.plan.to_json(), plan_out)
+    if as_json:
+        _emit(
+            {
+                "model": str(model),
+                "out": None if dry_run else str(out),
+                **report.result_dict(result),
+            }
+        )
+    elif not quiet:
+        console = _console()
+        report.print_result(console, result, verbose or dry_run)
+        written = [str(p) for p in (None if dry_run else out, plan_out) if p]
+        console.print(f"wrote {', '.join(written)}" if written else "dry run: nothing written")
+
+
+def _check_paths(model: Path, outs: list[Path], plan_out: Path | None, force: bool) -> None:
+    for path in [*outs, *([plan_out] if plan_out else [])]:
+        if path.exists() and model.exists() and path.samefile(model):
+            raise UsageError(f"{path} is the input; spa never overwrites it")
+    for path in outs:
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists; give another -o, or --force to replace it")
+
+
+@main.command()
+@click.argument("model", type=_MODEL)
+@_common
+def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Show the groups of MODEL, and what is locked and why."""
+    from spa import api, report
+
+    with _progress(quiet or as_json) as progress:
+        groups = api.analyze(model, progress=progress)
+    if as_json:
+        _emit(report.analysis_dict(groups))
+    elif not quiet:
+        report.print_analysis(_console(), groups, verbose)
+
+
+@main.command()
+@click.argument("model", type=_MODEL)
+@click.argument("a")
+@click.argument("b")
+@_common
+def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Show by which operators an axis of tensor A is coupled to one of tensor B."""
+    from spa import api
+    from spa.groups import explain as find
+
+    groups = api.analyze(model)
+    try:
+        path = find(groups, a, b)
+    except KeyError as error:
+        raise UsageError(
+            f"the model has no tensor {error.args[0]!r}; 'spa analyze -v' lists the members"
+        ) from None
+    if as_json:
+        steps = [{"tensor": t, "axis": k, "by": by} for (t, k), by in path.steps] if path else []
+        _emit({"coupled": path is not None, "units": path.units if path else 0, "steps": steps})
+    elif path is None:
+        click.echo(f"no axis of {a!r} is coupled to an axis of {b!r}")
+    elif not quiet:
+        for (tensor, axis), by in path.steps:
+            click.echo(f"{tensor}:{axis}")
+            if by:
+                click.echo(f"  | {by}")
+        click.echo(f"coupled in {path.units} units")
+
+
+@main.command()
+@click.argument("original", type=_MODEL)
+@click.argument("pruned", type=_MODEL)
+@click.option("--plan", required=True, type=_MODEL, help="The plan that made PRUNED.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--repeats", default=20, show_default=True, help="Timed runs of each.")
+@_common
+def verify(
+    original: Path,
+    pruned: Path,
+    plan: Path,
+    seed: int,
+    repeats: int,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Check PRUNED against ORIGINAL: the law, drift, latency."""
+    from spa import api, report
+
+    found = api.verify(original, pruned, plan, seed=seed, repeats=repeats)
+    if as_json:
+        _emit(found.to_dict())
+    elif not quiet:
+        report.print_comparison(_console(), found)
+
+
+@main.command()
+@_common
+def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
+    """List the operators with their rules."""
+    from spa import report
+
+    if as_json:
+        _emit({"rules": report.rule_rows()})
+    elif not quiet:
+        report.print_rules(_console())
+
+
+@main.command()
+@click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE")
+@click.option("--force/--no-force", default=True, help="Replace files of an earlier demo.")
+@_common
+def demo(target: str, force: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Prune the small trained model that ships with spa, and show what it cost and bought."""
+    from spa import demo as demonstration
+
+    figures = demonstration.run(Path.cwd(), target, force)
+    if as_json:
+        _emit(figures)
+    elif not quiet:
+        demonstration.show(_console(), figures)

@@ -1,0 +1,267 @@
+"""Say what was found and done: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from spa.api import Comparison, Figures, Result
+from spa.cost import CostModel
+from spa.groups import Groups, LockedAxis
+from spa.propagate import load_rules
+from spa.rules import RULES
+from spa.validate import Verification
+
+
+def number(n: float) -> str:
+    """1,234 below ten thousand, 12.3 k, 4.56 M, 7.89 G above."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= 10 * scale or (n >= scale and scale > 1e3):
+            return f"{n / scale:.3g} {unit}"
+    return f"{n:,.0f}"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def before_after(figures: Figures) -> Table:
+    table = Table(title=None)
+    for title in ("", "before", "after", "kept"):
+        table.add_column(title, justify="left" if not title else "right")
+    rows = [
+        ("MACs", figures.before.macs, figures.after.macs, "macs"),
+        ("parameters", figures.before.params, figures.after.params, "params"),
+    ]
+    if figures.bytes_after:
+        rows.append(("bytes", figures.bytes_before, figures.bytes_after, "bytes"))
+    for name, before, after, measure in rows:
+        table.add_row(name, number(before), number(after), f"{figures.share(measure):.1%}")
+    return table
+
+
+def verification_lines(found: Verification | None) -> list[str]:
+    if found is None:
+        return ["law: not checked"]
+    if not found.runs:
+        return ["law: not checked, because onnxruntime cannot run the original"]
+    lines = []
+    if found.law is None:
+        lines.append("law: not checked, every removed unit is inexact (a statistic runs over it)")
+    else:
+        part = (
+            ""
+            if found.law_units == found.units
+            else (f" on {found.law_units} of {found.units} removed units (the rest are inexact)")
+        )
+        lines.append(f"law: holds{part}, largest relative difference {found.law:.1e}")
+    drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
+    lines.append(f"drift from the original (relative L2, random inputs): {drift}")
+    return lines
+
+
+# Pruning ---------------------------------------------------------------------------------------
+
+
+def group_rows(result: Result) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "before": group.size,
+            "after": group.size - len(result.removed.get(g, ())),
+            "exact": group.exact,
+        }
+        for g, group in enumerate(result.groups.groups)
+    ]
+
+
+def print_result(console: Console, result: Result, verbose: bool) -> None:
+    table = Table()
+    for title in ("group", "kind", "units"):
+        table.add_column(title)
+    for row in group_rows(result):
+        if verbose or row["before"] != row["after"]:
+            table.add_row(row["name"], row["kind"], f"{row['before']} -> {row['after']}")
+    if verbose:
+        console.print(table)
+    console.print(before_after(result.figures))
+    for line in verification_lines(result.verification):
+        console.print(line, highlight=False)
+    if result.groups.unknown:
+        console.print(unknown_line(result.groups), highlight=False)
+
+
+def unknown_line(groups: Groups) -> str:
+    names = ", ".join(f"{op} ({len(nodes)})" for op, nodes in sorted(groups.unknown.items()))
+    return f"operators without a rule, kept whole around: {names}"
+
+
+def result_dict(result: Result) -> dict[str, Any]:
+    figures = result.figures
+    return {
+        "macs": {"before": figures.before.macs, "after": figures.after.macs},
+        "params": {"before": figures.before.params, "after": figures.after.params},
+        "bytes": {"before": figures.bytes_before, "after": figures.bytes_after},
+        "kept": {m: round(figures.share(m), 4) for m in ("macs", "params", "bytes")},
+        "groups": group_rows(result),
+        "unknown_operators": result.groups.unknown,
+        "verification": result.verification.to_dict() if result.verification else None,
+        "plan": {t: {str(k): v for k, v in a.items()} for t, a in result.plan.kept.items()},
+    }
+
+
+# Analysis --------------------------------------------------------------------------------------
+
+
+def analysis_dict(groups: Groups) -> dict[str, Any]:
+    cost = CostModel(groups)
+    full = cost()
+    rows = []
+    for g, group in enumerate(groups.groups):
+        counts = np.zeros(len(groups), np.int64)
+        counts[g] = group.size - 1
+        less = cost(counts)
+        rows.append(
+            {
+                "name": group.name,
+                "size": group.size,
+                "kind": group.kind,
+                "exact": group.exact,
+                "macs": full.macs - less.macs,
+                "params": full.params - less.params,
+                "members": [
+                    {
+                        "tensor": m.tensor,
+                        "axis": m.axis,
+                        "indices_per_unit": int(m.index.shape[1]),
+                    }
+                    for m in group.members
+                ],
+            }
+        )
+    return {
+        "macs": full.macs,
+        "params": full.params,
+        "sizes": groups.shapes.sizes,
+        "groups": rows,
+        "locked": [
+            {
+                "tensor": lock.tensor,
+                "axis": lock.axis,
+                "size": lock.size,
+                "locked": lock.locked,
+                "node": lock.node,
+                "operator": lock.operator,
+                "why": lock.why,
+            }
+            for lock in groups.locks()
+        ],
+        "unknown_operators": groups.unknown,
+        "refused": {
+            groups.graph.nodes[k].name: why for k, why in groups.views[0].ties.refused.items()
+        },
+    }
+
+
+def print_analysis(console: Console, groups: Groups, verbose: bool) -> None:
+    found = analysis_dict(groups)
+    table = Table(title=f"{len(groups)} groups")
+    for title, right in (
+        ("group", False),
+        ("units", True),
+        ("kind", False),
+        ("exact", False),
+        ("MACs", True),
+        ("parameters", True),
+        ("members", False),
+    ):
+        table.add_column(title, justify="right" if right else "left", overflow="fold")
+    for row in found["groups"]:
+        members = [f"{m['tensor']}:{m['axis']}" for m in row["members"]]
+        shown = members if verbose else members[:4]
+        more = [] if len(shown) == len(members) else [f"... {len(members) - len(shown)} more"]
+        table.add_row(
+            row["name"],
+            str(row["size"]),
+            row["kind"],
+            "yes" if row["exact"] else "no",
+            number(row["macs"]),
+            number(row["params"]),
+            "\n".join(shown + more),
+        )
+    console.print(table)
+    console.print(
+        f"in all {number(found['macs'])} MACs and {number(found['params'])} parameters; what a "
+        "group carries is what the model loses with all but one of its units",
+        highlight=False,
+    )
+    _print_locks(console, groups.locks(), verbose)
+    if groups.unknown:
+        console.print(unknown_line(groups), highlight=False)
+    for name, why in found["refused"].items():
+        console.print(f"rule not applicable at node {name!r}, kept whole: {why}", highlight=False)
+
+
+def _print_locks(console: Console, locks: list[LockedAxis], verbose: bool) -> None:
+    table = Table(title="locked")
+    for title in ("why", "axes", "for example"):
+        table.add_column(title, overflow="fold")
+    if verbose:
+        for lock in locks:
+            table.add_row(lock.reason(), f"{lock.locked}/{lock.size}", f"{lock.tensor}:{lock.axis}")
+    else:
+        reasons = Counter((lock.operator, lock.why) for lock in locks)
+        for (operator, why), count in reasons.most_common():
+            first = next(x for x in locks if (x.operator, x.why) == (operator, why))
+            what = f"{operator}: {why}" if operator else why
+            table.add_row(what, str(count), f"{first.tensor}:{first.axis}")
+    if locks:
+        console.print(table)
+
+
+# Verification and rules ------------------------------------------------------------------------
+
+
+def print_comparison(console: Console, found: Comparison) -> None:
+    table = before_after(found.figures)
+    if found.latency_before is not None and found.latency_after is not None:
+        table.add_row(
+            "latency",
+            milliseconds(found.latency_before),
+            milliseconds(found.latency_after),
+            f"{found.latency_after / found.latency_before:.1%}",
+        )
+    console.print(table)
+    for line in verification_lines(found.verification):
+        console.print(line, highlight=False)
+
+
+def rule_rows() -> list[dict[str, str]]:
+    load_rules()
+    return [
+        {
+            "operator": rule.op_type,
+            "domain": rule.domain or "ai.onnx",
+            "family": rule.family,
+            "rule": rule.text,
+            "resize": "yes" if rule.resize else "",
+        }
+        for rule in sorted(RULES.values(), key=lambda r: (r.domain, r.op_type))
+    ]
+
+
+def print_rules(console: Console) -> None:
+    table = Table()
+    for title in ("operator", "family", "rule", "stores a size"):
+        table.add_column(title, overflow="fold")
+    for row in rule_rows():
+        name = (
+            row["operator"] if row["domain"] == "ai.onnx" else f"{row['domain']}.{row['operator']}"
+        )
+        table.add_row(name, row["family"], row["rule"], row["resize"])
+    console.print(table)
