@@ -28,11 +28,15 @@ class Limits:
     """What the user allows: see ``spa prune --help``.
 
     groups: numbers of the groups that may lose units; None for all.
+    min_keep: units that every group keeps at least.
+    round_to: kept sizes are multiples of this, or untouched; None for the largest of 8, 4, 2, 1
+        with which the target can be met. Runtimes compute channels in blocks: with sizes that do
+        not fill them a smaller model can be the slower one.
     """
 
     groups: frozenset[int] | None = None
     min_keep: int = 1
-    round_to: int = 1
+    round_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,14 @@ def allocate(
         raise UsageError(f"scope {scope!r} is not known; choose global or local")
     ((measure, share),) = target.items() if len(target) == 1 else (("", 0.0),)
     read_target(f"{measure}={share}")
-    steps = _Steps(groups, limits or Limits())
+    limits = limits or Limits()
     cost = CostModel(groups)
     if measure == "channels":
+        steps = _Steps(groups, limits, limits.round_to or 1)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
     else:
         rank = scores if scope == "global" else [_shares(s) for s in scores]
-        counts = _search(cost, steps, rank, measure, share)
+        counts = _search_blocks(groups, limits, cost, rank, measure, share)
     removed = {
         g: np.sort(np.argsort(scores[g], kind="stable")[:n])
         for g, n in enumerate(counts.tolist())
@@ -105,11 +110,11 @@ def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 class _Steps:
     """Which numbers of removed units the limits allow for each group."""
 
-    def __init__(self, groups: Groups, limits: Limits) -> None:
-        if limits.min_keep < 1 or limits.round_to < 1:
+    def __init__(self, groups: Groups, limits: Limits, round_to: int) -> None:
+        if limits.min_keep < 1 or round_to < 1:
             raise UsageError("min-keep and round-to must be at least 1")
         self.sizes = np.asarray([g.size for g in groups.groups], np.int64)
-        self.step = np.asarray([_step(g, limits.round_to) for g in groups.groups], np.int64)
+        self.step = np.asarray([_step(g, round_to) for g in groups.groups], np.int64)
         free = [limits.groups is None or g in limits.groups for g in range(len(groups))]
         self._free = np.asarray(free, bool)
         self._floor = np.maximum(limits.min_keep, 1)
@@ -127,6 +132,24 @@ def _step(group: Group, round_to: int) -> int:
     """Units whose removal changes every axis of the group by a multiple of ``round_to``."""
     per_unit = gcd(*(m.index.shape[1] for m in group.members))
     return round_to // gcd(round_to, per_unit)
+
+
+def _search_blocks(
+    groups: Groups,
+    limits: Limits,
+    cost: CostModel,
+    rank: Sequence[NDArray[np.float64]],
+    measure: str,
+    share: float,
+) -> Counts:
+    """Search with the block size asked for, else with the largest that meets the target."""
+    for block in [limits.round_to] if limits.round_to is not None else [8, 4, 2]:
+        try:
+            return _search(cost, _Steps(groups, limits, block), rank, measure, share)
+        except TargetError:
+            if limits.round_to is not None:
+                raise
+    return _search(cost, _Steps(groups, limits, 1), rank, measure, share)
 
 
 def _search(

@@ -154,7 +154,7 @@ def prune(
     only: Sequence[str] = (),
     kinds: Iterable[str] = DEFAULT_KINDS,
     min_keep: int = 1,
-    round_to: int = 1,
+    round_to: int | None = None,
     exact: bool = False,
     plan: Plan | None = None,
     verify: bool = True,
@@ -169,7 +169,7 @@ def prune(
         scope: "global" ranks all units together; "local" takes the same share of every group.
         exclude, only, kinds: see `choose`.
         min_keep: no group falls below so many units.
-        round_to: kept sizes are multiples of this, or untouched.
+        round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.

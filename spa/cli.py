@@ -145,7 +145,13 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     help=f"Which kinds of groups, of {_KINDS}; default all but hidden and embedding.",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
-@click.option("--round-to", default=1, show_default=True, help="Keep sizes that are multiples.")
+@click.option(
+    "--round-to",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Kept sizes are multiples of N, or untouched; default the largest of 8, 4, 2, 1 that "
+    "meets the target (1 for channels).",
+)
 @click.option("--exact", is_flag=True, help="Only groups for which the law holds in value.")
 @click.option("--plan-out", type=_MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")

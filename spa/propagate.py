@@ -93,6 +93,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
             outputs = _lock_all(op, f"operator {node.op_type} has no rule")
         else:
             try:
+                _check_known(op)
                 outputs = rule.run(op)
                 _check(op, outputs)
             except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
@@ -139,6 +140,15 @@ def _lock_all(op: Op, why: str) -> list[Axes]:
     for k in range(len(op.axes)):
         op.lock_input(k, why)
     return op.whole_outputs()
+
+
+def _check_known(op: Op) -> None:
+    """A rule needs the shape of every input and of the first output."""
+    names = [*zip(op.node.inputs, op.shapes, strict=True)]
+    names += list(zip(op.node.outputs, op.out_shapes, strict=True))[:1]
+    for name, shape in names:
+        if name and shape is None:
+            raise PatternError(f"the shape of {name!r} depends on the data")
 
 
 def _check(op: Op, outputs: list[Axes]) -> None:

@@ -24,6 +24,7 @@ from spa.protos import bodies
 Shape = tuple[int, ...]
 Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
 
+_FEW = 64  # elements of a float constant that a shape may depend on
 SMALL = 1024  # elements; a larger tensor is data, not a shape
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 
@@ -208,6 +209,8 @@ def _infer_node(
         for n, i in pairs:
             if i in found.values and found.values[i].size <= SMALL:
                 data[n] = onnx.numpy_helper.from_array(found.values[i], n)
+            elif i in graph.constants and np.prod(graph.constants[i].shape) <= _FEW:
+                data[n] = onnx.numpy_helper.from_array(graph.array(i), n)  # such as scales
         got = dict(
             onnx.shape_inference.infer_node_outputs(
                 schema, node.proto, known, data, opset_imports=imports

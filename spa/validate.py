@@ -2,12 +2,14 @@
 
     run(prune(model, S), x)  ==  run(model with every weight slice of S set to zero, x)
 
-This is the law. It is checked for the units whose removal is exact; with others in the plan the
+This is the law. It is read at the outputs and, because an output such as a sigmoid may saturate,
+at the last weighted sums before each of them. It is checked for the units whose removal is exact; with others in the plan the
 law is checked on a second cut that leaves those in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +18,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from spa import rules
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import Graph
-from spa.groups import Groups, Removed
+from spa.groups import Groups, Kept, Removed
 from spa.rewrite import rewrite
 from spa.run import Feeds, Outputs
 
@@ -133,12 +136,14 @@ def verify(
         for name in wanted[0]
     }
     if reference is not None and law_model is not pruned:
-        _compare(groups, _outputs(reference, feeds), got, "a fresh cut by the plan")
+        fresh = _outputs(reference, feeds)
+        _compare(groups, fresh, got, groups.kept({}), "a fresh cut by the plan")
     law = None
     if count:
-        law_got = got if law_model is pruned else _outputs(law_model, feeds)
-        masked = _outputs(mask(groups, exact), feeds)
-        law = _compare(groups, masked, law_got, "the masked original")
+        sums = _last_sums(graph)
+        law_got = _outputs(_exposing(law_model, sums), feeds)
+        masked = _outputs(_exposing(mask(groups, exact), sums), feeds)
+        law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
     return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, feeds[0])
 
 
@@ -147,7 +152,36 @@ def _outputs(model: ModelProto | Path, feeds: list[Feeds]) -> list[Outputs]:
         return [runs.run(running, f) for f in feeds]
 
 
-def _compare(groups: Groups, wanted: list[Outputs], got: list[Outputs], what: str) -> float:
+def _last_sums(graph: Graph) -> list[str]:
+    """The outputs of the last nodes before each graph output that multiply and sum."""
+    found, seen, waiting = set(), set(), list(graph.outputs)
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in graph.makers:
+            continue
+        seen.add(name)
+        node = graph.nodes[graph.makers[name]]
+        rule = rules.find(node.op_type, node.domain)
+        if rule is not None and rule.macs is not None:
+            found.add(name)
+        else:
+            waiting += [n for n in node.inputs if n in graph.activations]
+    return sorted(found - set(graph.outputs))
+
+
+def _exposing(model: ModelProto | Path, names: list[str]) -> ModelProto:
+    """The model with inner tensors as further outputs."""
+    if isinstance(model, Path):
+        model = onnx.load(model)
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    shown.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    return shown
+
+
+def _compare(
+    groups: Groups, wanted: list[Outputs], got: list[Outputs], kept: Kept, what: str
+) -> float:
     """The largest relative difference.
 
     Raises:
@@ -156,7 +190,12 @@ def _compare(groups: Groups, wanted: list[Outputs], got: list[Outputs], what: st
     worst, where = 0.0, ""
     for want, have in zip(wanted, got, strict=True):
         for name in want:
-            difference = _difference(want[name], have[name])
+            value, least = want[name], 0.0
+            if name in groups.graph.outputs:
+                least = 1.0 if len(want) > len(groups.graph.outputs) else 0.0
+            elif value.shape != have[name].shape:
+                value = _take(value, kept.axes(name))
+            difference = _difference(value, have[name], least)
             if not difference <= worst:
                 worst, where = difference, name
     half = any(
@@ -169,6 +208,15 @@ def _compare(groups: Groups, wanted: list[Outputs], got: list[Outputs], what: st
             f"{worst:.2g} (relative)"
         )
     return worst
+
+
+def _take(
+    value: NDArray[np.generic], axes: Sequence[NDArray[np.intp]] | None
+) -> NDArray[np.generic]:
+    for k, kept in enumerate(axes or []):
+        if len(kept) < value.shape[k] and len(kept) and kept[-1] < value.shape[k]:
+            value = value.take(kept, axis=k)
+    return value
 
 
 def mask(groups: Groups, removed: Removed) -> ModelProto:
@@ -228,8 +276,9 @@ def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     return float(np.linalg.norm((x - y).ravel())) / (norm or 1.0)
 
 
-def _difference(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    """Largest difference relative to the largest value; infinite where shapes or NaNs differ."""
+def _difference(a: NDArray[np.generic], b: NDArray[np.generic], least: float = 0.0) -> float:
+    """Largest difference relative to the largest value, or to ``least`` if that is more; infinite
+    where shapes or NaNs differ."""
     if a.shape != b.shape:
         return float("inf")
     if a.dtype.kind != "f":
@@ -241,5 +290,5 @@ def _difference(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
-    scale = float(np.abs(x[finite]).max()) or 1.0
+    scale = max(float(np.abs(x[finite]).max()), least) or 1.0
     return float(np.abs(x - y)[finite].max()) / scale
