@@ -67,8 +67,10 @@ def _deform(op: Op) -> str:
 
 declare("DeformConv", _deform, zero="0 1 + 3", kinds=lambda op: {"O": "conv"}, macs=_macs)
 
+
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.
-_block = {"sizes": lambda op: {"b": int(op.attr("blocksize"))}}
+def _block(op: Op) -> dict[str, int]:
+    return {"b": int(op.attr("blocksize"))}
 
 
 def _depth_to_space(op: Op) -> str:
@@ -78,8 +80,8 @@ def _depth_to_space(op: Op) -> str:
     return "N (b b C) * -> N C *"
 
 
-declare("DepthToSpace", _depth_to_space, zero="0", **_block)
-declare("SpaceToDepth", "N C * -> N (b b C) *", zero="0", **_block)
+declare("DepthToSpace", _depth_to_space, zero="0", sizes=_block)
+declare("SpaceToDepth", "N C * -> N (b b C) *", zero="0", sizes=_block)
 
 
 def _col2im(op: Op) -> dict[str, int]:

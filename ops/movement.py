@@ -118,14 +118,15 @@ def slice_(op: Op) -> list[Axes]:
                 op.lock(axis, "sliced at positions computed at run time")
                 out[k] = whole(n)
         return [out]
-    for axis, start, end, step in _slices(op):
-        ids = out[axis].ids[start:end:step]
-        if is_whole(out[axis]):
-            out[axis] = whole(len(ids))
+    for at, start, end, step in _slices(op):
+        axis = out[at]
+        ids = axis.ids[start:end:step]
+        if is_whole(axis):
+            out[at] = whole(len(ids))
         elif step != 1:
-            out[axis] = _lane(op, out[axis], start, end, step)
-        elif len(ids) != len(out[axis].ids):
-            out[axis] = out[axis]._replace(ids=ids)
+            out[at] = _lane(op, axis, start, end, step)
+        elif len(ids) != len(axis.ids):
+            out[at] = axis._replace(ids=ids)
     return [out]
 
 

@@ -68,7 +68,7 @@ def one_hot(op: Op) -> list[Axes]:
     op.lock_input(2, "holds the two values")
     out = [axis._replace(zero=False) for axis in op.input()]
     at = int(op.attr("axis", -1)) % (len(out) + 1)
-    return [out[:at] + [whole(op.out_shape()[at])] + out[at:]]
+    return [[*out[:at], whole(op.out_shape()[at]), *out[at:]]]
 
 
 @rule(

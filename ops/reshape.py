@@ -1,7 +1,7 @@
 """Operators that split and merge axes: ids are laid on the grid of factors and read off again."""
 
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import mul
 
 import numpy as np
@@ -88,8 +88,8 @@ def _factors(old: Shape, new: Shape) -> list[int] | None:
     if 0 in old or 0 in new:
         return None
     cuts = sorted({1, *accumulate(old, mul), *accumulate(new, mul)})
-    factors = [b // a for a, b in zip(cuts, cuts[1:], strict=False)]
-    exact = all(b % a == 0 for a, b in zip(cuts, cuts[1:], strict=False))
+    factors = [b // a for a, b in pairwise(cuts)]
+    exact = all(b % a == 0 for a, b in pairwise(cuts))
     return factors if exact else None
 
 

@@ -6,7 +6,7 @@ With local scope every group loses the same share; only its own order counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 
@@ -187,7 +187,8 @@ def _search(
     options = [prefix(low), prefix(min(high, len(order)))]
     best = min(options, key=lambda c: abs(left(c) - share))
     if abs(left(best) - share) > TOLERANCE / 4:
-        best = min((best, _fill(left, steps, options[0], most, share)), key=_nearest(left, share))
+        options = [best, _fill(left, steps, options[0], most, share)]
+        best = min(options, key=lambda c: abs(left(c) - share))
     if abs(left(best) - share) > TOLERANCE:
         raise TargetError(
             f"{measure}={share:g} cannot be met within 2 points: the nearest these options allow "
@@ -196,20 +197,18 @@ def _search(
     return best
 
 
-def _nearest(left: object, share: float) -> object:
-    return lambda counts: abs(left(counts) - share)  # type: ignore[operator]
-
-
-def _fill(left: object, steps: _Steps, counts: Counts, most: Counts, share: float) -> Counts:
+def _fill(
+    left: Callable[[Counts], float], steps: _Steps, counts: Counts, most: Counts, share: float
+) -> Counts:
     """Where the next unit overshoots: go on with those, small ones too, that do not."""
     counts = counts.copy()
     moved = True
-    while moved and left(counts) - share > TOLERANCE / 4:  # type: ignore[operator]
+    while moved and left(counts) - share > TOLERANCE / 4:
         moved = False
         for g in range(len(counts)):
             trial = counts.copy()
             trial[g] = min(trial[g] + steps.step[g], most[g])
             trial = steps.allowed(trial)
-            if trial[g] > counts[g] and left(trial) >= share:  # type: ignore[operator]
+            if trial[g] > counts[g] and left(trial) >= share:
                 counts, moved = trial, True
     return counts

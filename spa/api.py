@@ -6,8 +6,8 @@ load -> propagate -> solve -> score -> allocate -> rewrite -> validate
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from spa.groups import Group, Groups, Removed, merge
 from spa.load import load
 from spa.plan import Plan
 from spa.propagate import propagate
+from spa.protos import serialize, stored_bytes
 from spa.rewrite import rewrite
 from spa.rules import KINDS
 from spa.score import score
@@ -60,20 +61,47 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A pruned model and how it came about.
+class Settings:
+    """What decides which units go; see `prune`."""
 
-    model: the pruned model; None after a dry run. plan: what was kept. groups: the analysis of the original.
+    criterion: str = "l1"
+    aggregate: str = "mean"
+    normalize: str = "mean"
+    scope: str = "global"
+    seed: int = 0
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
+    kinds: Sequence[str] = DEFAULT_KINDS
+    min_keep: int = 1
+    round_to: int | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What would be removed; no model has been made yet.
+
+    plan: what is kept. groups: the analysis of the original. figures: costs before and after.
     removed: group number -> positions of the removed units.
-    verification: None when it was switched off.
     """
 
-    model: ModelProto | None
     plan: Plan
     figures: Figures
     groups: Groups
     removed: Removed
-    verification: Verification | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Result(Draft):
+    """A pruned model and how it came about.
+
+    verification: None when it was switched off.
+    data: the model as the bytes of a file; None beyond 2 GB.
+    """
+
+    model: ModelProto
+    verification: Verification | None
+    data: bytes | None = field(repr=False, default=None)
 
 
 def analyze(model: Model, *, exact: bool = False, progress: Progress | None = None) -> Groups:
@@ -102,7 +130,7 @@ def choose(
     *,
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Sequence[str] = DEFAULT_KINDS,
 ) -> frozenset[int]:
     """The numbers of the groups that a user's options leave open to pruning.
 
@@ -117,8 +145,7 @@ def choose(
         drop, want = ([re.compile(text) for text in texts] for texts in (exclude, only))
     except re.error as error:
         raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
-    kinds = set(kinds)
-    if odd := kinds - set(ALL_KINDS):
+    if odd := set(kinds) - set(ALL_KINDS):
         raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
 
     def matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:
@@ -141,6 +168,39 @@ def group_names(groups: Groups, group: Group) -> set[str]:
     return names
 
 
+def draft(
+    model: Model,
+    target: Mapping[str, float] | str = "macs=0.7",
+    settings: Settings | None = None,
+    *,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+) -> Draft:
+    """Analyse, score and allocate, or replay a plan; make no model.
+
+    Raises:
+        UsageError, ModelError, PlanError, TargetError: see `spa.errors`.
+    """
+    say = progress or (lambda stage: None)
+    use = settings or Settings()
+    wanted = dict([read_target(target)]) if isinstance(target, str) else dict(target)
+    groups = analyze(model, exact=use.exact and plan is None, progress=say)
+    if not groups.groups:
+        raise ModelError("the model has no group of channels that can be pruned: " + _held(groups))
+    removed: Removed
+    if plan is not None:
+        removed, made_by = plans.replay(groups, plan), plan.made_by
+    else:
+        free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
+        say("scoring")
+        scores = score(groups, use.criterion, use.aggregate, use.normalize, use.seed)
+        say("allocating")
+        limits = Limits(free, use.min_keep, use.round_to)
+        removed = allocate(groups, scores, wanted, use.scope, limits).removed
+        made_by = {"target": wanted, **asdict(use)}
+    return Draft(plans.record(groups, removed, made_by), measure(groups, removed), groups, removed)
+
+
 def prune(
     model: Model,
     target: Mapping[str, float] | str = "macs=0.7",
@@ -152,13 +212,12 @@ def prune(
     seed: int = 0,
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    kinds: Iterable[str] = DEFAULT_KINDS,
+    kinds: Sequence[str] = DEFAULT_KINDS,
     min_keep: int = 1,
     round_to: int | None = None,
     exact: bool = False,
     plan: Plan | None = None,
     verify: bool = True,
-    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Prune a model.
@@ -173,56 +232,46 @@ def prune(
         exact: only groups whose removal obeys the law in value.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
-        dry_run: stop after the plan; the result's model is then None.
 
     Raises:
-        UsageError, ModelError, TargetError, ValidationError: see `spa.errors`.
+        UsageError, ModelError, PlanError, TargetError, ValidationError: see `spa.errors`.
+    """
+    settings = Settings(
+        criterion,
+        aggregate,
+        normalize,
+        scope,
+        seed,
+        tuple(exclude),
+        tuple(only),
+        tuple(kinds),
+        min_keep,
+        round_to,
+        exact,
+    )
+    drafted = draft(model, target, settings, plan=plan, progress=progress)
+    return finish(drafted, verify=verify, seed=seed, progress=progress)
+
+
+def finish(
+    drafted: Draft, *, verify: bool = True, seed: int = 0, progress: Progress | None = None
+) -> Result:
+    """Make the model of a draft and validate it.
+
+    Raises:
+        ModelError, ValidationError: see `spa.errors`.
     """
     say = progress or (lambda stage: None)
-    kinds = tuple(kinds)
-    wanted = dict([read_target(target)]) if isinstance(target, str) else dict(target)
-    groups = analyze(model, exact=exact and plan is None, progress=say)
-    if not groups.groups:
-        raise ModelError("the model has no group of channels that can be pruned: " + _held(groups))
-    removed: Removed
-    if plan is not None:
-        removed, made_by = plans.replay(groups, plan), plan.made_by
-    else:
-        limits = Limits(choose(groups, exclude=exclude, only=only, kinds=kinds), min_keep, round_to)
-        say("scoring")
-        scores = score(groups, criterion, aggregate, normalize, seed)
-        say("allocating")
-        removed = allocate(groups, scores, wanted, scope, limits).removed
-        made_by = {
-            "target": wanted,
-            "criterion": criterion,
-            "aggregate": aggregate,
-            "normalize": normalize,
-            "scope": scope,
-            "seed": seed,
-            "exclude": list(exclude),
-            "only": list(only),
-            "kinds": sorted(kinds),
-            "min_keep": min_keep,
-            "round_to": round_to,
-            "exact": exact,
-        }
-    record = plans.record(groups, removed, made_by)
-    if dry_run:
-        return Result(None, record, measure(groups, removed), groups, removed)
+    groups, removed = drafted.groups, drafted.removed
     say("rewriting")
     pruned = rewrite(groups, removed)
     say("validating")
-    validation.check_file(groups.graph, pruned)
+    data = serialize(pruned)
+    validation.check_file(groups.graph, pruned, data)
     verification = validation.verify(groups, pruned, removed, seed) if verify else None
-    return Result(
-        pruned,
-        record,
-        measure(groups, removed, pruned),
-        groups,
-        removed,
-        verification,
-    )
+    size = len(data) if data is not None else stored_bytes(pruned)
+    figures = replace(drafted.figures, bytes_after=size)
+    return Result(drafted.plan, figures, groups, removed, pruned, verification, data)
 
 
 def _held(groups: Groups) -> str:
@@ -233,23 +282,11 @@ def _held(groups: Groups) -> str:
     return f"the largest axis, {lock.tensor!r} axis {lock.axis}, is held by {lock.reason()}"
 
 
-def measure(groups: Groups, removed: Removed, pruned: ModelProto | None = None) -> Figures:
-    """Costs before and after; without a pruned model, the bytes after are left at 0."""
+def measure(groups: Groups, removed: Removed) -> Figures:
+    """Costs before and after; bytes after are left at 0."""
     cost = CostModel(groups)
     counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
-    after = pruned.ByteSize() if pruned is not None else 0
-    return Figures(cost(), cost(counts), stored_bytes(groups.graph), after)
-
-
-def stored_bytes(graph: Graph) -> int:
-    from spa.protos import external, is_external, stored_tensors
-
-    outside = sum(
-        int(external(t).get("length", 0))
-        for t in stored_tensors(graph.model.graph)
-        if is_external(t)
-    )
-    return graph.model.ByteSize() + outside
+    return Figures(cost(), cost(counts), stored_bytes(groups.graph.model), 0)
 
 
 @dataclass(frozen=True)
@@ -303,7 +340,7 @@ def verify(
     figures = measure(groups, removed)
     return Comparison(
         verification,
-        Figures(figures.before, figures.after, figures.bytes_before, stored_bytes(after)),
+        Figures(figures.before, figures.after, figures.bytes_before, stored_bytes(after.model)),
         before_s,
         after_s,
     )

@@ -164,6 +164,8 @@ def prune(
     force: bool,
     plan_out: Path | None,
     plan_in: Path | None,
+    target: str,
+    verify: bool,
     dry_run: bool,
     kinds: str | None,
     as_json: bool,
@@ -183,13 +185,15 @@ def prune(
     for path in ([] if dry_run else [out]) + ([plan_out] if plan_out else []):
         check_writable(path)
     if kinds is not None:
-        options["kinds"] = [k.strip() for k in kinds.split(",") if k.strip()]
+        options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
     plan = Plan.load(plan_in) if plan_in else None
     with _progress(quiet or as_json) as progress:
-        graph = api.load(model)
-        result = api.prune(graph, plan=plan, dry_run=dry_run, progress=progress, **options)
+        settings = api.Settings(**options)
+        result = api.draft(model, target, settings, plan=plan, progress=progress)
         if not dry_run:
-            save(result.model, out, has_external_data(graph.model))
+            result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
+            outside = has_external_data(result.groups.graph.model)
+            save(result.model, out, outside, result.data)
         if plan_out:
             save_text(result.plan.to_json(), plan_out)
     if as_json:

@@ -186,7 +186,8 @@ def _is_small(constant: Constant) -> bool:
 def _constant_tensor(node: NodeProto) -> TensorProto | None:
     for a in node.attribute:
         if a.name == "value":
-            return a.t
+            tensor: TensorProto = a.t
+            return tensor
         if a.name in ("value_int", "value_ints", "value_float", "value_floats"):
             value = onnx.helper.get_attribute_value(a)
             kind = np.int64 if "int" in a.name else np.float32

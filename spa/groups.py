@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -300,7 +301,7 @@ def explain(groups: Groups, a: str, b: str) -> Path | None:
                 nodes = nx.shortest_path(within, one, other)
                 labels = [
                     f"{within.edges[e]['operator']} {within.edges[e]['node']}"
-                    for e in zip(nodes, nodes[1:], strict=False)
+                    for e in pairwise(nodes)
                 ]
                 found = Path(tuple(zip(nodes, [*labels, ""], strict=True)), len(shared))
                 if best is None or len(found.steps) < len(best.steps):
@@ -310,8 +311,8 @@ def explain(groups: Groups, a: str, b: str) -> Path | None:
 
 def _draw(network: nx.Graph, graph: Graph, view: View) -> None:
     by_node: dict[int, list[tuple[NDArray[np.int32], NDArray[np.int32]]]] = {}
-    for a, b, node in view.ties.recorder.ties:
-        by_node.setdefault(node, []).append((a, b))
+    for a, b, at in view.ties.recorder.ties:
+        by_node.setdefault(at, []).append((a, b))
     for index, op in view.ties.ops.items():
         node = op.node
         here = {

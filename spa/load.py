@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto
+from onnx import ModelProto, inliner
 
 from spa.errors import ModelError
 from spa.graph import Graph, index
@@ -22,17 +22,14 @@ def load(model: str | Path | ModelProto | Graph) -> Graph:
     """
     if isinstance(model, Graph):
         return model
-    if isinstance(model, ModelProto):
-        path = None
-    else:
-        path = Path(model)
-        model = _read(path)
-    if not model.graph.node:
+    path = None if isinstance(model, ModelProto) else Path(model)
+    proto = model if isinstance(model, ModelProto) else _read(Path(model))
+    if not proto.graph.node:
         raise ModelError(f"{path or 'the model'}: the graph has no nodes")
-    _check_external(model, path)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
-    return index(model, path if not model.functions else None)
+    _check_external(proto, path)
+    if proto.functions:
+        return index(inliner.inline_local_functions(proto), path)
+    return index(proto, path)
 
 
 def _read(path: Path) -> ModelProto:

@@ -29,7 +29,7 @@ class PatternError(SpaError):
 
 @dataclass(frozen=True)
 class Pattern:
-    """The terms of the inputs and of the outputs; a term is a tuple of axes, an axis its factors."""
+    """The terms of inputs and outputs; a term is a tuple of axes, an axis a tuple of factors."""
 
     text: str
     inputs: tuple[tuple[Factors, ...], ...]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+_FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
 
 
 def copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
@@ -57,3 +60,31 @@ def external(tensor: TensorProto) -> dict[str, str]:
 
 def has_external_data(model: ModelProto) -> bool:
     return any(is_external(t) for t in stored_tensors(model.graph))
+
+
+LIMIT = 2**31 - 2**20  # what protobuf can serialise in one piece, less room to spare
+
+
+def stored_bytes(model: ModelProto) -> int:
+    """The size of a model with all its weights, to within some bytes per tensor.
+
+    Protobuf's own answer costs as much as writing the model out.
+    """
+    shell = ModelProto()
+    copy_fields(model, shell, but=("graph",))
+    copy_fields(model.graph, shell.graph, but=("initializer",))
+    return int(shell.ByteSize()) + sum(tensor_bytes(t) for t in model.graph.initializer)
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    if tensor.data_type == TensorProto.STRING:
+        return int(tensor.ByteSize())
+    bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    if tensor.data_type in _FOUR_BITS:
+        bits = 4
+    return math.prod(tensor.dims) * bits // 8 + len(tensor.name) + 16
+
+
+def serialize(model: ModelProto) -> bytes | None:
+    """The bytes of a model, or None where protobuf cannot write it in one piece."""
+    return bytes(model.SerializeToString()) if stored_bytes(model) < LIMIT else None

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from spa.api import Comparison, Figures, Result
+from spa.api import Comparison, Draft, Figures, Result
 from spa.cost import CostModel
 from spa.groups import Groups, LockedAxis
 from spa.propagate import load_rules
@@ -67,7 +67,7 @@ def verification_lines(found: Verification | None) -> list[str]:
 # Pruning ---------------------------------------------------------------------------------------
 
 
-def group_rows(result: Result) -> list[dict[str, Any]]:
+def group_rows(result: Draft) -> list[dict[str, Any]]:
     return [
         {
             "name": group.name,
@@ -80,7 +80,7 @@ def group_rows(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-def print_result(console: Console, result: Result, verbose: bool) -> None:
+def print_result(console: Console, result: Draft, verbose: bool) -> None:
     table = Table()
     for title in ("group", "kind", "units"):
         table.add_column(title)
@@ -90,8 +90,9 @@ def print_result(console: Console, result: Result, verbose: bool) -> None:
     if verbose:
         console.print(table)
     console.print(before_after(result.figures))
-    for line in verification_lines(result.verification):
-        console.print(line, highlight=False)
+    if isinstance(result, Result):
+        for line in verification_lines(result.verification):
+            console.print(line, highlight=False)
     if result.groups.unknown:
         console.print(unknown_line(result.groups), highlight=False)
 
@@ -101,8 +102,9 @@ def unknown_line(groups: Groups) -> str:
     return f"operators without a rule, kept whole around: {names}"
 
 
-def result_dict(result: Result) -> dict[str, Any]:
+def result_dict(result: Draft) -> dict[str, Any]:
     figures = result.figures
+    checked = result.verification if isinstance(result, Result) else None
     return {
         "macs": {"before": figures.before.macs, "after": figures.after.macs},
         "params": {"before": figures.before.params, "after": figures.after.params},
@@ -110,7 +112,7 @@ def result_dict(result: Result) -> dict[str, Any]:
         "kept": {m: round(figures.share(m), 4) for m in ("macs", "params", "bytes")},
         "groups": group_rows(result),
         "unknown_operators": result.groups.unknown,
-        "verification": result.verification.to_dict() if result.verification else None,
+        "verification": checked.to_dict() if checked else None,
         "plan": {t: {str(k): v for k, v in a.items()} for t, a in result.plan.kept.items()},
     }
 

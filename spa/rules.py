@@ -419,8 +419,9 @@ def _bind(
     if len(axis.ids) == 1:
         return  # broadcast
     if len(factors) > 1:
-        grid = axis.ids.reshape([int(f) if f.isdigit() else size[f] for f in factors])
-        grid = np.moveaxis(grid, factors.index(letter), 0).reshape(size[letter], -1)
+        dims = [int(f) if f.isdigit() else size[f] for f in factors]
+        lines: Ids = np.moveaxis(axis.ids.reshape(dims), factors.index(letter), 0)
+        grid = lines.reshape(size[letter], -1)
         op.tie(grid[:, 1:], grid[:, :1])
         axis = Axis(grid[:, 0], axis.zero)
     if letter in letters:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +19,16 @@ from onnx import ModelProto, TensorProto
 from spa import shapes
 from spa.errors import ModelError
 from spa.graph import Graph
+from spa.protos import serialize
 from spa.shapes import Sizes
 
 Feeds = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 
-_TWO_GB = 2**31 - 2**20  # what protobuf can serialise in one piece, less room for the graph
-
-
-def stored_bytes(model: ModelProto) -> int:
-    return model.ByteSize()
-
 
 @contextmanager
 def session(
-    model: ModelProto | Path, *, optimize: bool = False, threads: int = 0
+    model: ModelProto | Path | bytes, *, optimize: bool = False, threads: int = 0
 ) -> Iterator[ort.InferenceSession]:
     """An onnxruntime session on the CPU.
 
@@ -54,10 +48,12 @@ def session(
             source: str | bytes
             if isinstance(model, Path):
                 source = str(model)
-            elif stored_bytes(model) < _TWO_GB:
-                source = model.SerializeToString()
+            elif isinstance(model, bytes):
+                source = model
+            elif (data := serialize(model)) is not None:
+                source = data
             else:
-                source = os.path.join(folder, "model.onnx")
+                source = str(Path(folder) / "model.onnx")
                 copy = ModelProto()
                 copy.CopyFrom(model)
                 onnx.save(copy, source, save_as_external_data=True, location="model.data")

@@ -13,10 +13,9 @@ from typing import IO
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from spa.errors import UsageError
-from spa.protos import copy_fields, external, is_external
+from spa.protos import copy_fields, external, is_external, serialize
 
 _INLINE = 1024  # bytes; smaller tensors stay in the model file
-_LIMIT = 2**31 - 2**20  # protobuf's 2 GB, with room to spare
 
 
 def check_writable(path: Path) -> None:
@@ -37,15 +36,25 @@ def save_text(text: str, path: Path) -> None:
         file.write(text.encode())
 
 
-def save(model: ModelProto, path: Path, with_external_data: bool = False) -> None:
+def save(
+    model: ModelProto,
+    path: str | Path,
+    with_external_data: bool = False,
+    data: bytes | None = None,
+) -> None:
     """Write a model; beyond 2 GB, or when asked to, with its weights in a file beside it.
+
+    Args:
+        data: the model, serialised, where it is at hand.
 
     Raises:
         UsageError: if the folder cannot be written to.
     """
-    if not with_external_data and model.ByteSize() < _LIMIT:
+    path = Path(path)
+    whole = None if with_external_data else data or serialize(model)
+    if whole is not None:
         with _replacing(path) as file:
-            file.write(model.SerializeToString())
+            file.write(whole)
         return
     before = _data_files(path)
     # The old model must find its old weights until the new model has taken its place.
@@ -53,8 +62,8 @@ def save(model: ModelProto, path: Path, with_external_data: bool = False) -> Non
     if (path.parent / name).exists():
         name = f"{path.name}.{sha256(os.urandom(16)).hexdigest()[:8]}.data"
     try:
-        with _replacing(path.parent / name) as data:
-            shell = _externalise(model, name, data)
+        with _replacing(path.parent / name) as weights:
+            shell = _externalise(model, name, weights)
         with _replacing(path) as file:
             file.write(shell.SerializeToString())
     except BaseException:
@@ -112,8 +121,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):

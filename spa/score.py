@@ -41,16 +41,16 @@ def _others(w: NDArray[np.floating], axis: int) -> tuple[int, ...]:
 
 
 def _l1(w: NDArray[np.floating], axis: int, _: np.random.Generator) -> Scores:
-    return np.abs(w).sum(axis=_others(w, axis), dtype=np.float64)
+    return np.asarray(np.abs(w).sum(axis=_others(w, axis)), np.float64)
 
 
 def _l2(w: NDArray[np.floating], axis: int, _: np.random.Generator) -> Scores:
     w = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
-    return np.einsum("ij,ij->i", w, w, dtype=np.float64)
+    return np.asarray(np.einsum("ij,ij->i", w, w), np.float64)
 
 
 def _random(w: NDArray[np.floating], axis: int, random: np.random.Generator) -> Scores:
-    return random.random(w.shape[axis])
+    return np.asarray(random.random(w.shape[axis]))
 
 
 CRITERIA = {
@@ -138,7 +138,7 @@ class _Scorer:
                     "repair or retrain the model first"
                 )
             self._known[key] = got
-        return self._known[key][member.index].sum(axis=1)
+        return np.asarray(self._known[key][member.index].sum(axis=1))
 
 
 def _by_member(group: Group, per_axis: _Scorer) -> Scores:

@@ -164,7 +164,7 @@ def evaluate(
     if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
         shape = np.asarray(shapes[node.inputs[0]], np.int64)
         if node.op_type == "Size":
-            return [np.prod(shape, dtype=np.int64)]
+            return [np.asarray(shape.prod(), np.int64)]
         return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
     if not node.inputs or any(name and name not in values for name in node.inputs):
         return None

@@ -50,10 +50,10 @@ def solve(graph: Graph, ties: Ties) -> View:
     found: dict[int, list[Member]] = defaultdict(list)
     for name, axes in constants.items():
         for position, axis in enumerate(axes):
-            unit = labels[axis.ids]
-            for g in np.unique(group_of[unit]):
+            here = labels[axis.ids]
+            for g in np.unique(group_of[here]).tolist():
                 if g >= 0:
-                    found[int(g)].append(_member(name, position, unit, g, group_of, rank))
+                    found[g].append(_member(name, position, here, g, group_of, rank))
 
     inexact = _marked([ids for ids, _ in ties.recorder.inexact], labels)
     kinds = {
@@ -62,14 +62,14 @@ def solve(graph: Graph, ties: Ties) -> View:
     }
     groups = []
     for g, members in enumerate(order.values()):
-        unit = members[0]
+        one = members[0]
         groups.append(
             Group(
                 name="",
                 size=len(members),
                 members=tuple(found[g]),
                 exact=not any(u in inexact for u in members),
-                kind=next((k for k in KINDS if unit in kinds[k]), "other"),
+                kind=next((k for k in KINDS if one in kinds[k]), "other"),
                 view=ties.view,
                 units=np.asarray(members),
             )
@@ -114,7 +114,7 @@ def _signatures(ties: Ties, labels: NDArray[np.int32]) -> NDArray[np.uint64]:
     Tensors that share one id array (an activation and what passes it on) are counted once.
     """
     random = np.random.default_rng(0)
-    total = np.zeros((2, int(labels.max()) + 1), np.uint64)
+    total: NDArray[np.uint64] = np.zeros((2, int(labels.max()) + 1), np.uint64)
     seen: set[int] = set()
     for axes in ties.axes.values():
         for axis in axes:
@@ -124,7 +124,7 @@ def _signatures(ties: Ties, labels: NDArray[np.int32]) -> NDArray[np.uint64]:
             units = labels[axis.ids]
             for k, token in enumerate(random.integers(0, 2**64, 2, np.uint64)):
                 np.add.at(total[k], units, token)
-    return total.T
+    return np.ascontiguousarray(total.T)
 
 
 def _member(

@@ -3,8 +3,8 @@
     run(prune(model, S), x)  ==  run(model with every weight slice of S set to zero, x)
 
 This is the law. It is read at the outputs and, because an output such as a sigmoid may saturate,
-at the last weighted sums before each of them. It is checked for the units whose removal is exact; with others in the plan the
-law is checked on a second cut that leaves those in.
+at the last weighted sums before each of them. It is checked for the units whose removal is exact;
+with others in the plan the law is checked on a second cut that leaves those in.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import Graph
 from spa.groups import Groups, Kept, Removed
+from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.run import Feeds, Outputs
 
@@ -55,15 +56,19 @@ class Verification:
         return {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "feeds"}
 
 
-def check_file(original: Graph, pruned: ModelProto) -> None:
+def check_file(original: Graph, pruned: ModelProto, data: bytes | None = None) -> None:
     """The ONNX checker, and the same inputs and outputs as before.
+
+    Args:
+        data: the pruned model, serialised, where it is at hand.
 
     Raises:
         ValidationError: if the pruned model differs or is not valid ONNX.
     """
-    if runs.stored_bytes(pruned) < 2**31:
+    data = data or serialize(pruned)
+    if data is not None:
         try:
-            onnx.checker.check_model(pruned)
+            onnx.checker.check_model(data)
         except onnx.checker.ValidationError as error:
             if _passes(original.model):
                 raise ValidationError(f"the pruned model is not valid ONNX: {error}") from None
