@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
@@ -79,9 +80,8 @@ def stored_bytes(model: ModelProto) -> int:
 def tensor_bytes(tensor: TensorProto) -> int:
     if tensor.data_type == TensorProto.STRING:
         return int(tensor.ByteSize())
-    bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    if tensor.data_type in _FOUR_BITS:
-        bits = 4
+    wide = int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
+    bits = 4 if tensor.data_type in _FOUR_BITS else 8 * wide
     return math.prod(tensor.dims) * bits // 8 + len(tensor.name) + 16
 
 

@@ -115,7 +115,6 @@ def verify(
     """
     graph = groups.graph
     exact = {g: u for g, u in removed.items() if groups[g].exact}
-    law_model = pruned if len(exact) == len(removed) else rewrite(groups, exact)
     units = sum(len(u) for u in removed.values())
     count = sum(len(u) for u in exact.values())
     source = graph.path if graph.path is not None else graph.model
@@ -131,29 +130,45 @@ def verify(
         given, wanted = [], []
     if not given:
         return Verification(None, 0, units, {}, (), False)
+    feeds = [i.feeds for i in given]
+    sums = _last_sums(graph) if count else []
+    whole = len(exact) == len(removed)
     try:
-        got = _outputs(pruned, [i.feeds for i in given])
+        got = _outputs(pruned, feeds, sums if whole else [])
     except (ModelError, *runs.ORT_ERRORS) as error:
         raise ValidationError(f"the pruned model does not run: {error}") from None
-    feeds = [i.feeds for i in given]
     drift = {
         name: max(_distance(w[name], g[name]) for w, g in zip(wanted, got, strict=True))
         for name in wanted[0]
     }
-    if reference is not None and law_model is not pruned:
+    if reference is not None and not whole:
         fresh = _outputs(reference, feeds)
         _compare(groups, fresh, got, groups.kept({}), "a fresh cut by the plan")
     law = None
     if count:
-        sums = _last_sums(graph)
-        law_got = _outputs(_exposing(law_model, sums), feeds)
-        masked = _outputs(_exposing(mask(groups, exact), sums), feeds)
+        law_got = got if whole else _outputs(rewrite(groups, exact), feeds, sums)
+        masked = _outputs(mask(groups, exact), feeds, sums)
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
     return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, feeds[0])
 
 
-def _outputs(model: ModelProto | Path, feeds: list[Feeds]) -> list[Outputs]:
-    with runs.session(model) as running:
+def _outputs(
+    model: ModelProto | Path, feeds: list[Feeds], inner: Sequence[str] = ()
+) -> list[Outputs]:
+    """The outputs on each of the feeds, and the inner tensors that are asked for."""
+    subject: ModelProto | Path | bytes = model
+    if inner:
+        proto = onnx.load(model) if isinstance(model, Path) else model
+        more = ModelProto()
+        more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in inner)
+        data = serialize(proto)
+        if data is not None:  # to append a message is to merge it: no second copy of the weights
+            subject = data + more.SerializeToString()
+        else:
+            subject = ModelProto()
+            subject.CopyFrom(proto)
+            subject.MergeFrom(more)
+    with runs.session(subject) as running:
         return [runs.run(running, f) for f in feeds]
 
 
@@ -172,16 +187,6 @@ def _last_sums(graph: Graph) -> list[str]:
         else:
             waiting += [n for n in node.inputs if n in graph.activations]
     return sorted(found - set(graph.outputs))
-
-
-def _exposing(model: ModelProto | Path, names: list[str]) -> ModelProto:
-    """The model with inner tensors as further outputs."""
-    if isinstance(model, Path):
-        model = onnx.load(model)
-    shown = ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    return shown
 
 
 def _compare(
