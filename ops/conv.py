@@ -2,7 +2,7 @@
 
 from math import prod
 
-from spa.rules import Op, Resized, Sized, declare
+from spa.rules import Op, Product, Resized, Sized, declare
 
 
 def _groups(op: Op) -> dict[str, int]:
@@ -27,15 +27,16 @@ def _resize_transpose(node: Sized) -> Resized:
     return Resized(attrs={"group": y[1] // w[1]}) if group > 1 else Resized()
 
 
-def _macs(op: Op) -> list[tuple[int, int]]:
+def _macs(op: Op) -> list[Product]:
     """Every output element sums over the kernel and the input channels of its group."""
     out = [(-1, k) for k in range(len(op.out_shape()))]
-    return out + [(1, k) for k in range(1, len(op.shape(1)))]
+    return [out + [(1, k) for k in range(1, len(op.shape(1)))]]
 
 
-def _macs_transpose(op: Op) -> list[tuple[int, int]]:
+def _macs_transpose(op: Op) -> list[Product]:
     """Every input element is spread over the kernel and the output channels of its group."""
-    return [(0, k) for k in range(len(op.shape(0)))] + [(1, k) for k in range(1, len(op.shape(1)))]
+    x = [(0, k) for k in range(len(op.shape(0)))]
+    return [x + [(1, k) for k in range(1, len(op.shape(1)))]]
 
 
 declare(

@@ -1,7 +1,7 @@
 """Matrix products: MatMul, Gemm, Einsum."""
 
 from spa.patterns import PatternError
-from spa.rules import Op, declare
+from spa.rules import Op, Product, declare
 
 
 def _matmul(op: Op) -> str:
@@ -22,9 +22,9 @@ def _matmul_kinds(op: Op) -> dict[str, str]:
     return {"M": "linear", "K": "linear", "N": "linear"}
 
 
-def _matmul_macs(op: Op) -> list[tuple[int, int]]:
+def _matmul_macs(op: Op) -> list[Product]:
     out = [(-1, k) for k in range(len(op.out_shape()))]
-    return [*out, (0, len(op.shape(0)) - 1)]
+    return [[*out, (0, len(op.shape(0)) - 1)]]
 
 
 declare("MatMul", _matmul, zero="0 1", kinds=_matmul_kinds, macs=_matmul_macs)
@@ -44,7 +44,7 @@ declare(
     _gemm,
     zero="0 1 + 2",
     kinds=lambda op: {"K": "linear", "N": "linear"},
-    macs=lambda op: [(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)],
+    macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
 )
 
 
@@ -86,7 +86,7 @@ def _einsum_kinds(op: Op) -> dict[str, str]:
     return {named[c]: "heads" if c in shared else "head-dim" for c in letters}
 
 
-def _einsum_macs(op: Op) -> list[tuple[int, int]]:
+def _einsum_macs(op: Op) -> list[Product]:
     terms, output = _einsum_terms(op)
     refs = [(-1, k) for k in range(len(op.out_shape()))]
     for k, term in enumerate(terms):
@@ -96,7 +96,7 @@ def _einsum_macs(op: Op) -> list[tuple[int, int]]:
                 for i, c in enumerate(term)
                 if c not in output and all(c not in t for t in terms[:k])
             ]
-    return refs
+    return [refs]
 
 
 declare(

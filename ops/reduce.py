@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, rule, whole
+from spa.rules import Axes, Op, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 
@@ -71,14 +71,6 @@ def one_hot(op: Op) -> list[Axes]:
     return [[*out[:at], whole(op.out_shape()[at]), *out[at:]]]
 
 
-@rule(
-    "NonZero NonMaxSuppression Unique Compress Multinomial EyeLike Range StringNormalizer"
-    " TfIdfVectorizer RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli"
-    " Scatter ScatterElements ScatterND GatherElements GatherND Trilu ReverseSequence"
-    " Det NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
-    text="locks: what it makes depends on positions",
-)
-def positions(op: Op) -> list[Axes]:
-    for k in range(len(op.axes)):
-        op.lock_input(k, "what it makes depends on positions")
-    return op.whole_outputs()
+@rule("Trilu", text="keeps the last two axes whole")
+def trilu(op: Op) -> list[Axes]:
+    return follow(op, "... m n, * -> ... m n", zero="0")

@@ -26,7 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads no
     "normalize": ("none", "sum", "mean", "max", "standard"),
     "scope": ("global", "local"),
 }
-_KINDS = "heads,head-dim,hidden,embedding,conv,linear,other"
+_KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
 
 
 class _Main(click.Group):

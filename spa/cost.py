@@ -1,7 +1,8 @@
 """Multiply-accumulates, parameters and bytes, as functions of the kept sizes.
 
 MACs count Conv, ConvTranspose, MatMul, Gemm, Einsum and recurrent products, once each, at the
-sizes that the analysis bound the free axes to. Parameters count every stored float element.
+sizes that the analysis bound the free axes to. Parameters count every stored weight, quantised
+ones included.
 """
 
 from __future__ import annotations
@@ -10,18 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 from scipy.sparse import csr_array
 
 from spa import rules
+from spa.graph import WEIGHTS
 from spa.groups import Groups
-
-_FLOATS = {
-    TensorProto.FLOAT,
-    TensorProto.FLOAT16,
-    TensorProto.BFLOAT16,
-    TensorProto.DOUBLE,
-}
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class CostModel:
         params = [
             [(name, k) for k in range(len(c.shape))]
             for name, c in groups.graph.constants.items()
-            if c.tensor.data_type in _FLOATS and groups.graph.readers.get(name)
+            if c.tensor.data_type in WEIGHTS and groups.graph.readers.get(name)
         ]
         self._macs = self._terms(macs)
         self._params = self._terms(params)
@@ -61,12 +55,8 @@ class CostModel:
             rule = rules.find(op.node.op_type, op.node.domain)
             if rule is None or rule.macs is None or op.node.index in self._refused:
                 continue
-            terms.append(
-                [
-                    ((op.node.inputs[k] if k >= 0 else op.node.outputs[-1 - k]), axis)
-                    for k, axis in rule.macs(op)
-                ]
-            )
+            names = (*op.node.inputs, *reversed(op.node.outputs))  # -1 - k is output k
+            terms += [[(names[k], axis) for k, axis in product] for product in rule.macs(op)]
         return terms
 
     @property

@@ -23,6 +23,13 @@ from spa.protos import bodies
 
 AttrValue = Any
 
+# Element types that hold weights, quantised ones included; the others hold sizes and indices.
+WEIGHTS = frozenset(
+    kind
+    for name, kind in TensorProto.DataType.items()
+    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT4", "UINT4", "INT8", "UINT8"))
+)
+
 
 @dataclass(frozen=True)
 class Node:

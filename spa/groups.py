@@ -11,12 +11,14 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.graph import Graph
+from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
 from spa.rules import Axis, is_whole
 from spa.shapes import Shapes
 
 Index = NDArray[np.intp]
+
+COMBINED = "combined with an axis that is kept whole"
 AxisName = tuple[str, int]  # tensor, axis
 
 
@@ -76,7 +78,7 @@ class View:
         reason = int(np.bincount(found).argmax())
         recorder = self.ties.recorder
         if reason < len(recorder.ties):
-            return recorder.ties[reason][2], "combined with an axis that is kept whole"
+            return recorder.ties[reason][2], COMBINED
         _, index, why = recorder.locks[reason - len(recorder.ties)]
         return index, why
 
@@ -165,29 +167,30 @@ class Groups:
         return network
 
     def locks(self) -> list[LockedAxis]:
-        """Every locked axis of every constant, with what holds it."""
+        """Every axis of every weight that is locked, at least in part, with what holds it."""
         found = []
-        for name in self.graph.constants:
-            for k, size in enumerate(self.shapes.shapes[name]):
+        for name, constant in self.graph.constants.items():
+            if constant.tensor.data_type not in WEIGHTS:
+                continue
+            for k, size in enumerate(constant.shape):
                 views = [v for v in self.views if name in v.ties.axes]
-                axes = [v.ties.axes[name][k] for v in views]
-                held = [v.labels[a.ids] == v.locked for v, a in zip(views, axes, strict=True)]
-                count = int(np.logical_and.reduce(held).sum()) if held else 0
-                why = views[0].why(axes[0]) if count else None
+                held = [v.labels[v.ties.axes[name][k].ids] == v.locked for v in views]
+                count = int(np.logical_and.reduce(held).sum()) if held and size > 1 else 0
+                why = views[0].why(views[0].ties.axes[name][k]) if count else None
                 if why is not None:
-                    node = self.graph.nodes[why[0]] if why[0] >= 0 else None
-                    found.append(
-                        LockedAxis(
-                            name,
-                            k,
-                            size,
-                            count,
-                            node.name if node else "",
-                            node.op_type if node else "",
-                            why[1],
-                        )
-                    )
+                    found.append(self._locked_axis(name, k, size, count, *why))
         return found
+
+    def _locked_axis(
+        self, name: str, axis: int, size: int, count: int, index: int, why: str
+    ) -> LockedAxis:
+        if index < 0:
+            return LockedAxis(name, axis, size, count, "", "", why)
+        node = self.graph.nodes[index]
+        given = [i for i in node.inputs if i in self.graph.inputs]
+        if why == COMBINED and given:
+            why = f"meets graph input {given[0]!r}"
+        return LockedAxis(name, axis, size, count, node.name, node.op_type, why)
 
 
 @dataclass(frozen=True)

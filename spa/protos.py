@@ -82,7 +82,8 @@ def tensor_bytes(tensor: TensorProto) -> int:
         return int(tensor.ByteSize())
     wide = int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
     bits = 4 if tensor.data_type in _FOUR_BITS else 8 * wide
-    return math.prod(tensor.dims) * bits // 8 + len(tensor.name) + 16
+    elements: int = math.prod(tensor.dims)
+    return elements * bits // 8 + len(tensor.name) + 16
 
 
 def serialize(model: ModelProto) -> bytes | None:

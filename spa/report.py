@@ -13,7 +13,7 @@ from spa.api import Comparison, Draft, Figures, Result
 from spa.cost import CostModel
 from spa.groups import Groups, LockedAxis
 from spa.propagate import load_rules
-from spa.rules import RULES
+from spa.rules import RULES, WINDOW
 from spa.validate import Verification
 
 
@@ -210,6 +210,7 @@ def print_analysis(console: Console, groups: Groups, verbose: bool) -> None:
 
 
 def _print_locks(console: Console, locks: list[LockedAxis], verbose: bool) -> None:
+    locks = [lock for lock in locks if lock.why != WINDOW or verbose]  # kernels go without saying
     table = Table(title="locked")
     for title in ("why", "axes", "for example"):
         table.add_column(title, overflow="fold")

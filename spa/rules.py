@@ -24,7 +24,9 @@ Ids = NDArray[np.int32]
 Shape = tuple[int, ...]
 
 # What a user may call a group; the first of these that one of its axes was given names it.
-KINDS = ("heads", "head-dim", "hidden", "conv", "linear")
+KINDS = ("heads", "head-dim", "hidden", "embedding", "recurrent", "conv", "linear")
+
+WINDOW = "an axis of a window, a map or a list"
 
 LOCKED = 0  # the id that everything locked is tied to
 
@@ -202,8 +204,10 @@ class Sized:
 
 
 Resize = Callable[[Sized], Resized]
-# The axes whose sizes multiply to the node's multiply-accumulates: (-1 - k, axis) is of output k.
-Macs = Callable[[Op], list[tuple[int, int]]]
+# Multiply-accumulates as a sum of products of axis sizes. An axis is (k, axis) of input k, or
+# (-1 - k, axis) of output k.
+Product = list[tuple[int, int]]
+Macs = Callable[[Op], list[Product]]
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class Rule:
     run: the operator on ids.
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
-    macs: the axes whose sizes multiply to its multiply-accumulates; None when it has none.
+    macs: its multiply-accumulates; None when it has none.
     """
 
     op_type: str
@@ -411,9 +415,8 @@ def _bind(
     """Tie one axis to the letters that its pattern names."""
     moving = [f for f in factors if live.get(f) and size.get(f, 1) > 1]
     if not moving:
-        if factors != STAR and len(axis.ids) == 1:
-            return
-        op.lock(axis, f"kept whole as {' '.join(factors)!r}")
+        if len(axis.ids) > 1:
+            op.lock(axis, WINDOW if factors == STAR else f"kept whole as {' '.join(factors)!r}")
         return
     (letter,) = moving
     if len(axis.ids) == 1:

@@ -1,0 +1,48 @@
+"""Operators that keep everything around them whole, each family with its reason."""
+
+from spa.rules import Axes, Op, rule
+
+_REASONS = {
+    "handles sequences and optionals, whose elements have shapes of their own": (
+        "",
+        "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt"
+        " SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap"
+        " SplitToSequence",
+    ),
+    "handles text or coded images": (
+        "",
+        "ImageDecoder RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
+    ),
+    "transforms along whole axes": (
+        "",
+        "BlackmanWindow DFT HammingWindow HannWindow MelWeightMatrix STFT",
+    ),
+    "what it makes depends on positions": (
+        "",
+        "NonZero NonMaxSuppression Unique Compress Multinomial EyeLike Range RandomNormal"
+        " RandomUniform RandomNormalLike RandomUniformLike Bernoulli Scatter ScatterElements"
+        " ScatterND TensorScatter GatherElements GatherND ReverseSequence Det CenterCropPad"
+        " BitCast",
+    ),
+    "is a loss": ("", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"),
+    "is a training step": ("ai.onnx.preview.training", "Adagrad Adam Gradient Momentum"),
+    "is a classical model that stores its features as attributes": (
+        "ai.onnx.ml",
+        "ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer"
+        " Imputer LabelEncoder LinearClassifier LinearRegressor Normalizer OneHotEncoder"
+        " SVMClassifier SVMRegressor Scaler TreeEnsemble TreeEnsembleClassifier"
+        " TreeEnsembleRegressor ZipMap",
+    ),
+}
+
+
+def _register(why: str, domain: str, ops: str) -> None:
+    @rule(ops, domain=domain, text=f"locks: {why}")
+    def lock(op: Op) -> list[Axes]:
+        for k in range(len(op.axes)):
+            op.lock_input(k, why)
+        return op.whole_outputs()
+
+
+for _why, (_domain, _ops) in _REASONS.items():
+    _register(_why, _domain, _ops)

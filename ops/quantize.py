@@ -1,0 +1,28 @@
+"""Quantisation of single tensors, per tensor, per axis or in blocks."""
+
+from spa.rules import Op, declare
+
+
+def _pattern(op: Op) -> str:
+    """L0 L1 ..., scale, zero point -> L0 L1 ...   (scale: none, one axis, or blocks of one axis)"""
+    rank = len(op.shape())
+    letters = [f"L{k}" for k in range(rank)]
+    text = " ".join(letters)
+    scale = op.shape(1)
+    if len(scale) == rank > 1 and op.attr("block_size", 0):
+        at = op.axis(1)
+        blocked = [f"(L{k} b)" if k == at else letter for k, letter in enumerate(letters)]
+        return f"{' '.join(blocked)}, {text}, {text} -> {' '.join(blocked)}"
+    if len(scale) == 1 and scale[0] > 1:
+        per = letters[op.axis(1)]
+        return f"{text}, {per}, {per} -> {text}"
+    return f"{text}, *, * -> {text}"
+
+
+def _block(op: Op) -> dict[str, int]:
+    size = int(op.attr("block_size", 0))
+    return {"b": size} if size else {}
+
+
+declare("DequantizeLinear", _pattern, zero="0 1", sizes=_block)
+declare("QuantizeLinear", _pattern, zero="0", sizes=_block)

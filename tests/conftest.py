@@ -1,0 +1,63 @@
+"""What the tests of spa's shell share: model files, the command line, a snapshot of a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import ModelProto
+
+import spa
+from spa.cli import main
+
+DIGITS = Path(spa.__file__).parent / "data" / "digits.onnx"
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Run ``spa ARGS`` in this interpreter; .stdout and .stderr are kept apart."""
+    return lambda *args: CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """The trained model that ships with spa, as a file of its own."""
+    return Path(shutil.copy(DIGITS, tmp_path / "digits.onnx"))
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
+    """The same model with its weights in a file beside it."""
+    path = tmp_path / "digits.onnx"
+    onnx.save(
+        onnx.load(DIGITS),
+        path,
+        save_as_external_data=True,
+        location="digits.weights",
+        size_threshold=0,
+    )
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model into the test's folder."""
+
+    def write(model: ModelProto, name: str = "m.onnx") -> Path:
+        path = tmp_path / name
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[[], dict[str, bytes]]:
+    """What every file in the test's folder holds, hidden ones too."""
+    return lambda: {
+        str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
+    }

@@ -1,0 +1,83 @@
+"""One row of a table of operator cases: a producer of live channels, the operator, a consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto
+
+from models.builder import Net, Tensor
+from tests.oracle import check
+
+IMAGE = (2, 3, 6, 6)
+SIGNAL = (2, 3, 8)
+VOLUME = (2, 3, 4, 4, 4)
+TOKENS = (2, 5, 6)  # channels last
+ROWS = (4, 6)
+LINEAR = (TOKENS, ROWS)
+
+CHANNELS = 8  # that the producer makes
+
+Made = Tensor | tuple[Tensor, ...]
+Body = Callable[[Net, Tensor], Made]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator between a producer and a consumer.
+
+    groups: how many groups the whole has; the producer's channels, if free, are one of them.
+    body: (net, what the producer made) -> what the consumer reads, or a tuple of graph outputs.
+    exact: whether all groups are exact, or none is; None leaves that open.
+    runnable: whether onnxruntime has a kernel; if not, only shapes are checked.
+    """
+
+    name: str
+    groups: int
+    body: Body
+    shape: tuple[int, ...] = IMAGE
+    opset: int = 17
+    exact: bool | None = None
+    runnable: bool = True
+
+    def model(self) -> ModelProto:
+        net = Net(self.name, opset=self.opset)
+        made = self.body(net, produce(net, net.input("x", self.shape)))
+        outputs = made if isinstance(made, tuple) else (consume(net, made, self.shape),)
+        return net.model(*outputs, ir_version=8 if self.opset < 19 else 10)
+
+    def check(self) -> None:
+        groups = check(self.model(), self.groups, runnable=self.runnable)
+        if self.exact is not None:
+            assert {g.exact for g in groups} <= {self.exact}
+
+
+def case(name: str, groups: int, body: Body, *, bug: str = "", **options: Any) -> Any:
+    """A row for pytest; `bug` says what is known to be wrong."""
+    marks = [pytest.mark.xfail(strict=True, reason=bug)] if bug else []
+    return pytest.param(Case(name, groups, body, **options), id=name, marks=marks)
+
+
+def produce(net: Net, x: Tensor, channels: int = CHANNELS) -> Tensor:
+    if x.shape in map(list, LINEAR):
+        return net.linear(x, channels)
+    return net.conv(x, channels, 1)
+
+
+def consume(net: Net, y: Tensor, shape: tuple[int, ...] = IMAGE) -> Tensor:
+    if y.dtype != np.float32:
+        y = net.cast(y, TensorProto.FLOAT)
+    if shape in LINEAR or len(y.shape) == 2:
+        return net.linear(y, 5)
+    return net.conv(y, 5, 1)
+
+
+def summed(net: Net, y: Tensor) -> Tensor:
+    """The sum over the channels, which sees what a removed channel leaves behind."""
+    if y.dtype != np.float32:
+        y = net.cast(y, TensorProto.FLOAT)
+    return net.node("ReduceSum", y, [1], keepdims=1)

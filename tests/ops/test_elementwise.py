@@ -1,0 +1,276 @@
+"""Elementwise operators: every one alone and summed over channels, and every way to broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from models.builder import Net, Tensor
+from tests.ops.cases import ROWS, TOKENS, Case, case, consume, produce, summed
+
+Prepare = Callable[[Net, Tensor], Tensor]
+
+
+def _as_is(net: Net, a: Tensor) -> Tensor:
+    return a
+
+
+def _bounded(net: Net, a: Tensor) -> Tensor:
+    return net.mul(net.node("Tanh", a), 0.9)
+
+
+def _positive(net: Net, a: Tensor) -> Tensor:
+    return net.node("Abs", a)
+
+
+def _above(net: Net, a: Tensor) -> Tensor:
+    return net.add(net.node("Abs", a), 1.5)
+
+
+def _bits(net: Net, a: Tensor) -> Tensor:
+    return net.cast(net.mul(a, 100.0), TensorProto.INT32)
+
+
+def _unsigned(net: Net, a: Tensor) -> Tensor:
+    return net.cast(net.mul(net.node("Abs", a), 100.0), TensorProto.UINT32)
+
+
+def _truth(net: Net, a: Tensor) -> Tensor:
+    return net.node("Greater", a, 0.2)
+
+
+# operator -> what makes its domain; those of the first table are 0 where their input is 0.
+SILENT: dict[str, Prepare] = {
+    op: _as_is
+    for op in (
+        "Abs Asinh Atan Ceil Celu Elu Erf Floor Gelu HardSwish Identity IsInf IsNaN LeakyRelu Mish"
+        " Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Swish Tan Tanh ThresholdedRelu"
+    ).split()
+} | {"Asin": _bounded, "Atanh": _bounded, "Sqrt": _positive}
+SPEAKING: dict[str, Prepare] = {
+    op: _as_is for op in "Cos Cosh Exp HardSigmoid Sigmoid Softplus".split()
+} | {
+    "Acos": _bounded,
+    "Acosh": _above,
+    "BitwiseNot": _bits,
+    "Log": _above,
+    "Not": _truth,
+    "Reciprocal": _above,
+}
+OPSET = {"Gelu": 20, "Mish": 18, "Swish": 24, "BitwiseNot": 18}
+NO_KERNEL: set[str] = set()
+
+
+def _unary(op: str, prepare: Prepare, then: Prepare = _as_is) -> Any:
+    return lambda net, a: then(net, net.node(op, prepare(net, a)))
+
+
+UNARY = [
+    case(
+        f"{op}{'-summed' * sums}",
+        1,
+        _unary(op, prepare, summed if sums else _as_is),
+        opset=OPSET.get(op, 17),
+        exact=(op in SILENT) if sums else True,
+        runnable=op not in NO_KERNEL,
+    )
+    for op, prepare in (SILENT | SPEAKING).items()
+    for sums in (False, True)
+]
+
+
+def _with(op: str, *shape: int, first: bool = False) -> Any:
+    """The operator on the producer's channels and a constant of this shape."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        constant = net.uniform(0.5, 1.5, *shape)
+        return net.node(op, constant, a) if first else net.node(op, a, constant)
+
+    return body
+
+
+def _numbers(net: Net, *shape: int, dtype: Any = np.int32) -> Tensor:
+    return net.const(np.arange(np.prod(shape)).reshape(shape).astype(dtype) % 7 + 1)
+
+
+BROADCAST = [
+    case("per-channel", 1, _with("Add", 8, 1, 1), exact=True),
+    case("per-channel-first", 1, _with("Sub", 8, 1, 1, first=True), exact=True),
+    case("rank-4", 1, _with("Mul", 1, 8, 1, 1), exact=True),
+    case("full", 1, _with("Add", 2, 8, 6, 6), exact=True),
+    case("per-pixel", 1, _with("Mul", 1, 1, 6, 6), exact=True),
+    case("per-column", 1, _with("Add", 6), exact=True),
+    case("scalar", 1, _with("Add"), exact=True),
+    case("one", 1, _with("Add", 1, 1, 1, 1), exact=True),
+    case("last-axis", 1, _with("Add", 8), shape=TOKENS, exact=True),
+    case("last-axis-of-rows", 1, _with("Mul", 8), shape=ROWS, exact=True),
+    case("constant-of-higher-rank", 1, _with("Mul", 3, 1, 1, 8), shape=TOKENS, exact=True),
+    case("two-producers", 1, lambda net, a: net.add(a, net.conv(net.relu(a), 8)), exact=True),
+    case("gate-per-channel", 1, lambda net, a: net.mul(net.global_avg_pool(a), a), exact=True),
+    case(
+        "gate-per-pixel",
+        1,
+        lambda net, a: net.mul(a, net.conv(net.relu(a), 1)),
+        exact=True,
+    ),
+    case("tied-with-an-input", 0, lambda net, a: net.add(a, net.input("z", (2, 8, 6, 6)))),
+    case("input-broadcasts", 1, lambda net, a: net.add(a, net.input("z", (2, 1, 6, 6)))),
+    case("scalar-kept-in-a-sum", 1, lambda net, a: summed(net, net.add(a, 0.5)), exact=False),
+    case("scaled-sum", 1, lambda net, a: summed(net, net.mul(a, 0.5)), exact=True),
+    case(
+        "sum-of-a-product-with-one-silent-factor",
+        1,
+        lambda net, a: summed(net, net.mul(a, net.sigmoid(a))),
+        exact=True,
+    ),
+]
+
+def _channels(net: Net, count: int) -> list[Tensor]:
+    return [net.uniform(-1, 1, 8, 1, 1)] * (count > 1)
+
+
+VARIADIC = [
+    case(
+        f"{op}-of-{count}",
+        1,
+        lambda net, a, op=op, count=count: net.node(
+            op, a, *(net.conv(net.relu(a), 8) for _ in range(count - 1)), *_channels(net, count)
+        ),
+        exact=True,
+    )
+    for op in ("Sum", "Max", "Min", "Mean")
+    for count in (1, 2, 3)
+]
+
+BINARY = [
+    case("Div-by-channel", 1, _with("Div", 8, 1, 1), exact=True),
+    case("Div-of-channel", 1, lambda net, a: net.div(net.uniform(1, 2, 8, 1, 1), _above(net, a))),
+    case("Div-by-channel-summed", 1, lambda net, a: summed(net, _with("Div", 8, 1, 1)(net, a))),
+    case("Mod", 1, lambda net, a: net.node("Mod", a, net.uniform(0.5, 1, 8, 1, 1), fmod=1)),
+    case("Mod-int", 1, lambda net, a: net.node("Mod", _bits(net, a), np.int32(7))),
+    case("Pow-square", 1, lambda net, a: net.node("Pow", a, 2.0)),
+    case("Pow-square-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 2.0)), exact=True),
+    case("Pow-per-channel", 1, lambda net, a: _with("Pow", 8, 1, 1)(net, _positive(net, a))),
+    case("Pow-of-a-constant", 1, lambda net, a: net.node("Pow", 2.0, a)),
+    case(
+        "Pow-of-a-constant-summed",
+        1,
+        lambda net, a: summed(net, net.node("Pow", 2.0, a)),
+        exact=False,
+    ),
+    case("Pow-zero-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 0.0))),
+    case("PRelu-channel", 1, _with("PRelu", 8, 1, 1), exact=True),
+    case("PRelu-shared", 1, _with("PRelu", 1), exact=True),
+    case("PRelu-summed", 1, lambda net, a: summed(net, _with("PRelu", 8, 1, 1)(net, a))),
+    case("PRelu-opset-7", 1, _with("PRelu", 8, 1, 1), opset=7, exact=True),
+    case("BitShift", 1, lambda net, a: net.node(
+        "BitShift", _unsigned(net, a), _numbers(net, 8, 1, 1, dtype=np.uint32), direction="RIGHT"
+    )),
+    *(
+        case(op, 1, lambda net, a, op=op: net.node(op, _bits(net, a), _numbers(net, 8, 1, 1)),
+             opset=18)
+        for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")
+    ),
+    case("BitwiseAnd-summed", 1, lambda net, a: summed(
+        net, net.node("BitwiseAnd", _bits(net, a), np.int32(12))
+    ), opset=18, exact=True),
+    *(
+        case(op, 1, _with(op, 8, 1, 1), exact=True)
+        for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    ),
+    case("Less-summed", 1, lambda net, a: summed(net, net.node("Less", a, 0.5)), exact=False),
+    *(
+        case(
+            f"{op}{'-summed' * sums}",
+            1,
+            lambda net, a, op=op, then=summed if sums else _as_is: then(
+                net,
+                net.node(
+                    op,
+                    net.cast(net.relu(a), TensorProto.BOOL),
+                    net.cast(net.relu(net.node("Neg", net.conv(a, 8, 1))), TensorProto.BOOL),
+                ),
+            ),
+            exact=True,
+        )
+        for op in ("And", "Or", "Xor")
+        for sums in (False, True)
+    ),
+]  # fmt: skip
+
+CLIPS = [
+    case("Clip-relu6", 1, lambda net, a: net.relu6(a), exact=True),
+    case("Clip-relu6-summed", 1, lambda net, a: summed(net, net.relu6(a)), exact=True),
+    case("Clip-no-min", 1, lambda net, a: net.node("Clip", a, None, 0.5), exact=True),
+    case("Clip-no-max", 1, lambda net, a: net.node("Clip", a, 0.1), exact=True),
+    case("Clip-open", 1, lambda net, a: net.node("Clip", a), exact=True),
+    case("Clip-opset-7", 1, lambda net, a: net.node("Clip", a, min=0.0, max=6.0), opset=7),
+    case("Clip-away-from-zero", 1, lambda net, a: net.node("Clip", a, 0.2, 0.5), exact=True),
+    case("Clip-away-from-zero-summed", 1, lambda net, a: summed(net, net.node("Clip", a, 0.2, 0.5))),
+    case("Clip-away-summed-opset-7", 1, lambda net, a: net.node(
+        "ReduceSum", net.node("Clip", a, min=0.2, max=0.5), axes=[1]), opset=7),
+]  # fmt: skip
+
+
+def _dropout_mask(net: Net, a: Tensor) -> Tensor:
+    y, kept = net.nodes("Dropout", [a], 2)
+    return net.mul(y, net.cast(kept, TensorProto.FLOAT))
+
+
+def _dropout_mask_summed(net: Net, a: Tensor) -> Tensor:
+    _, kept = net.nodes("Dropout", [a], 2)
+    return net.conv(summed(net, kept), 4)
+
+
+OTHERS = [
+    case("Cast", 1, lambda net, a: net.cast(net.cast(a, TensorProto.DOUBLE), TensorProto.FLOAT)),
+    case("Cast-to-half", 1, lambda net, a: net.cast(a, TensorProto.FLOAT16)),
+    case("CastLike", 1, lambda net, a: net.node("CastLike", a, np.float64(0))),
+    case("CastLike-summed", 1, lambda net, a: summed(net, net.node("CastLike", a, np.float64(0)))),
+    case("Dropout", 1, lambda net, a: net.node("Dropout", a)),
+    case("Dropout-ratio", 1, lambda net, a: net.node("Dropout", a, 0.3)),
+    case("Dropout-not-training", 1, lambda net, a: net.node("Dropout", a, 0.3, np.bool_(False))),
+    case("Dropout-opset-7", 1, lambda net, a: net.node("Dropout", a, ratio=0.3), opset=7),
+    case("Dropout-mask", 1, _dropout_mask),
+    case("Dropout-mask-summed", 2, _dropout_mask_summed),
+    case("Where-scalar", 1, lambda net, a: net.node("Where", net.node("Greater", a, 0.1), a, 0.0)),
+    case("Where-channel-bits", 1, lambda net, a: net.node(
+        "Where", net.const(np.arange(8).reshape(8, 1, 1) % 3 > 0), a, -1.0)),
+    case("Where-summed", 1, lambda net, a: summed(net, net.node(
+        "Where", net.const(np.arange(8).reshape(8, 1, 1) % 3 > 0), a, -1.0)), exact=False),
+    case("Where-silent-summed", 1, lambda net, a: summed(net, net.node(
+        "Where", net.node("Greater", a, 0.1), a, net.conv(a, 8, 1))), exact=True),
+    case("Where-of-two", 1, lambda net, a: net.node(
+        "Where", net.node("Greater", a, 0.1), net.conv(a, 8, 1), a)),
+    case("Where-causal", 1, lambda net, a: net.node(
+        "Where", net.const(np.tri(6, dtype=bool)), a, -1e3)),
+    case("Reciprocal-of-a-weight", 1, lambda net, a: net.mul(
+        a, net.node("Reciprocal", net.uniform(1, 2, 8, 1, 1)))),
+    case("Log-of-a-weight", 1, lambda net, a: net.mul(
+        a, net.node("Log", net.uniform(1, 2, 8, 1, 1)))),
+    case("Sqrt-of-a-weight-divides", 1, lambda net, a: net.div(
+        a, net.node("Sqrt", net.uniform(1, 2, 8, 1, 1)))),
+    case("Exp-of-a-weight", 1, lambda net, a: net.mul(
+        a, net.node("Exp", net.uniform(1, 2, 8, 1, 1)))),
+    case("one-weight-two-axes", 1, lambda net, a: _square(net, a)),
+    case("chain", 2, lambda net, a: produce(net, net.silu(a))),
+    case("gate-is-an-output", 2, lambda net, a: (
+        consume(net, net.conv(a, 4, 1)), net.sigmoid(summed(net, a)))),
+]  # fmt: skip
+
+
+def _square(net: Net, a: Tensor) -> Tensor:
+    """One weight that maps 8 channels to themselves, twice."""
+    w = net.weight(8, 8, 1, 1)
+    return net.node("Conv", net.relu(net.node("Conv", a, w)), w)
+
+
+@pytest.mark.parametrize(
+    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS]
+)
+def test_elementwise(case: Case) -> None:
+    case.check()
