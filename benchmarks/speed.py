@@ -22,7 +22,7 @@ import onnx
 import spa
 from models import sequence, vision
 from spa import api
-from spa.save import save
+from spa.writer import save
 
 
 def seconds(action: Callable[[], object], repeats: int = 5) -> float:

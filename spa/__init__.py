@@ -16,9 +16,9 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from spa.groups import Group, Groups, Member, explain
-    from spa.load import load
+    from spa.reader import load
     from spa.plan import Plan
-    from spa.save import save
+    from spa.writer import save
 
 __version__ = "0.1.0"
 
@@ -33,9 +33,9 @@ _HOMES = {
         "ValidationError",
     ),
     "spa.groups": ("Group", "Groups", "Member", "explain"),
-    "spa.load": ("load",),
+    "spa.reader": ("load",),
     "spa.plan": ("Plan",),
-    "spa.save": ("save",),
+    "spa.writer": ("save",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -22,7 +22,7 @@ from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.graph import Graph
 from spa.groups import Group, Groups, Removed, merge
-from spa.load import load
+from spa.reader import load
 from spa.plan import Plan
 from spa.propagate import propagate
 from spa.protos import serialize, stored_bytes

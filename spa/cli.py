@@ -180,7 +180,7 @@ def prune(
     from spa import api, report
     from spa.plan import Plan
     from spa.protos import has_external_data
-    from spa.save import check_writable, save, save_text
+    from spa.writer import check_writable, save, save_text
 
     for path in ([] if dry_run else [out]) + ([plan_out] if plan_out else []):
         check_writable(path)

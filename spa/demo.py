@@ -14,8 +14,8 @@ from rich.table import Table
 from spa import api, report
 from spa import run as runs
 from spa.errors import UsageError
-from spa.load import load
-from spa.save import check_writable, save, save_text
+from spa.reader import load
+from spa.writer import check_writable, save, save_text
 
 NAMES = ("digits.pruned.onnx", "digits.plan.json")
 

@@ -143,7 +143,7 @@ ODD = ["with space", "ünï", *(pytest.param(f, marks=MARKUP) for f in ("[red]",
 @pytest.mark.parametrize("folder", ODD)
 def test_odd_folder_names_are_printed_as_they_are(cli: Cli, digits: Path, folder: str) -> None:
     out = digits.parent / folder / "o.onnx"
-    out.parent.mkdir()
+    out.parent.mkdir(parents=True)
     done = cli("prune", digits, "-o", out)
     assert done.exit_code == 0, done.stderr
     assert str(out) in done.stdout.replace("\n", "")

@@ -99,7 +99,7 @@ def _data_files(path: Path) -> set[str]:
     """Data files that the model now at ``path`` uses and that this module named."""
     if not path.exists():
         return set()
-    from spa.load import load
+    from spa.reader import load
 
     try:
         tensors = load(path).model.graph.initializer

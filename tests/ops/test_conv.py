@@ -1,0 +1,128 @@
+"""Convolutions of every rank and grouping, and reorderings between channels and space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case
+
+
+def _conv(out: int, **options: Any) -> Body:
+    return lambda net, a: net.conv(net.relu(a), out, **options)
+
+
+def _transposed(out: int, **options: Any) -> Body:
+    return lambda net, a: net.conv_transpose(net.relu(a), out, **options)
+
+
+def _block(op: str, channels: int, **attrs: Any) -> Body:
+    return lambda net, a: net.node(op, net.conv(net.relu(a), channels, 1), blocksize=2, **attrs)
+
+
+def _deform(*, groups: int = 1, offset_groups: int = 1, mask: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        offset = net.uniform(-1, 1, 2, 18 * offset_groups, 6, 6)
+        more = [net.uniform(0, 1, 2, 9 * offset_groups, 6, 6)] if mask else []
+        weight, bias = net.weight(6, 8 // groups, 3, 3), net.uniform(-1, 1, 6)
+        return net.node(
+            "DeformConv", a, weight, offset, bias, *more, pads=[1] * 4, group=groups,
+            offset_group=offset_groups,
+        )  # fmt: skip
+
+    return body
+
+
+def _computed_offsets(net: Net, a: Tensor) -> Tensor:
+    offset = net.conv(a, 18)
+    return net.node("DeformConv", a, net.weight(6, 8, 3, 3), offset, pads=[1] * 4)
+
+
+def _col2im(net: Net, a: Tensor) -> Tensor:
+    columns = net.reshape(net.conv(a, 16, 1), [2, 16, 36])  # (4 channels of a 2x2 block)
+    return net.node("Col2Im", columns, [12, 12], [2, 2], strides=[2, 2])
+
+
+def _dynamic_weight(net: Net, a: Tensor) -> Tensor:
+    """A weight that is computed from another constant."""
+    return net.node("Conv", a, net.mul(net.weight(6, 8, 1, 1), 0.5))
+
+
+def _weight_from_activation(net: Net, a: Tensor) -> Tensor:
+    kernel = net.node("ReduceMean", a, axes=[0], keepdims=1)  # [1, 8, 6, 6]
+    return net.node("Conv", a, kernel)
+
+
+CASES = [
+    case("2d", 2, _conv(6), exact=True),
+    case("1d", 2, _conv(6), shape=SIGNAL, exact=True),
+    case("3d", 2, _conv(6), shape=VOLUME, exact=True),
+    case("no-bias", 2, _conv(6, bias=False), exact=True),
+    case("strided", 2, _conv(6, stride=2), exact=True),
+    case("dilated", 2, _conv(6, dilation=2), exact=True),
+    case("one-channel-out", 1, _conv(1), exact=True),
+    case("opset-7", 2, _conv(6), opset=7, exact=True),
+    case("opset-11", 2, _conv(6), opset=11, exact=True),
+    case("opset-22", 2, _conv(6), opset=22, exact=True),
+    case("auto-pad", 2, lambda net, a: net.node(
+        "Conv", a, net.weight(6, 8, 3, 3), auto_pad="SAME_UPPER"), exact=True),
+    case("computed-weight", 2, _dynamic_weight, exact=True),
+    case("weight-from-activation", 1, _weight_from_activation),
+    # Grouped: the same index goes from every group of inputs, and of outputs.
+    case("grouped-2", 2, _conv(6, groups=2), exact=True),
+    # 2 units of inputs and 3 of outputs, or 4 whole groups that take both along: the most wins.
+    case("grouped-4", 1, _conv(12, groups=4), exact=True),
+    case("grouped-1d", 2, _conv(6, groups=2), shape=SIGNAL, exact=True),
+    case("grouped-3d", 2, _conv(6, groups=2), shape=VOLUME, exact=True),
+    case("grouped-twice", 3, lambda net, a: net.conv(net.conv(a, 8, groups=2), 12, groups=4)),
+    case("depthwise", 1, _conv(8, groups=8), exact=True),
+    case("depthwise-no-bias", 1, _conv(8, groups=8, bias=False), exact=True),
+    case("depthwise-1d", 1, _conv(8, groups=8), shape=SIGNAL, exact=True),
+    case("depthwise-3d", 1, _conv(8, groups=8), shape=VOLUME, exact=True),
+    case("depthwise-multiplier", 1, _conv(24, groups=8), exact=True),
+    # 4 groups of 2 in, 1 out each: whole groups or the second index of each; one choice holds.
+    case("groups-of-one-output", 1, _conv(4, groups=4), exact=True),
+    # Transposed.
+    case("transposed", 2, _transposed(6), exact=True),
+    case("transposed-1d", 2, _transposed(6), shape=SIGNAL, exact=True),
+    case("transposed-3d", 2, _transposed(6), shape=VOLUME, exact=True),
+    case("transposed-grouped", 2, _transposed(6, groups=2), exact=True),
+    case("transposed-depthwise", 1, _transposed(8, groups=8), exact=True),
+    case("transposed-depthwise-multiplier", 1, _transposed(16, groups=8), exact=True),
+    case("transposed-opset-7", 2, _transposed(6, groups=2), opset=7, exact=True),
+    case("transposed-output-shape", 2, lambda net, a: net.node(
+        "ConvTranspose", a, net.weight(8, 6, 2, 2), strides=[2, 2], output_shape=[12, 12])),
+    # Deformable.
+    case("deformable", 2, _deform(), opset=19, exact=True),
+    case("deformable-mask", 2, _deform(mask=True), opset=19, exact=True),
+    case("deformable-grouped", 0, _deform(groups=2), opset=19),
+    case("deformable-offset-groups", 0, _deform(offset_groups=2), opset=19),
+    case("deformable-computed-offsets", 2, _computed_offsets, opset=19, exact=True),
+    # Between channels and space: 16 channels are 4 units of a 2x2 block.
+    case("DepthToSpace-DCR", 2, _block("DepthToSpace", 16, mode="DCR"), exact=True),
+    case("DepthToSpace-CRD", 2, _block("DepthToSpace", 16, mode="CRD"), exact=True),
+    case("DepthToSpace-opset-7", 2, _block("DepthToSpace", 16), opset=7, exact=True),
+    case("DepthToSpace-to-one", 1, _block("DepthToSpace", 4, mode="CRD"), exact=True),
+    case("SpaceToDepth", 2, _block("SpaceToDepth", 4), exact=True),
+    case("SpaceToDepth-and-back", 2, lambda net, a: net.node(
+        "DepthToSpace", _block("SpaceToDepth", 4)(net, a), blocksize=2), exact=True),
+    case("Col2Im", 2, _col2im, opset=18, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_conv(case: Case) -> None:
+    case.check()
+
+
+def test_grouped_units_span_the_groups() -> None:
+    """8 channels in 2 groups are 4 units of 2 channels each."""
+    import spa
+
+    model = case("grouped", 2, _conv(6, groups=2)).values[0].model()
+    groups = spa.analyze(model)
+    assert [g.size for g in groups] == [4, 3]
+    assert np.array_equal(groups[0].members[0].index, [[0, 4], [1, 5], [2, 6], [3, 7]])

@@ -1,0 +1,159 @@
+"""Matrix products: every rank of MatMul, every flag of Gemm, equations of Einsum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import IMAGE, ROWS, TOKENS, Body, Case, case
+
+
+def _times(*shape: int) -> Body:
+    """The producer's output times a weight of this shape."""
+    return lambda net, a: net.matmul(net.relu(a), net.weight(*shape, fan=8))
+
+
+def _gemm(
+    bias: tuple[int, ...] | None, *, trans_a: bool = False, trans_b: bool = False, **attrs: Any
+) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.transpose(a, 1, 0) if trans_a else a
+        w = net.weight(7, 8) if trans_b else net.weight(8, 7, fan=8)
+        c = [] if bias is None else [net.uniform(-1, 1, *bias)]
+        return net.node("Gemm", a, w, *c, transA=int(trans_a), transB=int(trans_b), **attrs)
+
+    return body
+
+
+def _einsum(equation: str, *shapes: tuple[int, ...]) -> Body:
+    return lambda net, a: net.node(
+        "Einsum", net.relu(a), *(net.weight(*s, fan=8) for s in shapes), equation=equation
+    )
+
+
+def _attention(net: Net, a: Tensor) -> Tensor:
+    q, k, v = (net.linear(a, 6) for _ in "qkv")
+    return net.matmul(net.softmax(net.matmul(q, net.transpose(k, 0, 2, 1))), v)
+
+
+def _heads(net: Net, a: Tensor, count: int = 2, d: int = 4) -> Tensor:
+    return net.transpose(net.reshape(net.linear(a, count * d), [0, 0, count, d]), 0, 2, 1, 3)
+
+
+def _multi_head(net: Net, a: Tensor) -> Tensor:
+    q, k, v = (_heads(net, a) for _ in "qkv")
+    y = net.matmul(net.softmax(net.matmul(q, net.transpose(k, 0, 1, 3, 2))), v)
+    return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, 8])
+
+
+def _einsum_heads(net: Net, a: Tensor) -> Tensor:
+    q, k, v = (net.reshape(net.linear(a, 8), [0, 0, 2, 4]) for _ in "qkv")
+    scores = net.softmax(net.node("Einsum", q, k, equation="bqhd,bkhd->bhqk"))
+    return net.reshape(net.node("Einsum", scores, v, equation="bhqk,bkhd->bqhd"), [0, 0, 8])
+
+
+def _gram(net: Net, a: Tensor) -> Tensor:
+    flat = net.reshape(a, [2, 8, 36])
+    gram = net.matmul(flat, net.transpose(flat, 0, 2, 1))
+    return net.unsqueeze(net.matmul(gram, net.weight(8, 4)), 3)
+
+
+def _left_weight(net: Net, a: Tensor) -> Tensor:
+    """Mixes tokens: rows of the weight are outputs, its columns the 5 tokens."""
+    mixed = net.matmul(net.weight(4, 5), a)
+    return net.matmul(net.weight(3, 4), net.relu(mixed))
+
+
+MATMUL = [
+    case("rows", 2, _times(8, 7), shape=ROWS, exact=True),
+    case("tokens", 2, _times(8, 7), shape=TOKENS, exact=True),
+    case("last-axis-of-image", 1, lambda net, a: net.matmul(a, net.weight(6, 4)), exact=True),
+    case("by-vector", 1, lambda net, a: (net.matmul(a, net.weight(8)),), shape=TOKENS, exact=True),
+    case("batched-weight", 2, _times(2, 8, 7), shape=TOKENS, exact=True),
+    case("broadcast-weight", 2, _times(1, 8, 7), shape=TOKENS, exact=True),
+    case("weight-of-higher-rank", 2, _times(3, 1, 8, 7), shape=TOKENS, exact=True),
+    # The 4 mixed tokens are removable: a unit each of the first weight's rows.
+    case("weight-on-the-left", 2, _left_weight, shape=TOKENS, exact=True),
+    case("one-column", 1, _times(8, 1), shape=TOKENS, exact=True),
+    case("two-layers", 3, lambda net, a: _times(7, 6)(net, _times(8, 7)(net, a)), shape=TOKENS),
+    case("weight-transposed", 2, lambda net, a: net.matmul(
+        a, net.transpose(net.weight(7, 8), 1, 0)), shape=TOKENS, exact=True),
+    case("weight-tied", 1, lambda net, a: net.matmul(net.matmul(
+        a, w := net.weight(8, 8)), w), shape=TOKENS, exact=True),
+    case("gram", 1, _gram, exact=True),
+    # q and k share one group, v has its own.
+    case("single-head-attention", 3, _attention, shape=TOKENS, exact=True),
+    # heads; head dims of q and k; head dims of v; and the producer's channels.
+    case("multi-head-attention", 4, _multi_head, shape=TOKENS, exact=True),
+    # the producer, queries, the slots that both tables have, values.
+    case("fixed-keys", 4, lambda net, a: net.matmul(
+        net.softmax(net.matmul(net.linear(a, 6), net.weight(6, 4))), net.weight(4, 7)),
+        shape=TOKENS),
+]  # fmt: skip
+
+GEMM = [
+    case("gemm", 2, _gemm((7,)), shape=ROWS, exact=True),
+    case("transA", 2, _gemm((7,), trans_a=True), shape=ROWS, exact=True),
+    case("transB", 2, _gemm((7,), trans_b=True), shape=ROWS, exact=True),
+    case("transAB", 2, _gemm((7,), trans_a=True, trans_b=True), shape=ROWS, exact=True),
+    case("no-bias", 2, _gemm(None), shape=ROWS, exact=True),
+    case("bias-of-one", 2, _gemm((1,)), shape=ROWS, exact=True),
+    case("bias-scalar", 2, _gemm(()), shape=ROWS, exact=True),
+    case("bias-row", 2, _gemm((1, 7)), shape=ROWS, exact=True),
+    case("bias-column", 2, _gemm((4, 1)), shape=ROWS, exact=True),
+    case("bias-full", 2, _gemm((4, 7)), shape=ROWS, exact=True),
+    case("alpha-beta", 2, _gemm((7,), alpha=0.5, beta=2.0), shape=ROWS, exact=True),
+    case("opset-7", 2, _gemm((7,), trans_b=True), shape=ROWS, opset=7, exact=True),
+    case("opset-9", 2, _gemm((1, 7)), shape=ROWS, opset=9, exact=True),
+    case("left-weight", 1, lambda net, a: net.transpose(net.node(
+        "Gemm", net.weight(3, 4), a, net.uniform(-1, 1, 8)), 0, 1), shape=ROWS),
+    case("of-two-activations", 1, lambda net, a: (net.node("Gemm", a, a, transB=1),), shape=ROWS,
+         exact=True),
+    case("after-flatten", 2, lambda net, a: net.gemm(net.flatten(a), 7), exact=True),
+]  # fmt: skip
+
+EINSUM = [
+    case("bsd,dh->bsh", 2, _einsum("bsd,dh->bsh", (8, 7)), shape=TOKENS, exact=True),
+    case("implicit", 2, _einsum("bsd,dt", (8, 7)), shape=TOKENS, exact=True),
+    case("ellipsis", 2, _einsum("...d,dh->...h", (8, 7)), shape=TOKENS, exact=True),
+    case("capitals", 2, _einsum("bsA,Aa->bsa", (8, 7)), shape=TOKENS, exact=True),
+    case("spaces", 2, _einsum("b s d, h d -> b s h", (7, 8)), shape=TOKENS, exact=True),
+    case("permute", 1, _einsum("bsd->sbd"), shape=TOKENS, exact=True),
+    case("sum-out", 1, lambda net, a: (net.node("Einsum", net.relu(a), equation="bsd->bs"),),
+         shape=TOKENS, exact=True),
+    case("sum-out-speaking", 1, lambda net, a: (
+        net.node("Einsum", net.sigmoid(a), equation="bsd->bs"),), shape=TOKENS, exact=False),
+    case("outer", 1, lambda net, a: (
+        net.node("Einsum", a, net.linear(a, 8), equation="bsd,btd->bst"),), shape=TOKENS),
+    case("scale", 1, _einsum("bsd,d->bsd", (8,)), shape=TOKENS, exact=True),
+    # (b s d, d e, e f): the producer, the inner index e, and f before the consumer.
+    case("three-terms", 3, _einsum("bsd,de,ef->bsf", (8, 6), (6, 7)), shape=TOKENS, exact=True),
+    case("channels", 2, _einsum("bchw,oc->bohw", (6, 8)), shape=IMAGE, exact=True),
+    case("heads", 4, _einsum_heads, shape=TOKENS, exact=True),
+    # the producer, heads, head dims, values: every letter has an axis of its own.
+    case("projection-to-heads", 4, lambda net, a: net.node(
+        "Einsum", net.node("Einsum", a, net.weight(8, 2, 4), equation="bsd,dhe->bshe"),
+        net.weight(2, 4, 7), equation="bshe,hef->bsf"), shape=TOKENS),
+    case("diagonal", 1, lambda net, a: (net.node(
+        "Einsum", net.reshape(net.linear(a, 25), [2, 5, 5, 5]), equation="bsii->bsi"),),
+        shape=TOKENS),
+    case("opset-12", 2, _einsum("bsd,dh->bsh", (8, 7)), shape=TOKENS, opset=12, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*MATMUL, *GEMM, *EINSUM])
+def test_linear(case: Case) -> None:
+    case.check()
+
+
+def test_heads_and_head_dims_go_separately() -> None:
+    """2 heads of 4: removing a head takes 4 columns, removing a head dim takes 2."""
+    import spa
+
+    model = case("heads", 4, _multi_head, shape=TOKENS).values[0].model()
+    found = {(g.kind, g.size): g.members[0].index.shape[1] for g in spa.analyze(model)}
+    assert found == {("linear", 8): 1, ("heads", 2): 4, ("head-dim", 4): 2}
+    assert np.prod([2, 4]) == 8

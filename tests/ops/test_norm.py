@@ -1,0 +1,134 @@
+"""Normalisations: over which axes the statistics run decides whether removal is exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
+
+
+def _scaled(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Body:
+    """The operator with positive constants of these shapes as its further inputs."""
+    return lambda net, a: net.node(op, a, *(net.uniform(0.5, 1, *s) for s in shapes), **attrs)
+
+
+def _along(op: str, axis: int | None, **attrs: Any) -> Body:
+    return lambda net, a: net.node(op, a, axis=axis, **attrs)
+
+
+BATCH = [
+    case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
+    case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
+    case("volume", 1, lambda net, a: net.bn(a), shape=VOLUME, exact=True),
+    case("rows", 1, lambda net, a: net.bn(a), shape=ROWS, exact=True),
+    case("opset-7", 1, lambda net, a: net.bn(a), opset=7, exact=True),
+    case("opset-9", 1, lambda net, a: net.bn(a), opset=9, exact=True),
+    case("summed", 1, lambda net, a: summed(net, net.bn(a)), exact=True),
+    case("before-conv", 2, lambda net, a: net.conv(net.relu(net.bn(a)), 6), exact=True),
+    case("of-the-input", 1, lambda net, a: net.add(a, net.conv(net.bn(
+        net.input("z", IMAGE)), 8)), exact=True),
+]  # fmt: skip
+
+OTHER = [
+    case("InstanceNormalization", 1, _scaled("InstanceNormalization", (8,), (8,)), exact=True),
+    case("InstanceNormalization-1d", 1, _scaled("InstanceNormalization", (8,), (8,)), shape=SIGNAL),
+    case("InstanceNormalization-opset-7", 1, _scaled("InstanceNormalization", (8,), (8,)), opset=7),
+    case("InstanceNormalization-summed", 1, lambda net, a: summed(
+        net, _scaled("InstanceNormalization", (8,), (8,))(net, a)), exact=True),
+    case("LRN", 1, lambda net, a: net.node("LRN", a, size=3), exact=False),
+    case("LayerNormalization", 1, lambda net, a: net.layer_norm(a), shape=TOKENS, exact=False),
+    case("LayerNormalization-no-bias", 1, _scaled("LayerNormalization", (8,), axis=-1),
+         shape=TOKENS, exact=False),
+    case("LayerNormalization-positive-axis", 1, _scaled("LayerNormalization", (8,), axis=2),
+         shape=TOKENS, exact=False),
+    case("LayerNormalization-over-tokens", 1, _scaled("LayerNormalization", (5, 8), axis=1),
+         shape=TOKENS, exact=False),
+    case("LayerNormalization-over-pixels", 1, _scaled("LayerNormalization", (6, 6), axis=2),
+         exact=True),
+    case("LayerNormalization-over-pixels-summed", 1, lambda net, a: summed(
+        net, _scaled("LayerNormalization", (6, 6), (6, 6), axis=2)(net, a)), exact=False),
+    case("LayerNormalization-of-image", 1, _scaled("LayerNormalization", (8, 6, 6), axis=1),
+         exact=False),
+    case("LayerNormalization-all-outputs", 1, lambda net, a: net.nodes(
+        "LayerNormalization", [a, net.uniform(0.5, 1, 8)], 3)[0], shape=TOKENS, exact=False),
+    case("RMSNormalization", 1, _scaled("RMSNormalization", (8,), axis=-1), shape=TOKENS,
+         opset=23, exact=False),
+    case("RMSNormalization-over-pixels", 1, _scaled("RMSNormalization", (6, 6), axis=2), opset=23,
+         exact=True),
+    case("written-out-layer-norm", 1, lambda net, a: net.layer_norm(a, decomposed=True),
+         shape=TOKENS, exact=False),
+    case("written-out-rms-norm", 1, lambda net, a: net.rms_norm(a), shape=TOKENS, exact=False),
+    case("MeanVarianceNormalization", 1, lambda net, a: net.node("MeanVarianceNormalization", a, shape=a.shape),
+         exact=True),
+    case("MeanVarianceNormalization-over-channels", 1, lambda net, a: net.node(
+        "MeanVarianceNormalization", a, axes=[1], shape=a.shape), exact=False),
+    case("LpNormalization-over-channels", 1, _along("LpNormalization", 1), exact=None),
+    case("LpNormalization-over-pixels", 1, _along("LpNormalization", 3), exact=True),
+    case("LpNormalization-default", 1, _along("LpNormalization", None, p=1), exact=True),
+]  # fmt: skip
+
+SOFTMAX = [
+    *(
+        case(f"{op}-channels-opset-{opset}", 1, _along(op, 1), opset=opset, exact=False)
+        for op in ("Softmax", "LogSoftmax", "Hardmax")
+        for opset in (11, 13)
+    ),
+    *(
+        case(f"{op}-pixels-opset-{opset}", 1, _along(op, -1), opset=opset, exact=True)
+        for op in ("Softmax", "LogSoftmax", "Hardmax")
+        for opset in (11, 13)
+    ),
+    # Before opset 13 all axes from `axis` on are one, and the default is 1.
+    case("Softmax-batch-opset-11", 1, _along("Softmax", 0), opset=11, exact=False),
+    case("Softmax-batch-opset-13", 1, _along("Softmax", 0), opset=13, exact=True),
+    case("Softmax-default-opset-11", 1, _along("Softmax", None), opset=11, exact=False),
+    case("Softmax-default-opset-13", 1, _along("Softmax", None), opset=13, exact=True),
+    case("Softmax-tokens", 1, _along("Softmax", -1), shape=TOKENS, exact=False),
+]
+
+
+def _group_norm(groups: int, scale: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        scales = net.uniform(0.5, 1, scale), net.uniform(-1, 1, scale)
+        return net.node("GroupNormalization", a, *scales, num_groups=groups, shape=a.shape)
+
+    return body
+
+
+# Of (G C) one factor is live in each view: whole groups go exactly, the same channel of each not.
+# With 2 groups of 4 the larger group of units, that of channels, is kept.
+GROUP = [
+    case("GroupNormalization-opset-18", 1, _group_norm(2, 2), opset=18, runnable=False),
+    case("GroupNormalization-opset-21", 1, _group_norm(2, 8), opset=21),
+    case("GroupNormalization-of-one", 1, _group_norm(1, 8), opset=21, exact=False),
+    case("GroupNormalization-of-each", 1, _group_norm(8, 8), opset=21, exact=True),
+    case("GroupNormalization-written-out", 1, lambda net, a: net.group_norm(a, 2)),
+]
+
+
+@pytest.mark.parametrize("case", [*BATCH, *OTHER, *SOFTMAX, *GROUP])
+def test_norm(case: Case) -> None:
+    case.check()
+
+
+def test_exact_leaves_out_what_runs_over_channels() -> None:
+    """Asked for exact groups only, a group normalisation gives up whole groups."""
+    import spa
+
+    model = case("", 1, _group_norm(2, 8), opset=21).values[0].model()
+    (group,) = spa.analyze(model, exact=True)
+    assert (group.size, group.exact) == (2, True)
+    assert np.array_equal(group.members[0].index, [[0, 1, 2, 3], [4, 5, 6, 7]])
+
+
+def test_no_exact_group_over_a_layer_norm() -> None:
+    import spa
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        return net.layer_norm(a)
+
+    assert len(spa.analyze(case("", 1, body, shape=TOKENS).values[0].model(), exact=True)) == 0
