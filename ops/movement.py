@@ -87,7 +87,7 @@ def _slices(op: Op) -> list[tuple[int, int, int, int]]:
 
 def _resize_slice(node: Sized) -> Resized:
     op = node.op
-    if any(op.has(k) and op.values[k] is None for k in (1, 2, 3)):
+    if any(op.has(k) and op.fixed(k) is None for k in (1, 2, 3)):
         return Resized()  # the axes it cuts are whole
     kept = node.kept[0]
     assert kept is not None
@@ -112,9 +112,10 @@ def slice_(op: Op) -> list[Axes]:
     out = list(op.input())
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists positions")
-    if any(op.has(k) and op.values[k] is None for k in (1, 2, 3, 4)):
+    if any(op.has(k) and op.fixed(k) is None for k in (1, 2, 3, 4)):
         for k, (axis, n) in enumerate(zip(op.input(), op.out_shape(), strict=True)):
-            if op.values[3] is None or k in np.ravel(op.values[3]) % len(out):
+            axes = op.fixed(3) if op.has(3) else np.arange(op.shape(1)[0])
+            if axes is None or k in np.ravel(axes) % len(out):
                 op.lock(axis, "sliced at positions computed at run time")
                 out[k] = whole(n)
         return [out]
@@ -160,7 +161,7 @@ def _resize_gather(node: Sized) -> Resized:
 @rule("Gather", resize=_resize_gather)
 def gather(op: Op) -> list[Axes]:
     at = op.axis()
-    data, indices = op.input(0), op.values[1]
+    data, indices = op.input(0), op.fixed(1)
     before, after = data[:at], data[at + 1 :]
     op.lock_input(1, "lists positions")
     if indices is None or indices.ndim > 1:
@@ -193,7 +194,7 @@ def _pads(op: Op) -> dict[int, tuple[int, int]]:
 def _resize_pad(node: Sized) -> Resized:
     op, kept = node.op, node.kept_out[0]
     assert kept is not None
-    if op.has(1) and op.values[1] is None:
+    if op.has(1) and op.fixed(1) is None:
         return Resized()
     before, behind = [], []
     for k, (b, e) in _pads(op).items():
@@ -214,6 +215,8 @@ def pad(op: Op) -> list[Axes]:
     filler = op.value(2, "value") if op.has(2) or "value" in op.node.attrs else None
     silent = constant and (filler is None or not np.any(filler))
     out = [axis._replace(zero=axis.zero and silent) for axis in op.input()]
+    if op.has(1) and op.fixed(1) is None:  # then only the axes that keep their size pass
+        return [[_same_size(op, a, n) for a, n in zip(out, op.out_shape(), strict=True)]]
     for k, (b, e) in _pads(op).items():
         n = op.out_shape()[k]
         if (b, e) == (0, 0):
@@ -227,13 +230,20 @@ def pad(op: Op) -> list[Axes]:
     return [out]
 
 
+def _same_size(op: Op, axis: Axis, size: int) -> Axis:
+    if len(axis.ids) == size:
+        return axis
+    op.lock(axis, "padded at run time")
+    return whole(size)
+
+
 # Repetition ------------------------------------------------------------------------------------
 
 
 def _wanted_shape(node: Sized, position: int) -> NDArray[Any]:
     """The stored shape, aligned to the end of the output's, with every live size brought up to
     date; sizes of 1 stay."""
-    old, new = np.array(node.op.value(position)), node.new_out[0]
+    old, new = np.array(node.op.values[position]), node.new_out[0]
     assert new is not None
     for i in range(1, len(old) + 1):
         if old[-i] != 1:

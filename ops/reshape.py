@@ -11,7 +11,8 @@ from spa.rules import Axes, Axis, Op, Resized, Shape, Sized, is_whole, rule, who
 
 def _wanted(node: Sized) -> Resized:
     """The stored shape with every live size brought up to date; -1 and 0 keep their meaning."""
-    old, new, x = np.array(node.op.value(1, "shape")), node.new_out[0], node.new_in[0]
+    stored = node.op.values[1] if node.op.has(1) else node.op.attr("shape")
+    old, new, x = np.array(stored), node.new_out[0], node.new_in[0]
     assert new is not None and x is not None
     copies = not node.op.attr("allowzero", 0)
     for k, size in enumerate(old):

@@ -131,6 +131,7 @@ def _op(
         out_shapes=[shapes.shapes.get(name) if name else None for name in node.outputs],
         axes=axes,
         values=[value(name) for name in node.inputs],
+        static=[name not in shapes.moving for name in node.inputs],
         activation=[name in graph.activations for name in node.inputs],
         recorder=recorder,
     )

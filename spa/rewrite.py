@@ -291,13 +291,7 @@ class _Rewriter:
 
     def _is_static(self, name: str) -> bool:
         """Whether a computed value is the same whatever the free sizes are."""
-        if not self.old.sizes:
-            return True
-        if not hasattr(self, "_other"):
-            other = next(shapes.bindings(self.graph, offset=1))
-            self._other = shapes.infer(self.graph, other)
-        there = self._other.values.get(name)
-        return there is not None and np.array_equal(there, self.old.values[name])
+        return name not in self.old.moving
 
     # The new file ------------------------------------------------------------------------------
 

@@ -77,7 +77,11 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Op:
-    """One node as its rule sees it: attributes, shapes, known values and the axes of its inputs."""
+    """One node as its rule sees it: attributes, shapes, known values and the axes of its inputs.
+
+    values: what each input holds, where that is computed from sizes and constants alone.
+    static: whether that is the same whatever the free sizes are.
+    """
 
     node: Node
     opset: int
@@ -85,6 +89,7 @@ class Op:
     out_shapes: Sequence[Shape | None]
     axes: Sequence[Axes | None]
     values: Sequence[NDArray[Any] | None]
+    static: Sequence[bool]
     activation: Sequence[bool]
     recorder: Recorder
 
@@ -121,10 +126,14 @@ class Op:
             return np.asarray(self.node.attrs[attr])
         if not self.has(k):
             return None
-        value = self.values[k]
+        value = self.fixed(k)
         if value is None:
             raise patterns.PatternError(f"input {k} is computed at run time")
         return value
+
+    def fixed(self, k: int) -> NDArray[Any] | None:
+        """The value of input k if it is known and the same whatever the free sizes are."""
+        return self.values[k] if k < len(self.values) and self.static[k] else None
 
     def axis(self, default: int = 0, k: int = 0) -> int:
         """The attribute ``axis``, counted from the front of input k."""

@@ -7,7 +7,7 @@ where the model runs with those, so that no product of sizes can be taken for an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -36,12 +36,14 @@ class Shapes:
     shapes: tensor -> shape, absent when it depends on the data.
     dtypes: tensor -> element type (TensorProto.DataType).
     values: tensor -> value, for sizes and what is computed from sizes alone.
+    moving: tensors whose value is another when the free sizes are others.
     """
 
     sizes: Sizes
     shapes: dict[str, Shape]
     dtypes: dict[str, int]
     values: dict[str, NDArray[Any]]
+    moving: frozenset[str] = frozenset()
 
 
 def free_sizes(graph: Graph) -> dict[str, list[tuple[str, int, int]]]:
@@ -79,14 +81,28 @@ def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
         yield bound
 
 
-def infer(graph: Graph, sizes: Sizes | None = None) -> Shapes:
-    """Infer all shapes, with the free sizes as given or as the first binding that is consistent.
+def infer(graph: Graph) -> Shapes:
+    """Infer all shapes, with the free sizes bound to the first numbers that are consistent.
 
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
+    found = _infer_at(graph, 0)
+    if not found.sizes:
+        return found
+    there = _infer_at(graph, 1).values
+    moving = [
+        name
+        for name, value in found.values.items()
+        if name not in graph.constants
+        and not (name in there and np.array_equal(there[name], value))
+    ]
+    return replace(found, moving=frozenset(moving))
+
+
+def _infer_at(graph: Graph, offset: int) -> Shapes:
     first: Exception | None = None
-    for bound in [sizes] if sizes is not None else bindings(graph):
+    for bound in bindings(graph, offset):
         try:
             return _walk(graph, bound)
         except (onnx.shape_inference.InferenceError, ValueError) as error:
