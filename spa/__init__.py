@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         ValidationError,
     )
     from spa.groups import Group, Groups, Member, explain
-    from spa.reader import load
     from spa.plan import Plan
+    from spa.reader import load
     from spa.writer import save
 
 __version__ = "0.1.0"

@@ -22,12 +22,12 @@ from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.graph import Graph
 from spa.groups import Group, Groups, Removed, merge
-from spa.reader import load
 from spa.plan import Plan
 from spa.propagate import propagate
 from spa.protos import serialize, stored_bytes
+from spa.reader import load
 from spa.rewrite import rewrite
-from spa.rules import KINDS
+from spa.rules import KINDS, WINDOW
 from spa.score import score
 from spa.shapes import infer
 from spa.solve import solve
@@ -186,7 +186,9 @@ def draft(
     wanted = dict([read_target(target)]) if isinstance(target, str) else dict(target)
     groups = analyze(model, exact=use.exact and plan is None, progress=say)
     if not groups.groups:
-        raise ModelError("the model has no group of channels that can be pruned: " + _held(groups))
+        raise ModelError(
+            "the model has no group of channels that can be pruned: " + _held(groups, use.exact)
+        )
     removed: Removed
     if plan is not None:
         removed, made_by = plans.replay(groups, plan), plan.made_by
@@ -274,8 +276,10 @@ def finish(
     return Result(drafted.plan, figures, groups, removed, pruned, verification, data)
 
 
-def _held(groups: Groups) -> str:
-    locks = groups.locks()
+def _held(groups: Groups, exact: bool) -> str:
+    if exact and any(group.size > 1 for view in groups.views for group in view.groups):
+        return "no group is exact; without --exact there are some"
+    locks = [lock for lock in groups.locks() if lock.why != WINDOW]
     if not locks:
         return "it stores no weights with more than one channel"
     lock = max(locks, key=lambda lock: lock.locked)

@@ -171,6 +171,10 @@ class _Rewriter:
 
     def _recompute(self, node: Node) -> None:
         """The values that the pruned model computes here."""
+        changed = (self.reads.get((node.index, k)) for k in range(len(node.inputs)))
+        if not any(changed) and all(self._unchanged(name) for name in node.inputs):
+            self.new_values.update({n: self.old.values[n] for n in node.outputs if n})
+            return
         inputs = [self.reads.get((node.index, k), n) for k, n in enumerate(node.inputs)]
         proto = _with_names(self.nodes[node.index], inputs)
         renamed = replace(node, inputs=tuple(inputs), proto=proto)
@@ -178,6 +182,13 @@ class _Rewriter:
         for name, value in zip(node.outputs, got or [], strict=False):
             if name:
                 self.new_values[name] = value
+
+    def _unchanged(self, name: str) -> bool:
+        """Whether a tensor has its old value, or at least the old shape where only that counts."""
+        if name in self.old.values:
+            new = self.new_values.get(name)
+            return new is not None and np.array_equal(new, self.old.values[name])
+        return not name or self.new_shapes.get(name) == self.old.shapes.get(name)
 
     def _provide(self, node: Node, position: int, want: Value) -> None:
         """Make the node read ``want`` at this input."""

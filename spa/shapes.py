@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, cycle, repeat
 from typing import Any
 
 import numpy as np
@@ -66,19 +66,23 @@ def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
         yield {}
         return
     batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-    for unit, same in ((0, False), (64, False), (64, True), (32, True), (0, True), (1, True)):
+    spatial = (67, 71, 73, 79, 83, 89)
+
+    def bind(lengths: Iterator[int], sides: Iterator[int], one: int = batch) -> Sizes:
         bound: Sizes = {}
-        lengths, spatial = count(offset), count(offset)
         for name, places in free.items():
-            axis, rank = places[0][1], places[0][2]
-            if axis == 0:
-                bound[name] = batch if unit != 1 else 1
-            elif rank >= 4 and axis >= 1:
-                k = offset if same else next(spatial)
-                bound[name] = unit * (k + 2) if unit > 1 else (67, 71, 73, 79, 83, 89)[k % 6]
-            else:
-                bound[name] = sequence[(offset if same else next(lengths)) % len(sequence)]
-        yield bound
+            _, axis, rank = places[0]
+            bound[name] = one if axis == 0 else next(sides if rank >= 4 else lengths)
+        return bound
+
+    yield bind(cycle(sequence[offset:]), cycle(spatial[offset:]))
+    for unit in (64, 32):  # nets that halve the sides again and again, and join the halves
+        yield bind(cycle(sequence[offset:]), count(unit * (offset + 2), unit))
+        yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
+    yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
+    # A size that was written into the graph when it was traced is the only one that works.
+    for length, side in zip((*range(2, 130), 1), cycle((224, 256, 299, 320, 384, 416, 512, 640))):
+        yield bind(repeat(length), repeat(side), 1)
 
 
 def infer(graph: Graph) -> Shapes:
