@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from spa.graph import Graph
+from spa.graph import WEIGHTS, Graph
 from spa.groups import Group, Member, View
 from spa.propagate import Ties
 from spa.rules import KINDS, LOCKED, Ids
@@ -28,9 +28,10 @@ def solve(graph: Graph, ties: Ties) -> View:
     signature = _signatures(ties, labels)
     has_member = np.zeros(len(signature), bool)
     constants = {n: axes for n, axes in ties.axes.items() if n in graph.constants}
-    for axes in constants.values():
-        for axis in axes:
-            has_member[labels[axis.ids]] = True
+    for name, axes in constants.items():
+        if graph.constants[name].tensor.data_type in WEIGHTS:  # a table of indices is no weight
+            for axis in axes:
+                has_member[labels[axis.ids]] = True
     has_member[locked] = False
 
     first = np.full(len(signature), np.iinfo(np.int64).max)

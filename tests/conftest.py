@@ -33,13 +33,8 @@ def digits(tmp_path: Path) -> Path:
 def external(tmp_path: Path) -> Path:
     """The same model with its weights in a file beside it."""
     path = tmp_path / "digits.onnx"
-    onnx.save(
-        onnx.load(DIGITS),
-        path,
-        save_as_external_data=True,
-        location="digits.weights",
-        size_threshold=0,
-    )
+    model, data = onnx.load(DIGITS), "digits.weights"
+    onnx.save(model, path, save_as_external_data=True, location=data, size_threshold=1024)
     return path
 
 

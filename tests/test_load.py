@@ -16,7 +16,7 @@ import spa
 from models.builder import Net
 from models.hazards import HAZARDS
 from spa.errors import ModelError
-from spa.load import load
+from spa.reader import load
 from tests.conftest import DIGITS
 
 
@@ -58,7 +58,9 @@ def test_weights_in_a_folder_below(external: Path) -> None:
             if entry.key == "location":
                 entry.value = "weights/w"
     external.write_bytes(model.SerializeToString())
-    assert np.array_equal(load(external).array("classifier.bias"), load(DIGITS).array("classifier.bias"))
+    assert np.array_equal(
+        load(external).array("classifier.bias"), load(DIGITS).array("classifier.bias")
+    )
 
 
 def test_proto_with_unread_external_data_is_refused(external: Path) -> None:
