@@ -147,7 +147,9 @@ class _Rewriter:
         if rule is None or rule.resize is None:
             return Resized()
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
-        if all(self.new_shapes[n] == self.old.shapes[n] for n in touched):
+        if all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
+            self._unchanged(n) for n in node.inputs
+        ):
             return Resized()
         return rule.resize(
             Sized(

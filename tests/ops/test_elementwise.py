@@ -44,16 +44,42 @@ def _truth(net: Net, a: Tensor) -> Tensor:
 
 
 # operator -> what makes its domain; those of the first table are 0 where their input is 0.
-SILENT: dict[str, Prepare] = {
-    op: _as_is
-    for op in (
-        "Abs Asinh Atan Ceil Celu Elu Erf Floor Gelu HardSwish Identity IsInf IsNaN LeakyRelu Mish"
-        " Neg Relu Round Selu Shrink Sign Sin Sinh Softsign Swish Tan Tanh ThresholdedRelu"
-    ).split()
-} | {"Asin": _bounded, "Atanh": _bounded, "Sqrt": _positive}
-SPEAKING: dict[str, Prepare] = {
-    op: _as_is for op in "Cos Cosh Exp HardSigmoid Sigmoid Softplus".split()
-} | {
+SILENT: dict[str, Prepare] = dict.fromkeys(
+    [
+        "Abs",
+        "Asinh",
+        "Atan",
+        "Ceil",
+        "Celu",
+        "Elu",
+        "Erf",
+        "Floor",
+        "Gelu",
+        "HardSwish",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "LeakyRelu",
+        "Mish",
+        "Neg",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softsign",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+    ],
+    _as_is,
+) | {"Asin": _bounded, "Atanh": _bounded, "Sqrt": _positive}
+SPEAKING: dict[str, Prepare] = dict.fromkeys(
+    ["Cos", "Cosh", "Exp", "HardSigmoid", "Sigmoid", "Softplus"], _as_is
+) | {
     "Acos": _bounded,
     "Acosh": _above,
     "BitwiseNot": _bits,
