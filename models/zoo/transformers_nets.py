@@ -253,12 +253,12 @@ add("pvt-v2", "PvtV2ForImageClassification", image(64), image_size=64,
     hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4])
 add("cvt", "CvtForImageClassification", image(64), embed_dim=[8, 16, 24], num_heads=[1, 2, 3],
     depth=[1, 1, 2])  # fmt: skip
-add("van", "ConvNextBackbone", image(), hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])
+add("convnext-backbone", "ConvNextBackbone", image(), hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])
 add("focalnet", "FocalNetForImageClassification", image(64), image_size=64, embed_dim=16,
     depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 64, 128])  # fmt: skip
 add("hiera", "HieraModel", image(64), image_size=[64, 64], embed_dim=16, depths=[1, 1, 1, 1],
     num_heads=[1, 2, 4, 8])  # fmt: skip
-add("efficientformer", "EfficientNetModel", image(64), image_size=64, width_coefficient=0.5,
+add("efficientnet-model", "EfficientNetModel", image(64), image_size=64, width_coefficient=0.5,
     depth_coefficient=0.3, hidden_dim=640)  # fmt: skip
 add("bit", "BitForImageClassification", image(64), embedding_size=32,
     hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], num_groups=4)  # fmt: skip
@@ -312,8 +312,6 @@ add("clip", "CLIPModel", lambda: {**tokens("input_ids", "attention_mask")(), **i
 add("blip-vision", "BlipVisionModel", image(), **VISION)
 
 # Sound.
-add("whisper-encoder", "WhisperEncoder", wave(8, 60, name="input_features"), config="WhisperConfig",
-    num_mel_bins=8, max_source_positions=30, **{**SEQ2SEQ, "max_position_embeddings": 40})
 add("whisper", "WhisperForConditionalGeneration", lambda: {**wave(8, 60, name="input_features")(),
     **tokens("decoder_input_ids")()}, fixed=NO_CACHE, num_mel_bins=8, max_source_positions=30,
     max_target_positions=40, decoder_start_token_id=3, suppress_tokens=None,
@@ -340,8 +338,8 @@ add("vits", "VitsModel", tokens("input_ids"))
 add("perceiver", "PerceiverModel", wave(12, 24, name="inputs"), d_model=24, d_latents=32,
     num_latents=6, num_blocks=1, num_self_attends_per_block=2, num_self_attention_heads=4,
     num_cross_attention_heads=4)  # fmt: skip
-add("time-series", "PatchTSTModel", wave(32, 3, name="past_values"), num_input_channels=3,
+add("patchtst", "PatchTSTModel", wave(32, 3, name="past_values"), num_input_channels=3,
     context_length=32, patch_length=8, patch_stride=8, d_model=32, num_hidden_layers=2,
     num_attention_heads=4, ffn_dim=48)  # fmt: skip
-add("decision", "OpenAIGPTModel", tokens("input_ids"), vocab_size=VOCABULARY, n_embd=32,
+add("openai-gpt", "OpenAIGPTModel", tokens("input_ids"), vocab_size=VOCABULARY, n_embd=32,
     n_layer=2, n_head=4, n_positions=40)  # fmt: skip

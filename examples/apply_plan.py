@@ -1,0 +1,44 @@
+"""Apply a plan to your own weights, such as a state dict: python -m examples.apply_plan.
+
+Names of tensors never change, so a plan made on the .onnx says how to cut the framework's own
+parameters: take the kept indices of every axis that it lists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import spa
+
+DEMO = Path(spa.__file__).parent / "data" / "digits.onnx"
+
+
+def cut(weights: dict[str, np.ndarray], plan: spa.Plan) -> dict[str, np.ndarray]:
+    """The weights that stay."""
+    smaller = dict(weights)
+    for name, axes in plan.kept.items():
+        for axis, kept in axes.items():
+            smaller[name] = smaller[name].take(kept, axis=axis)
+    return smaller
+
+
+def stored(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def main() -> None:
+    original = onnx.load(DEMO)
+    result = spa.prune(original, "params=0.6")
+    ours = cut(stored(original), result.plan)
+    theirs = stored(result.model)
+    for name in result.plan.kept:
+        print(f"{name}: {list(result.plan.shapes[name])} -> {list(ours[name].shape)}")
+        assert np.array_equal(ours[name], theirs[name])
+    print("every tensor of the plan is the one in the pruned model")
+
+
+if __name__ == "__main__":
+    main()

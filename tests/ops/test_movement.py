@@ -1,0 +1,345 @@
+"""Operators that move data, in the attribute forms of old opsets and the input forms of new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import ROWS, SIGNAL, TOKENS, Body, Case, case, summed
+
+FAR = 2**63 - 1  # how exporters write "to the end"
+
+
+def _moved(op: str, *inputs: Any, **attrs: Any) -> Body:
+    return lambda net, a: net.node(op, a, *inputs, **attrs)
+
+
+# --- Transpose, Concat
+
+TRANSPOSE = [
+    case("and-back", 1, lambda net, a: net.transpose(
+        net.relu(net.transpose(a, 0, 2, 3, 1)), 0, 3, 1, 2), exact=True),
+    case("default-twice", 1, lambda net, a: net.node("Transpose", net.node("Transpose", a)),
+         exact=True),
+    case("channels-last-linear", 2, lambda net, a: net.transpose(
+        net.linear(net.transpose(a, 0, 2, 3, 1), 6), 0, 3, 1, 2), exact=True),
+    case("channels-become-pixels", 0, lambda net, a: net.transpose(a, 0, 2, 1, 3)),
+    case("rows", 1, lambda net, a: net.transpose(net.transpose(a, 1, 0), 1, 0), shape=ROWS),
+]  # fmt: skip
+
+CONCAT = [
+    case("two", 2, lambda net, a: net.concat(a, net.conv(net.relu(a), 4)), exact=True),
+    case("with-itself", 1, lambda net, a: net.concat(a, a), exact=True),
+    case("three", 3, lambda net, a: net.concat(net.conv(a, 4), net.relu(a), net.conv(a, 4))),
+    case("of-one", 1, lambda net, a: net.concat(a), exact=True),
+    case("negative-axis", 2, lambda net, a: net.concat(a, net.conv(a, 4), axis=-3), exact=True),
+    case("last-axis", 2, lambda net, a: net.concat(a, net.linear(a, 4), axis=-1), shape=TOKENS),
+    case("over-pixels", 1, lambda net, a: net.concat(a, net.conv(a, 8), axis=3), exact=True),
+    case("over-batch", 1, lambda net, a: net.concat(a, net.conv(a, 8), axis=0), exact=True),
+    case("with-input", 1, lambda net, a: net.concat(a, net.input("z", (2, 4, 6, 6))), exact=True),
+    # The constant's own channels can go as well.
+    case("with-constant", 2, lambda net, a: net.concat(a, net.uniform(0, 1, 2, 4, 6, 6))),
+    case("constant-over-tokens", 1, lambda net, a: net.concat(
+        net.uniform(0, 1, 2, 1, 8), a), shape=TOKENS, exact=True),
+    case("twice-reordered", 2, lambda net, a: net.add(
+        net.concat(a, b := net.conv(a, 8)), net.concat(net.relu(a), net.relu(b)))),
+    # Crossed, a's channels and b's are tied.
+    case("twice-crossed", 1, lambda net, a: net.add(
+        net.concat(a, b := net.conv(a, 8)), net.concat(net.relu(b), net.relu(a)))),
+    # 8 + 4 against 6 + 6: units of [0, 4), and what a runs on: each piece is its own structure.
+    case("added-to-other-cuts", 3, lambda net, a: net.add(
+        net.concat(a, net.conv(net.relu(a), 4)), net.concat(net.conv(a, 6), net.conv(a, 6)))),
+]  # fmt: skip
+
+
+# --- Split, Slice
+
+
+def _halves(sizes: list[int] | None, count: int = 2, *, axis: int = 1, attr: bool = False) -> Body:
+    """Split, then a convolution or linear layer of 6 on each part, then their sum."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        inputs = [a] if sizes is None or attr else [a, sizes]
+        attrs = {"split": sizes} if attr else {}
+        parts = net.nodes("Split", inputs, count, axis=axis, **attrs)
+        layer = net.conv if len(a.shape) == 4 else net.linear
+        total = layer(parts[0], 6)
+        for part in parts[1:]:
+            total = net.add(total, layer(part, 6))
+        return total
+
+    return body
+
+
+def _num_outputs(count: int, *, multiplied: bool) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        parts = net.nodes("Split", [a], count, axis=1, num_outputs=count)
+        if multiplied:
+            return net.mul(parts[0], net.sigmoid(parts[1]))
+        total = net.conv(parts[0], 6)
+        for part in parts[1:]:
+            total = net.add(total, net.conv(part, 6))
+        return total
+
+    return body
+
+
+SPLIT = [
+    case("sizes", 3, _halves([3, 5]), exact=True),
+    case("sizes-opset-11", 3, _halves([3, 5], attr=True), opset=11, exact=True),
+    case("sizes-opset-7", 3, _halves([3, 5], attr=True), opset=7, exact=True),
+    case("negative-axis", 3, _halves([3, 5], axis=-3), exact=True),
+    case("tokens", 3, _halves([3, 5], axis=-1), shape=TOKENS, exact=True),
+    # Equal parts whose size the file does not store: it must store them once they differ.
+    case("even", 3, _halves(None), exact=True),
+    case("even-opset-11", 3, _halves(None), opset=11, exact=True),
+    case("num-outputs", 3, _num_outputs(2, multiplied=False), opset=18, exact=True),
+    case("num-outputs-uneven", 4, _num_outputs(3, multiplied=False), opset=18, exact=True),
+    case("num-outputs-gated", 1, _num_outputs(2, multiplied=True), opset=18, exact=True),
+    case("gated", 1, lambda net, a: net.mul(*net.nodes("Split", [a], 2, axis=1)), exact=True),
+    case("over-pixels", 1, lambda net, a: net.add(*net.split(a, [3, 3], axis=2)), exact=True),
+    case("one-part-unused", 2, lambda net, a: net.split(a, [3, 5])[1], exact=True),
+    case("split-and-concat", 2, lambda net, a: net.concat(*net.split(a, [3, 5])), exact=True),
+    case("swapped", 2, lambda net, a: net.concat(*reversed(net.split(a, [3, 5]))), exact=True),
+]  # fmt: skip
+
+
+def _slice(starts: list[int], ends: list[int], axes: list[int] | None = None,
+           steps: list[int] | None = None) -> Body:  # fmt: skip
+    inputs = [x for x in (starts, ends, axes, steps) if x is not None]
+    return _moved("Slice", *inputs)
+
+
+def _chunk(net: Net, a: Tensor) -> Tensor:
+    """chunk(2) as PyTorch's TorchScript exporter writes it: the middle is computed."""
+    half = net.div(net.add(net.dim(a, 1), np.int64(1)), np.int64(2))
+    middle = net.unsqueeze(net.mul(half, np.int64(1)), 0)
+    end = net.unsqueeze(net.mul(half, np.int64(2)), 0)
+    first = net.node("Slice", a, [0], middle, [1], shape=[2, 4, 6, 6])
+    second = net.node("Slice", a, middle, end, [1], shape=[2, 4, 6, 6])
+    return net.concat(net.conv(first, 4), net.conv(second, 4))
+
+
+def _lanes(step: int) -> Body:
+    return lambda net, a: net.concat(
+        *(net.conv(net.slice(a, k, FAR, step=step), 4) for k in range(step))
+    )
+
+
+# What a slice leaves out can go too, so every cut makes one more group.
+SLICE = [
+    case("from-start", 2, _slice([0], [3], [1]), exact=True),
+    case("to-the-end", 2, _slice([3], [FAR], [1]), exact=True),
+    case("to-int32-max", 2, _slice([3], [2**31 - 1], [1]), exact=True),
+    case("middle", 2, _slice([2], [6], [1]), exact=True),
+    case("all", 1, _slice([0], [FAR], [1]), exact=True),
+    case("negative-start", 2, _slice([-3], [FAR], [1]), exact=True),
+    case("negative-end", 2, _slice([0], [-3], [1]), exact=True),
+    case("far-negative-start", 2, _slice([-100], [3], [1]), exact=True),
+    case("negative-axis", 2, _slice([1], [3], [-3]), exact=True),
+    case("default-axes", 2, _slice([0, 0], [2, 3]), exact=True),
+    case("two-axes", 2, _slice([1, 2], [4, FAR], [3, 1]), exact=True),
+    case("pixels", 1, _slice([1], [-1], [2]), exact=True),
+    case("pixels-step", 1, _slice([0], [FAR], [3], [2]), exact=True),
+    case("pixels-reversed", 1, _slice([-1], [-FAR], [2], [-1]), exact=True),
+    case("tokens", 2, _slice([2], [5], [-1]), shape=TOKENS, exact=True),
+    case("opset-9", 2, lambda net, a: net.node("Slice", a, axes=[1], starts=[2], ends=[FAR]),
+         opset=9, exact=True),
+    case("opset-7-no-axes", 2, lambda net, a: net.node("Slice", a, starts=[0, 2], ends=[2, 7]),
+         opset=7, exact=True),
+    case("opset-10", 2, _slice([2], [FAR], [1], [1]), opset=10, exact=True),
+    case("int32-positions", 2, _moved("Slice", np.array([2], np.int32), np.array([9], np.int32),
+                                      np.array([1], np.int32)), exact=True),
+    # With a stored step neighbours go together.
+    case("step-2", 1, _slice([0], [FAR], [1], [2]), exact=True),
+    case("lanes-of-2", 3, _lanes(2), exact=True),
+    case("step-3-of-8", 0, _slice([0], [FAR], [1], [3])),
+    case("reversed-channels", 0, _slice([-1], [-FAR], [1], [-1])),
+    case("halves", 4, lambda net, a: net.concat(
+        net.conv(net.slice(a, 0, 4), 4), net.conv(net.slice(a, 4, FAR), 5)), exact=True),
+    case("overlapping", 4, lambda net, a: net.add(
+        net.conv(net.slice(a, 0, 5), 6), net.conv(net.slice(a, 3, 8), 6)), exact=True),
+    case("computed-chunk", 4, _chunk, exact=True),
+    case("computed-elsewhere", 1, lambda net, a: net.node(
+        "Slice", a, [0], net.unsqueeze(net.dim(a, 2), 0), [3], shape=[2, 8, 6, 6]), exact=True),
+]  # fmt: skip
+
+
+# --- Gather, Pad
+
+
+def _dynamic_gather(axis: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        return net.gather(a, net.input("index", (2,), np.int64), axis=axis)
+
+    return body
+
+
+GATHER = [
+    case("list", 2, _moved("Gather", [1, 4, 6], axis=1), exact=True),
+    case("permutation", 1, _moved("Gather", [7, 1, 0, 2, 5, 4, 3, 6], axis=1), exact=True),
+    case("negative", 2, _moved("Gather", [-1, -3, 0], axis=1), exact=True),
+    case("negative-axis", 2, _moved("Gather", [1, 4, 6], axis=-3), exact=True),
+    # 0 and 3 appear twice, 1 and 2 once, 4 to 7 never.
+    case("repeated", 3, _moved("Gather", [0, 0, 3, 3, 1, 2], axis=1), exact=True),
+    case("int32", 2, _moved("Gather", np.array([1, 4, 6], np.int32), axis=1), exact=True),
+    case("one", 1, _moved("Gather", [3], axis=1)),
+    case("scalar-of-channels", 1, lambda net, a: net.unsqueeze(
+        net.gather(a, np.int64(3), axis=1), 1)),
+    case("table-of-channels", 0, lambda net, a: net.reshape(
+        net.gather(a, np.arange(8).reshape(2, 4), axis=1), [2, 8, 6, 6])),
+    case("scalar-of-tokens", 1, lambda net, a: net.gather(a, np.int64(0), axis=1), shape=TOKENS),
+    case("list-of-tokens", 1, _moved("Gather", [0, 2], axis=1), shape=TOKENS, exact=True),
+    case("table-of-tokens", 1, _moved("Gather", np.array([[0, 1], [2, 3]]), axis=1), shape=TOKENS),
+    case("computed-channels", 0, _dynamic_gather(1)),
+    case("computed-pixels", 1, _dynamic_gather(2), exact=True),
+    # The embedding's columns are the producer's channels.
+    case("embedding", 1, lambda net, a: net.add(a, net.gather(
+        net.weight(10, 8), net.input("ids", (2, 5), np.int64))), shape=TOKENS, exact=True),
+    # Rows that nothing picks are a group of their own.
+    case("rows-of-a-constant", 2, lambda net, a: net.add(a, net.gather(
+        net.weight(10, 8), np.arange(5))), shape=TOKENS, exact=True),
+    case("opset-7", 2, _moved("Gather", [1, 4, 6], axis=1), opset=7, exact=True),
+]  # fmt: skip
+
+_SPACE = [0, 0, 1, 1, 0, 0, 1, 1]
+_MORE = [0, 2, 0, 0, 0, 2, 0, 0]
+
+# Channels that a pad adds are zeros that nothing stores: they can go with what reads them.
+PAD = [
+    case("space", 1, _moved("Pad", _SPACE), exact=True),
+    case("space-opset-10", 1, _moved("Pad", pads=_SPACE), opset=10, exact=True),
+    case("space-value", 1, _moved("Pad", _SPACE, 1.0), exact=True),
+    case("space-value-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE, 1.0)),
+         exact=False),
+    case("space-value-summed-opset-10", 1, lambda net, a: net.node("ReduceSum", net.node(
+        "Pad", a, pads=_SPACE, value=1.0), axes=[1]), opset=10, exact=False),
+    case("space-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE)), exact=True),
+    case("space-reflect", 1, _moved("Pad", _SPACE, mode="reflect"), exact=True),
+    case("space-edge", 1, _moved("Pad", _SPACE, mode="edge"), exact=True),
+    case("space-wrap", 1, _moved("Pad", _SPACE, mode="wrap"), opset=19, exact=True),
+    case("space-axes", 1, _moved("Pad", [1, 1, 1, 1], None, [2, 3]), opset=18, exact=True),
+    case("space-negative-axes", 1, _moved("Pad", [1, 1, 1, 1], 0.0, [-1, -2]), opset=18),
+    case("space-cropped", 1, _moved("Pad", [0, 0, -1, 0, 0, 0, 0, -1]), exact=True),
+    case("channels", 2, _moved("Pad", _MORE), exact=True),
+    case("channels-opset-10", 2, _moved("Pad", pads=_MORE), opset=10, exact=True),
+    case("channels-before", 2, _moved("Pad", [0, 3, 0, 0, 0, 0, 0, 0]), exact=True),
+    case("channels-axes", 2, _moved("Pad", [2, 2], None, [1]), opset=18, exact=True),
+    case("channels-value", 2, _moved("Pad", _MORE, 0.5), exact=True),
+    case("channels-value-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _MORE, 0.5))),
+    case("channels-edge", 0, _moved("Pad", _MORE, mode="edge")),
+    case("channels-cropped", 0, _moved("Pad", [0, -2, 0, 0, 0, 0, 0, 0])),
+    case("shortcut", 2, lambda net, a: net.add(
+        net.node("Pad", a, _MORE), net.conv(a, 12)), exact=True),
+    case("computed", 0, lambda net, a: net.node("Pad", a, net.mul(
+        net.node("Shape", net.node("Shape", a)), net.input("by", (8,), np.int64)),
+        shape=[2, 8, 6, 6])),
+]  # fmt: skip
+
+
+# --- Expand, Tile, sizes
+
+
+def _computed_expand(net: Net, a: Tensor) -> Tensor:
+    pooled = net.global_avg_pool(a)
+    return net.mul(a, net.node("Expand", pooled, net.node("Shape", a), shape=a.shape))
+
+
+def _zeros_like(value: float | None) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        attrs = {} if value is None else {"value": np.array([value], np.float32)}
+        filled = net.node("ConstantOfShape", net.node("Shape", a), shape=a.shape, **attrs)
+        return net.concat(a, filled)
+
+    return body
+
+
+def _fresh(value: float | None) -> Body:
+    """A constant of stored sizes joins the channels, and a sum over them follows."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        attrs = {} if value is None else {"value": np.array([value], np.float32)}
+        filled = net.node("ConstantOfShape", net.const([2, 8, 6, 6]), shape=[2, 8, 6, 6], **attrs)
+        return summed(net, net.mul(a, filled))
+
+    return body
+
+
+REPEAT = [
+    case("Expand-pixels", 1, lambda net, a: net.node(
+        "Expand", net.global_avg_pool(a), [2, 8, 6, 6]), exact=True),
+    case("Expand-ones", 1, lambda net, a: net.node("Expand", a, [1, 1, 1, 1]), exact=True),
+    case("Expand-short", 1, lambda net, a: net.node(
+        "Expand", net.global_avg_pool(a), [6, 6]), exact=True),
+    case("Expand-rank", 1, lambda net, a: net.node("Expand", a, [3, 2, 5, 8]), shape=TOKENS),
+    case("Expand-computed", 1, _computed_expand, exact=True),
+    # One channel becomes eight: those are the consumer's and the other term's alone.
+    case("Expand-channels", 2, lambda net, a: net.add(
+        net.conv(net.relu(a), 8), net.node("Expand", net.conv(a, 1), [2, 8, 6, 6]))),
+    case("Expand-of-constant", 1, lambda net, a: net.add(
+        a, net.node("Expand", net.uniform(-1, 1, 8, 1, 1), [2, 8, 6, 6])), exact=True),
+    case("Tile-channels", 1, _moved("Tile", [1, 2, 1, 1]), exact=True),
+    case("Tile-pixels", 1, _moved("Tile", [1, 1, 2, 2]), exact=True),
+    case("Tile-ones", 1, _moved("Tile", [1, 1, 1, 1]), exact=True),
+    # A stored count of repeats is not brought up to date: what it makes is kept whole.
+    case("Tile-one-channel", 1, lambda net, a: net.add(
+        net.conv(net.relu(a), 8), net.node("Tile", net.conv(a, 1), [1, 8, 1, 1]))),
+    case("Tile-tokens", 1, _moved("Tile", [1, 2, 1]), shape=TOKENS, exact=True),
+    case("Tile-opset-7", 1, _moved("Tile", [1, 2, 1, 1]), opset=7, exact=True),
+    # Its channels are as many as the producer's, but nothing says that they are the same.
+    case("ConstantOfShape-computed", 2, _zeros_like(None), exact=True),
+    case("ConstantOfShape-computed-ones", 2, _zeros_like(1.0), exact=True),
+    case("ConstantOfShape-free-batch", 2, _zeros_like(1.0), shape=("n", 3, 6, 6), exact=True,
+         bug="a small tensor made by ConstantOfShape counts as a size that cannot be corrected"),
+    case("ConstantOfShape-stored", 1, _fresh(None)),
+    case("ConstantOfShape-stored-twos", 1, _fresh(2.0), exact=True),
+    case("Size", 1, lambda net, a: net.mul(a, net.cast(net.node("Size", a), 1)), exact=True),
+    case("Size-free-batch", 1, lambda net, a: net.mul(a, net.cast(net.node("Size", a), 1)),
+         shape=("n", 3, 6, 6), exact=True),
+    case("Expand-free-batch", 1, _computed_expand, shape=("n", 3, 6, 6), exact=True),
+    case("Shape-part", 1, lambda net, a: net.node("Expand", net.global_avg_pool(a), net.node(
+        "Shape", a, start=2), shape=a.shape), exact=True),
+    case("Constant", 2, lambda net, a: net.node("Conv", a, net.node(
+        "Constant", value=net.weight(6, 8, 1, 1).values)), exact=True),
+    case("Constant-floats", 1, lambda net, a: net.node("Mul", a, net.node(
+        "Constant", value_floats=[0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])), shape=TOKENS),
+    case("Slice-of-a-signal", 2, _moved("Slice", [0], [3], [1]), shape=SIGNAL, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRANSPOSE)
+def test_transpose(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", CONCAT)
+def test_concat(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", SPLIT)
+def test_split(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", SLICE)
+def test_slice(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", GATHER)
+def test_gather(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", PAD)
+def test_pad(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", REPEAT)
+def test_repeat(case: Case) -> None:
+    case.check()

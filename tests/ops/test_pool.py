@@ -1,0 +1,113 @@
+"""Pooling and resampling: channels pass; what counts across channels locks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+GLOBAL = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
+
+
+def _pool(op: str, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        rank = len(a.shape) - 2
+        return net.node(op, a, **{"kernel_shape": [2] * rank, "strides": [2] * rank} | attrs)
+
+    return body
+
+
+def _resize(*inputs: Any, **attrs: Any) -> Body:
+    return lambda net, a: net.node("Resize", a, *inputs, **attrs)
+
+
+def _max_unpool(net: Net, a: Tensor) -> Tensor:
+    values, places = net.nodes("MaxPool", [a], 2, kernel_shape=[2, 2], strides=[2, 2])
+    return net.node("MaxUnpool", values, places, kernel_shape=[2, 2], strides=[2, 2],
+                    shape=[2, 8, 6, 6])  # fmt: skip
+
+
+def _indices_unused(net: Net, a: Tensor) -> Tensor:
+    return net.nodes("MaxPool", [a], 2, kernel_shape=[2, 2])[0]
+
+
+_BOXES = np.array([[0, 0, 4, 4], [1, 1, 5, 5], [0, 2, 3, 5]], np.float32)
+
+
+def _roi_align(net: Net, a: Tensor) -> Tensor:
+    return net.node("RoiAlign", a, _BOXES, np.array([0, 1, 1]), output_height=2, output_width=2)
+
+
+def _roi_pool(net: Net, a: Tensor) -> Tensor:
+    boxes = np.concatenate([[[0], [1], [1]], _BOXES], 1).astype(np.float32)
+    return net.node("MaxRoiPool", a, boxes, pooled_shape=[2, 2], shape=[3, 8, 2, 2])
+
+
+def _grid_sample(net: Net, a: Tensor) -> Tensor:
+    return net.node("GridSample", a, net.uniform(-1, 1, 2, 4, 4, 2))
+
+
+def _affine_grid(net: Net, a: Tensor) -> Tensor:
+    grid = net.node(
+        "AffineGrid", net.uniform(-1, 1, 2, 2, 3), np.array([2, 8, 4, 4]), shape=[2, 4, 4, 2]
+    )
+    return net.node("GridSample", a, grid)
+
+
+CASES = [
+    *(case(op, 1, _pool(op), exact=True) for op in POOLS),
+    *(case(f"{op}-1d", 1, _pool(op), shape=SIGNAL, exact=True) for op in POOLS),
+    *(case(f"{op}-3d", 1, _pool(op), shape=VOLUME, exact=True) for op in POOLS),
+    *(case(f"{op}-summed", 1, lambda net, a, op=op: summed(net, _pool(op)(net, a)), exact=True)
+      for op in POOLS),
+    *(case(op, 1, lambda net, a, op=op: net.node(op, a), exact=True) for op in GLOBAL),
+    *(case(f"{op}-3d", 1, lambda net, a, op=op: net.node(op, a), shape=VOLUME, exact=True)
+      for op in GLOBAL),
+    *(case(f"{op}-opset-7", 1, _pool(op), opset=7, exact=True) for op in POOLS),
+    case("MaxPool-padded", 1, _pool("MaxPool", kernel_shape=[3, 3], pads=[1] * 4), exact=True),
+    case("MaxPool-ceil", 1, _pool("MaxPool", kernel_shape=[4, 4], ceil_mode=1), exact=True),
+    case("MaxPool-dilated", 1, _pool("MaxPool", dilations=[2, 2]), exact=True),
+    case("MaxPool-auto-pad", 1, _pool("MaxPool", auto_pad="SAME_UPPER"), exact=True),
+    case("AveragePool-padded", 1, _pool("AveragePool", pads=[1] * 4, count_include_pad=1)),
+    case("LpPool-1", 1, _pool("LpPool", p=1), exact=True),
+    # Indices count across channels: they and all they index are kept whole.
+    case("MaxUnpool", 0, _max_unpool),
+    case("MaxUnpool-typed", 0, _max_unpool, typed=True),
+    case("MaxPool-indices-declared", 0, _indices_unused),
+    case("RoiAlign", 1, _roi_align, exact=True),
+    case("MaxRoiPool", 1, _roi_pool, exact=True, typed=True),
+    case("GridSample", 1, _grid_sample, exact=True),
+    case("AffineGrid", 1, _affine_grid, opset=20, exact=True, typed=True),
+    case("Resize-scales", 1, _resize(None, [1.0, 1.0, 2.0, 2.0]), exact=True),
+    case("Resize-scales-linear", 1, _resize(None, [1.0, 1.0, 1.5, 1.5], mode="linear"), exact=True),
+    case("Resize-sizes", 1, _resize(None, None, [2, 8, 12, 12]), exact=True),
+    case("Resize-sizes-axes", 1, _resize(None, None, [9, 9], axes=[2, 3]), opset=18, exact=True),
+    case("Resize-sizes-negative-axes", 1, _resize(None, None, [9, 9], axes=[-2, -1]), opset=18),
+    case("Resize-sizes-all-axes", 1, _resize(None, None, [12, 8, 12, 2], axes=[3, 1, 2, 0]),
+         opset=18),
+    case("Resize-keep-aspect", 1, _resize(
+        None, None, [9, 12], axes=[2, 3], keep_aspect_ratio_policy="not_larger"), opset=18),
+    case("Resize-crop", 0, _resize(
+        net_roi := np.array([0, 0, 0.2, 0.2, 1, 1, 0.8, 0.8], np.float32), None, [2, 8, 4, 4],
+        coordinate_transformation_mode="tf_crop_and_resize")),
+    case("Resize-channels", 0, _resize(None, [1.0, 2.0, 1.0, 1.0])),
+    case("Resize-opset-10", 1, _resize([1.0, 1.0, 2.0, 2.0]), opset=10, exact=True),
+    case("Resize-opset-11", 1, _resize(net_roi[:0], [1.0, 1.0, 2.0, 2.0]), opset=11, exact=True),
+    case("Resize-opset-11-sizes", 1, _resize(
+        net_roi[:0], np.zeros(0, np.float32), [2, 8, 12, 12]), opset=11, exact=True),
+    case("Resize-1d", 1, _resize(None, [1.0, 1.0, 2.0]), shape=SIGNAL, exact=True),
+    case("Upsample-opset-9", 1, lambda net, a: net.node("Upsample", a, [1.0, 1.0, 2.0, 2.0]),
+         opset=9, exact=True),
+    case("Upsample-opset-7", 1, lambda net, a: net.node("Upsample", a, scales=[1.0, 1.0, 2.0, 2.0]),
+         opset=7, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pool(case: Case) -> None:
+    case.check()

@@ -1,0 +1,162 @@
+"""Shapes and sizes, compared with what onnxruntime computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from models.builder import Net
+from models.hazards import HAZARDS, UNRUNNABLE
+from models.vision import MAKERS
+from spa.errors import ModelError
+from spa.reader import load
+from spa.run import make_feeds
+from spa.shapes import bindings, free_sizes, infer
+
+
+def free_net(*shape: int | str | None) -> ModelProto:
+    net = Net("free")
+    x = net.input("x", [s or "unnamed" for s in shape])
+    model = net.model(net.relu(x))
+    for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        if size is None:
+            dim.ClearField("dim_param")
+    del model.graph.value_info[:]
+    return model
+
+
+def test_free_sizes_are_found_by_name_and_place() -> None:
+    graph = load(free_net("batch", 3, None, "width"))
+    assert free_sizes(graph) == {
+        "batch": [("x", 0, 4)],
+        "x.2": [("x", 2, 4)],
+        "width": [("x", 3, 4)],
+    }
+    assert free_sizes(load(free_net(1, 3))) == {}
+    assert list(bindings(load(free_net(1, 3)))) == [{}]
+
+
+@pytest.mark.parametrize("shape", [("n", 3, "h", "w"), ("n", "s", 8), ("n", "s", None)])
+def test_first_binding_is_of_distinct_primes(shape: tuple[int | str | None, ...]) -> None:
+    graph = load(free_net(*shape))
+    first, other = (next(bindings(graph, offset)) for offset in range(2))
+    assert first.keys() == other.keys() == free_sizes(graph).keys()
+    for bound in (first, other):
+        assert len(set(bound.values())) == len(bound)
+        assert all(n > 1 and all(n % k for k in range(2, n)) for n in bound.values())
+    assert all(first[name] != other[name] for name in first)
+
+
+def test_one_name_is_one_size() -> None:
+    net = Net("two")
+    a, b = net.input("a", ["batch", 4]), net.input("b", ["batch", 4])
+    graph = load(net.model(net.add(a, b)))
+    shapes = infer(graph).shapes
+    assert shapes["a"] == shapes["b"]
+
+
+def halved(net: Net) -> onnx.ModelProto:
+    """Down and up again: only even sizes fit."""
+    x = net.input("x", ["n", 3, "h", "w"])
+    a = net.relu(net.conv(x, 4))
+    up = net.node("Resize", net.pool(a), None, [1.0, 1.0, 2.0, 2.0])
+    return net.model(net.add(a, up))
+
+
+def test_a_binding_that_fits_is_found() -> None:
+    found = infer(load(halved(Net("halved"))))
+    assert found.sizes["h"] % 2 == found.sizes["w"] % 2 == 0
+    assert found.shapes["x"] == (found.sizes["n"], 3, found.sizes["h"], found.sizes["w"])
+
+
+def not_inferred(model: ModelProto) -> list[str]:
+    """Compare every inferred shape, type and value with onnxruntime's; the tensors without."""
+    graph = load(model)
+    found = infer(graph)
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    names = [n for node in model.graph.node for n in node.output if n not in graph.outputs]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(shown.SerializeToString(), options)
+    outputs = [o.name for o in session.get_outputs()]
+    got = session.run(outputs, make_feeds(graph, found.sizes, seed=0))
+    for name, value in zip(outputs, got, strict=True):
+        if name in found.shapes:
+            assert found.shapes[name] == value.shape, name
+            assert onnx.helper.tensor_dtype_to_np_dtype(found.dtypes[name]) == value.dtype, name
+        if name in found.values:
+            np.testing.assert_allclose(found.values[name], value, err_msg=name)
+    return [name for name in outputs if name not in found.shapes]
+
+
+@pytest.mark.parametrize("name", sorted(set(HAZARDS) - UNRUNNABLE))
+def test_hazards(name: str) -> None:
+    assert not_inferred(HAZARDS[name][0]()) == []
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_vision(name: str) -> None:
+    model = MAKERS[name](width=0.125, image=32, classes=10, batch="batch")
+    assert not_inferred(model) == []
+
+
+def computed(net: Net) -> onnx.ModelProto:
+    x = net.input("x", ["n", "s", 12])
+    shape = net.shape_vector(net.dim(x, 0), net.dim(x, 1), 3, net.div(net.dim(x, 2), np.int64(3)))
+    y = net.node("Reshape", x, shape, shape=["n", "s", 3, 4])
+    return net.model(net.relu(y))
+
+
+def test_computed_shapes_have_values() -> None:
+    model = computed(Net("computed"))
+    found = infer(load(model))
+    n, s = found.sizes["n"], found.sizes["s"]
+    assert any(v.tolist() == [n, s, 3, 4] for v in found.values.values())
+    assert not_inferred(model) == []
+
+
+def data_dependent(net: Net) -> onnx.ModelProto:
+    x = net.input("x", [4, 6])
+    return net.model(net.node("NonZero", x, shape=[2, "k"], dtype=np.int64), net.relu(x))
+
+
+def test_a_shape_that_depends_on_data_is_left_out() -> None:
+    model = data_dependent(Net("data"))
+    found = infer(load(model))
+    assert model.graph.node[0].output[0] not in found.shapes
+    assert found.shapes[model.graph.node[1].output[0]] == (4, 6)
+
+
+def test_large_tensors_are_not_evaluated() -> None:
+    net = Net("large")
+    zeros = net.node("ConstantOfShape", [2000, 2000], shape=[2000, 2000])
+    model = net.model(net.add(net.input("x", [2000, 2000]), zeros))
+    found = infer(load(model))
+    assert model.graph.node[0].output[0] not in found.values
+    assert found.shapes[model.graph.node[0].output[0]] == (2000, 2000)
+
+
+def wrong_add(model: ModelProto) -> None:
+    bias = next(t for t in model.graph.initializer if t.name == "MatMul_0.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), bias.name))
+
+
+def wrong_matmul(model: ModelProto) -> None:
+    weight = next(t for t in model.graph.initializer if t.name == "MatMul_0.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((5, 8), np.float32), weight.name))
+
+
+@pytest.mark.parametrize("spoil", [wrong_add, wrong_matmul])
+def test_contradictions(spoil: Callable[[ModelProto], None]) -> None:
+    model = HAZARDS["matmul_with_vector"][0]()
+    spoil(model)
+    with pytest.raises(ModelError, match="contradict"):
+        infer(load(model))
