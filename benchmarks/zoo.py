@@ -120,7 +120,9 @@ def study_apart(path: Path, timeout: float) -> Row:
 
 def export(python: str, folder: Path, patterns: list[str], retry: bool) -> list[str]:
     """Write the files that are not there yet; returns the names that match."""
-    listed = subprocess.run([python, "-m", "models.zoo"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [python, "-m", "models.zoo"], capture_output=True, text=True, check=True
+    )
     names = [n for n in listed.stdout.split() if not patterns or _matches(n, patterns)]
     done = (".onnx",) if retry else (".onnx", ".error")
     wanted = [n for n in names if not any((folder / f"{n}{s}").exists() for s in done)]

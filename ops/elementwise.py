@@ -1,6 +1,8 @@
 """Elementwise operators, with ONNX (numpy) broadcasting."""
 
-from spa.rules import declare
+import math
+
+from spa.rules import Axes, Op, declare, follow, rule
 
 # f(0) = 0: what is removed contributes nothing further on.
 declare(
@@ -12,14 +14,43 @@ declare(
 )
 declare("Cast", "... -> ...", zero="0")
 declare("CastLike", "..., * -> ...", zero="0")
-declare("Dropout", "..., *, * -> ..., ...", zero="0")
 declare(
     "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log LogSigmoid Not Reciprocal Sigmoid Softplus",
     "... -> ...",
 )
 
-# A range that leaves zero where it is keeps removed channels silent; bounds are scalars.
-declare("Clip", "..., *, * -> ...", zero="0")
+
+@rule("Clip", text="..., *, * -> ...")
+def clip(op: Op) -> list[Axes]:
+    # A range that leaves zero where it is keeps removed channels silent.
+    low, high = (_scalar(op, k, a) for k, a in ((1, "min"), (2, "max")))
+    return follow(op, "..., *, * -> ...", zero="0" if low <= 0 <= high else "")
+
+
+def _scalar(op: Op, k: int, attr: str) -> float:
+    """A bound, or one that no zero passes where it is not known."""
+    outermost = -math.inf if attr == "min" else math.inf
+    if attr in op.node.attrs:
+        return float(op.attr(attr))
+    if not op.has(k):
+        return outermost
+    value = op.fixed(k)
+    return float(value) if value is not None and value.size == 1 else -outermost
+
+
+@rule("Pow", text="..., ... -> ...")
+def power(op: Op) -> list[Axes]:
+    exponent = op.fixed(1)
+    silent = exponent is not None and (exponent > 0).all()
+    return follow(op, "..., ... -> ...", zero="0" if silent else "")
+
+
+@rule("Dropout", text="..., *, * -> ..., ...")
+def dropout(op: Op) -> list[Axes]:
+    outputs = follow(op, "..., *, * -> ..., ...", zero="0")
+    mask = [axis._replace(zero=False) for axes in outputs[1:] for axis in axes]
+    return [outputs[0], mask] if len(outputs) > 1 else outputs
+
 
 declare("Add Sub Max Min Sum", "..., ... -> ...", zero="0 + 1")
 declare("Mean", "..., ... -> ...", zero="0 + 1")
@@ -27,7 +58,6 @@ declare("And Mul", "..., ... -> ...", zero="0 1")
 declare("Or Xor", "..., ... -> ...", zero="0 + 1")
 declare("Div Mod", "..., ... -> ...", zero="0")
 declare("PRelu", "..., ... -> ...", zero="0")
-declare("Pow", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
 declare(
     "BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."

@@ -179,6 +179,20 @@ def gather(op: Op) -> list[Axes]:
     return [before + middle + after]
 
 
+@rule("GatherElements", text="locks axis; the other axes couple data and indices")
+def gather_elements(op: Op) -> list[Axes]:
+    at, out = op.axis(), []
+    for k, (data, index) in enumerate(zip(op.input(0), op.input(1), strict=True)):
+        if k == at or len(data.ids) != len(index.ids):
+            op.lock(data, "indexed at run time")
+            op.lock(index, "lists positions")
+            out.append(whole(len(index.ids)))
+        else:
+            op.tie(data.ids, index.ids)
+            out.append(index if is_whole(data) else data)
+    return [out]
+
+
 # Pad -------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,20 @@ def reshape(op: Op) -> list[Axes]:
     return [regrid(op, op.input(), op.out_shape())]
 
 
-@rule("Flatten Squeeze Unsqueeze", text="splits and merges axes; one factor of each stays live")
+def _name_axes(node: Sized) -> Resized:
+    """A Squeeze that names no axes would also drop a live axis that was cut down to size 1."""
+    old, new = node.op.shape(), node.new_in[0]
+    assert new is not None
+    axes = [k for k, n in enumerate(old) if n == 1]
+    if node.op.has(1) or "axes" in node.op.node.attrs or sum(n == 1 for n in new) == len(axes):
+        return Resized()
+    if node.op.opset < 13:
+        return Resized(attrs={"axes": axes})
+    return Resized(inputs={1: np.asarray(axes, np.int64)})
+
+
+@rule("Squeeze", resize=_name_axes, text="drops axes of size 1")
+@rule("Flatten Unsqueeze", text="splits and merges axes; one factor of each stays live")
 def flatten(op: Op) -> list[Axes]:
     op.lock_input(1, "lists axes")
     return [regrid(op, op.input(), op.out_shape())]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from spa import rules
 from spa.graph import WEIGHTS
@@ -29,9 +28,9 @@ class Cost:
 class CostModel:
     """The cost of a model after removing so many units of every group.
 
-    Every size is linear in the units removed, ``size - A @ removed``, and a product of sizes is the
-    cost of one node or one constant. Where groups of two views cross on one axis (heads and head
-    dims) the axis is a grid, and their shares multiply.
+    The product of the sizes of some axes is the cost of one node or one constant. An axis falls
+    into cells, each of one group in every view; a cell keeps the shares that its groups keep, and
+    where two views cross (heads and head dims) it is a grid and the shares multiply.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -47,7 +46,7 @@ class CostModel:
         self._macs = self._terms(macs)
         self._params = self._terms(params)
         self._full = np.asarray(self._sizes or [1], float)
-        self._shares = self._share_matrices()
+        self._cells = self._find_cells()
 
     def _mac_terms(self) -> list[list[tuple[str, int]]]:
         terms = []
@@ -77,41 +76,55 @@ class CostModel:
             by_length.setdefault(len(refs), []).append(refs)
         return [np.asarray(refs, np.intp) for refs in by_length.values()]
 
-    def _share_matrices(self) -> list[csr_array]:
-        """Per view: how many indices of every axis one unit of every group stands for."""
+    def _find_cells(self) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
+        """Every axis in cells of indices that belong to the same group in every view.
+
+        Returns:
+            The axis of every cell, its number of indices, and its group in every view, shape
+            (views, cells); the last group number stands for none.
+        """
+        none = len(self._groups.groups)
         owner = []
         for v, view in enumerate(self._groups.views):
-            of = np.full(len(view.labels), -1)
+            of = np.full(len(view.labels), none)
             for g, group in enumerate(self._groups.groups):
                 if group.view == v:
                     of[group.units] = g
             owner.append(of)
-        matrices = []
-        for v, view in enumerate(self._groups.views):
-            rows, columns, counts = [], [], []
-            known: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
-            for (name, k), row in self._axes.items():
-                if name not in view.ties.axes:
-                    continue
-                ids = view.ties.axes[name][k].ids
-                if id(ids) not in known:
-                    found = owner[v][view.labels[ids]]
-                    known[id(ids)] = np.unique(found[found >= 0], return_counts=True)
-                for g, n in zip(*known[id(ids)], strict=True):
-                    rows.append(row)
-                    columns.append(int(g))
-                    counts.append(n / self._groups.groups[int(g)].size)
-            shape = (len(self._sizes) or 1, len(self._groups.groups))
-            matrices.append(csr_array((counts, (rows, columns)), shape=shape))
-        return matrices
+        rows: list[int] = []
+        counts: list[NDArray[np.intp]] = []
+        cells: list[NDArray[np.intp]] = []
+        known: dict[tuple[int, ...], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+        for (name, k), row in self._axes.items():
+            ids = [
+                view.ties.axes[name][k].ids if name in view.ties.axes else None
+                for view in self._groups.views
+            ]
+            key = (int(self._full[row]), *(id(i) for i in ids))
+            if key not in known:
+                groups = np.full((len(ids), int(self._full[row])), none)
+                for v, i in enumerate(ids):
+                    if i is not None:
+                        groups[v] = owner[v][self._groups.views[v].labels[i]]
+                known[key] = np.unique(groups, axis=1, return_counts=True)
+            cells.append(known[key][0])
+            counts.append(known[key][1])
+            rows += [row] * len(known[key][1])
+        empty = np.zeros((len(owner), 0), np.intp)
+        return (
+            np.asarray(rows, np.intp),
+            np.concatenate([*counts, np.zeros(0)]).astype(np.float64),
+            np.concatenate([empty, *cells], axis=1),
+        )
 
     def __call__(self, removed: NDArray[np.int64] | None = None) -> Cost:
         """Cost after removing ``removed[g]`` units of every group g; None: nothing."""
-        sizes = self._full.copy()
+        sizes = self._full
         if removed is not None and len(removed):
-            for matrix in self._shares:
-                sizes *= 1 - (matrix @ removed) / np.maximum(self._full, 1)
-        sizes = np.round(sizes)
+            kept = np.append(1 - removed / np.asarray([g.size for g in self._groups.groups]), 1.0)
+            rows, counts, cells = self._cells
+            left = np.bincount(rows, counts * kept[cells].prod(axis=0), minlength=len(sizes))
+            sizes = np.round(left)
         return Cost(_total(self._macs, sizes), _total(self._params, sizes))
 
 

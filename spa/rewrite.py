@@ -25,6 +25,9 @@ from spa.rules import Resized, Sized
 
 Value = NDArray[Any]
 
+_DATA = {"dims", "name", "data_type", "data_location", "external_data", "raw_data"} | {
+    f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")
+}
 _ONE_TO_ONE = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity"}
 
 
@@ -205,7 +208,9 @@ class _Rewriter:
             base = self.graph.constants[name].source if name else f"{node.outputs[0]}.sizes"
             self._own_constant(node.index, position, base, want)
         elif not self._chase(name, want, node.index):
-            proto.input[position] = self._correct(node, name, got, want)
+            fixed = self._correct(node, name, got, want)
+            proto.input[position] = self.reads[node.index, position] = fixed
+            self.new_values[fixed] = want
 
     def _own_constant(self, index: int, position: int, base: str, want: Value) -> None:
         """Replace a constant where only this node reads it, else give the node its own."""
@@ -368,8 +373,7 @@ def _tensor(name: str, value: Value, like: TensorProto | None) -> TensorProto:
     tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
     if like is not None:
         tensor.data_type = like.data_type
-        if like.doc_string:
-            tensor.doc_string = like.doc_string
+        copy_fields(like, tensor, but=_DATA)
     return tensor
 
 

@@ -269,10 +269,17 @@ def mask(groups: Groups, removed: Removed) -> ModelProto:
 
 
 def _divides(graph: Graph, name: str) -> bool:
-    return any(
-        graph.nodes[k].op_type in ("Div", "Mod") and graph.nodes[k].inputs[1] == name
-        for k in graph.readers.get(name, [])
-    )
+    """Whether a zero there, or what is computed from it alone, would be no finite number."""
+    for k in graph.readers.get(name, []):
+        node = graph.nodes[k]
+        if node.op_type in ("Reciprocal", "Log"):
+            return True
+        if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
+            return True
+        alone = not any(n in graph.activations for n in node.outputs)
+        if alone and any(_divides(graph, n) for n in node.outputs):
+            return True
+    return False
 
 
 def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:

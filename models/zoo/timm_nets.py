@@ -27,7 +27,7 @@ def transformer(name: str, side: int = 32, **settings: Any) -> None:
     add(name, side, img_size=side, **settings)
 
 
-SMALL_VIT: dict[str, Any] = dict(patch_size=8, embed_dim=32, depth=2, num_heads=4)
+SMALL_VIT: dict[str, Any] = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 # Convolutional.
 add("resnet10t")

@@ -15,11 +15,16 @@ IMAGE: Dynamic = {0: "batch", 2: "height", 3: "width"}
 
 
 def on_image(module: nn.Module, side: int = 32, channels: int = 3, free: bool = False) -> Sample:
-    return Sample(module, {"x": torch.randn(2, channels, side, side)}, {"x": IMAGE if free else BATCH})
+    return Sample(
+        module, {"x": torch.randn(2, channels, side, side)}, {"x": IMAGE if free else BATCH}
+    )
 
 
 def cbr(i: int, o: int, k: int = 3, s: int = 1, g: int = 1, act: bool = True) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(i, o, k, s, k // 2, groups=g, bias=False), nn.BatchNorm2d(o)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(i, o, k, s, k // 2, groups=g, bias=False),
+        nn.BatchNorm2d(o),
+    ]
     return nn.Sequential(*layers, *([nn.SiLU()] if act else []))
 
 
@@ -143,7 +148,9 @@ class StyleBlock(nn.Module):
         b, c, h, w = x.shape
         weight = self.weight[None] * self.style(z)[:, None, :, None, None]
         weight = weight * torch.rsqrt(weight.pow(2).sum([2, 3, 4], keepdim=True) + 1e-8)
-        x = F.conv2d(x.reshape(1, b * c, h, w), weight.reshape(b * 16, c, 3, 3), padding=1, groups=b)
+        x = F.conv2d(
+            x.reshape(1, b * c, h, w), weight.reshape(b * 16, c, 3, 3), padding=1, groups=b
+        )
         return self.to_image(F.leaky_relu(x.reshape(b, 16, h, w), 0.2))
 
 
@@ -204,7 +211,9 @@ class C2f(nn.Module):
         super().__init__()
         self.c = o // 2
         self.one, self.two = cbr(i, o, 1), cbr((2 + n) * self.c, o, 1)
-        self.m = nn.ModuleList(nn.Sequential(cbr(self.c, self.c), cbr(self.c, self.c)) for _ in range(n))
+        self.m = nn.ModuleList(
+            nn.Sequential(cbr(self.c, self.c), cbr(self.c, self.c)) for _ in range(n)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = list(self.one(x).chunk(2, 1))
@@ -234,8 +243,12 @@ class Yolo(nn.Module):
         self.stem = nn.Sequential(cbr(3, 8, 3, 2), cbr(8, 16, 3, 2))
         self.p3, self.p4 = C2f(16, 16), nn.Sequential(cbr(16, 32, 3, 2), C2f(32, 32), Sppf(32))
         self.up, self.down, self.out4 = C2f(48, 16, 1), cbr(16, 16, 3, 2), C2f(48, 32, 1)
-        self.box = nn.ModuleList(nn.Sequential(cbr(c, 16), nn.Conv2d(16, 4 * bins, 1)) for c in (16, 32))
-        self.cls = nn.ModuleList(nn.Sequential(cbr(c, 16), nn.Conv2d(16, classes, 1)) for c in (16, 32))
+        self.box = nn.ModuleList(
+            nn.Sequential(cbr(c, 16), nn.Conv2d(16, 4 * bins, 1)) for c in (16, 32)
+        )
+        self.cls = nn.ModuleList(
+            nn.Sequential(cbr(c, 16), nn.Conv2d(16, classes, 1)) for c in (16, 32)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         p3 = self.p3(self.stem(x))
@@ -408,7 +421,8 @@ class Xca(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         q, k, v = (
-            p.reshape(b, self.heads, c // self.heads, h * w) for p in self.dw(self.qkv(x)).chunk(3, 1)
+            p.reshape(b, self.heads, c // self.heads, h * w)
+            for p in self.dw(self.qkv(x)).chunk(3, 1)
         )
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         a = (q @ k.transpose(-2, -1) * self.t).softmax(-1)
@@ -538,7 +552,9 @@ def dense_block() -> Sample:
             super().__init__()
             self.stem = cbr(3, 8)
             self.layers = nn.ModuleList(
-                nn.Sequential(nn.BatchNorm2d(8 + 4 * k), nn.ReLU(), nn.Conv2d(8 + 4 * k, 4, 3, 1, 1))
+                nn.Sequential(
+                    nn.BatchNorm2d(8 + 4 * k), nn.ReLU(), nn.Conv2d(8 + 4 * k, 4, 3, 1, 1)
+                )
                 for k in range(4)
             )
             self.head = head(24)
@@ -589,7 +605,9 @@ class WaveNet(nn.Module):
     def __init__(self, fused: bool = True) -> None:
         super().__init__()
         self.stem = nn.Conv1d(1, 12, 1)
-        self.gates = nn.ModuleList(nn.Conv1d(12, 24, 2, dilation=2**k, padding=2**k) for k in range(3))
+        self.gates = nn.ModuleList(
+            nn.Conv1d(12, 24, 2, dilation=2**k, padding=2**k) for k in range(3)
+        )
         self.skip = nn.ModuleList(nn.Conv1d(12, 16, 1) for _ in range(3))
         self.residual = nn.ModuleList(nn.Conv1d(12, 12, 1) for _ in range(3))
         self.out = nn.Sequential(nn.ReLU(), nn.Conv1d(16, 16, 1), nn.ReLU(), nn.Conv1d(16, 8, 1))
@@ -659,7 +677,7 @@ class ConvLstmZero(ConvLstm):
 def conv_lstm_state() -> Sample:
     state = torch.randn(2, 8, 8, 8)
     return Sample(ConvLstm(), {"x": torch.randn(2, 3, 3, 8, 8), "h": state, "c": state.clone()},
-                  {n: BATCH for n in "xhc"})  # fmt: skip
+                  dict.fromkeys("xhc", BATCH))  # fmt: skip
 
 
 @net()
@@ -859,7 +877,9 @@ def deep_and_cross() -> Sample:
 class Siamese(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(cbr(3, 8, 3, 2), cbr(8, 16, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            cbr(3, 8, 3, 2), cbr(8, 16, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.embed, self.out = nn.Linear(16, 12), nn.Linear(12, 1)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -919,7 +939,10 @@ class VqVae(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enc, self.book = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 6)), nn.Embedding(9, 6)
+        self.enc, self.book = (
+            nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 6)),
+            nn.Embedding(9, 6),
+        )
         self.dec = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 10))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -940,7 +963,9 @@ class Keypoints(nn.Module):
         super().__init__()
         self.body, self.maps = nn.Sequential(cbr(3, 8, 3, 2), cbr(8, 16)), nn.Conv2d(16, 5, 1)
         axis = torch.linspace(-1, 1, 16)
-        self.register_buffer("grid", torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2))
+        self.register_buffer(
+            "grid", torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.maps(self.body(x)).flatten(2).softmax(-1) @ self.grid
@@ -958,8 +983,16 @@ class Diffusion(nn.Module):
         super().__init__()
         self.register_buffer("freq", torch.exp(-torch.arange(8) / 8.0 * 4))
         self.time = nn.Sequential(nn.Linear(16, 24), nn.SiLU())
-        self.stem, self.n1, self.c1 = nn.Conv2d(3, 16, 3, 1, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 24, 3, 1, 1)
-        self.emb, self.n2, self.c2 = nn.Linear(24, 48), nn.GroupNorm(4, 24), nn.Conv2d(24, 16, 3, 1, 1)
+        self.stem, self.n1, self.c1 = (
+            nn.Conv2d(3, 16, 3, 1, 1),
+            nn.GroupNorm(4, 16),
+            nn.Conv2d(16, 24, 3, 1, 1),
+        )
+        self.emb, self.n2, self.c2 = (
+            nn.Linear(24, 48),
+            nn.GroupNorm(4, 24),
+            nn.Conv2d(24, 16, 3, 1, 1),
+        )
         self.out = nn.Conv2d(16, 3, 3, 1, 1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -1000,7 +1033,10 @@ class Normalised(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.bn = nn.Sequential(cbr(3, 16, 3, 2), nn.Flatten(), nn.Linear(16 * 64, 12)), nn.BatchNorm1d(12)
+        self.body, self.bn = (
+            nn.Sequential(cbr(3, 16, 3, 2), nn.Flatten(), nn.Linear(16 * 64, 12)),
+            nn.BatchNorm1d(12),
+        )
         self.weight = nn.Parameter(torch.randn(6, 12))
 
     def forward(self, x: Tensor) -> Tensor:

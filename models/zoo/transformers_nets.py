@@ -75,19 +75,17 @@ def add(
     """
     if not config:
         config = getattr(transformers, model).config_class.__name__
-    make = partial(
-        _make, model, config, settings, inputs, outputs, fixed or {}, nested or {}
-    )
+    make = partial(_make, model, config, settings, inputs, outputs, fixed or {}, nested or {})
     net(*variants, name=name, source="hf")(make)
 
 
 NO_CACHE: dict[str, Any] = {"use_cache": False}
 MASKED = tokens("input_ids", "attention_mask")
-ENCODER = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-               intermediate_size=48, max_position_embeddings=40)  # fmt: skip
+ENCODER = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+               "intermediate_size": 48, "max_position_embeddings": 40}  # fmt: skip
 DECODER = dict(**ENCODER, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-              image_size=32, patch_size=8)  # fmt: skip
+VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+              "image_size": 32, "patch_size": 8}  # fmt: skip
 
 # First: what a user is likeliest to bring.
 add("vit", "ViTForImageClassification", image(), **VISION)
@@ -115,8 +113,19 @@ add("electra", "ElectraModel", MASKED, embedding_size=16, **ENCODER)
 add("mobilebert", "MobileBertModel", MASKED, embedding_size=16, intra_bottleneck_size=16,
     vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
     intermediate_size=48)  # fmt: skip
-add("squeezebert", "SqueezeBertModel", MASKED, embedding_size=32, q_groups=2, k_groups=2,
-    v_groups=2, post_attention_groups=1, intermediate_groups=2, output_groups=2, **ENCODER)
+add(
+    "squeezebert",
+    "SqueezeBertModel",
+    MASKED,
+    embedding_size=32,
+    q_groups=2,
+    k_groups=2,
+    v_groups=2,
+    post_attention_groups=1,
+    intermediate_groups=2,
+    output_groups=2,
+    **ENCODER,
+)
 add("deberta-v2", "DebertaV2Model", MASKED, relative_attention=True, position_buckets=8,
     pos_att_type=["c2p", "p2c"], norm_rel_ebd="layer_norm", share_att_key=True,
     position_biased_input=False, **ENCODER)  # fmt: skip
@@ -198,9 +207,9 @@ add("rwkv", "RwkvForCausalLM", tokens("input_ids"), fixed=NO_CACHE, vocab_size=V
     hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)  # fmt: skip
 
 # Encoder and decoder.
-SEQ2SEQ = dict(vocab_size=VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=2,
-               encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=48,
-               decoder_ffn_dim=48, max_position_embeddings=40, pad_token_id=1)  # fmt: skip
+SEQ2SEQ = {"vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+               "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48,
+               "decoder_ffn_dim": 48, "max_position_embeddings": 40, "pad_token_id": 1}  # fmt: skip
 PAIR = tokens("input_ids", "decoder_input_ids")
 add("bart", "BartForConditionalGeneration", PAIR, fixed=NO_CACHE, **SEQ2SEQ)
 add("mbart", "MBartForConditionalGeneration", PAIR, fixed=NO_CACHE, **SEQ2SEQ)
@@ -249,11 +258,24 @@ add("levit", "LevitForImageClassification", image(64), image_size=64, hidden_siz
     num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[8, 8, 8])  # fmt: skip
 add("pvt", "PvtForImageClassification", image(64), image_size=64, hidden_sizes=[8, 16, 24, 32],
     depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4])  # fmt: skip
-add("pvt-v2", "PvtV2ForImageClassification", image(64), image_size=64,
-    hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4])
+add(
+    "pvt-v2",
+    "PvtV2ForImageClassification",
+    image(64),
+    image_size=64,
+    hidden_sizes=[8, 16, 24, 32],
+    depths=[1, 1, 1, 1],
+    num_attention_heads=[1, 2, 3, 4],
+)
 add("cvt", "CvtForImageClassification", image(64), embed_dim=[8, 16, 24], num_heads=[1, 2, 3],
     depth=[1, 1, 2])  # fmt: skip
-add("convnext-backbone", "ConvNextBackbone", image(), hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])
+add(
+    "convnext-backbone",
+    "ConvNextBackbone",
+    image(),
+    hidden_sizes=[16, 24, 32, 40],
+    depths=[1, 1, 1, 1],
+)
 add("focalnet", "FocalNetForImageClassification", image(64), image_size=64, embed_dim=16,
     depths=[1, 1, 1, 1], hidden_sizes=[16, 32, 64, 128])  # fmt: skip
 add("hiera", "HieraModel", image(64), image_size=[64, 64], embed_dim=16, depths=[1, 1, 1, 1],
@@ -280,8 +302,16 @@ add("textnet", "TextNetForImageClassification", image(64), stem_out_channels=8,
     hidden_sizes=[8, 16, 24, 32, 40])  # fmt: skip
 
 # Detection.
-DETR = dict(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
-            decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_queries=5)
+DETR = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "num_queries": 5,
+}
 BACKBONE = transformers.ResNetConfig(
     embedding_size=8, hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1],
     out_features=["stage2", "stage3", "stage4"],
@@ -301,9 +331,9 @@ add("rt-detr-resnet", "RTDetrResNetBackbone", image(64), embedding_size=8,
     hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])  # fmt: skip
 
 # Text and image.
-TEXT_CLIP = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                 intermediate_size=48, max_position_embeddings=20, eos_token_id=2, bos_token_id=0,
-                 pad_token_id=1)  # fmt: skip
+TEXT_CLIP = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "intermediate_size": 48, "max_position_embeddings": 20, "eos_token_id": 2, "bos_token_id": 0,
+                 "pad_token_id": 1}  # fmt: skip
 add("clip-vision", "CLIPVisionModelWithProjection", image(), projection_dim=16, **VISION)
 add("clip-text", "CLIPTextModelWithProjection", MASKED, projection_dim=16, **TEXT_CLIP)
 add("clip", "CLIPModel", lambda: {**tokens("input_ids", "attention_mask")(), **image()()},
@@ -316,10 +346,10 @@ add("whisper", "WhisperForConditionalGeneration", lambda: {**wave(8, 60, name="i
     **tokens("decoder_input_ids")()}, fixed=NO_CACHE, num_mel_bins=8, max_source_positions=30,
     max_target_positions=40, decoder_start_token_id=3, suppress_tokens=None,
     **{k: v for k, v in SEQ2SEQ.items() if k != "max_position_embeddings"})  # fmt: skip
-SOUND = dict(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-             intermediate_size=48, conv_dim=(16, 16), conv_stride=(4, 2), conv_kernel=(8, 3),
-             num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-             num_feat_extract_layers=2)  # fmt: skip
+SOUND = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 48, "conv_dim": (16, 16), "conv_stride": (4, 2), "conv_kernel": (8, 3),
+             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+             "num_feat_extract_layers": 2}  # fmt: skip
 add("wav2vec2", "Wav2Vec2ForCTC", wave(400), **SOUND)
 add("wav2vec2-layer", "Wav2Vec2Model", wave(400), feat_extract_norm="layer",
     do_stable_layer_norm=True, **SOUND)  # fmt: skip
