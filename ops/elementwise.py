@@ -15,7 +15,7 @@ declare(
 declare("Cast", "... -> ...", zero="0")
 declare("CastLike", "..., * -> ...", zero="0")
 declare(
-    "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log LogSigmoid Not Reciprocal Sigmoid Softplus",
+    "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log Not Reciprocal Sigmoid Softplus",
     "... -> ...",
 )
 

@@ -21,7 +21,7 @@ _REASONS = {
         "",
         "NonZero NonMaxSuppression Unique Compress Multinomial EyeLike Range RandomNormal"
         " RandomUniform RandomNormalLike RandomUniformLike Bernoulli Scatter ScatterElements"
-        " ScatterND TensorScatter GatherND ReverseSequence Det CenterCropPad"
+        " ScatterND TensorScatter ReverseSequence Det CenterCropPad"
         " BitCast",
     ),
     "is a loss": ("", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"),

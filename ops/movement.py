@@ -52,6 +52,7 @@ def _resize_split(node: Sized) -> Resized:
 
 @rule("Split", resize=_resize_split)
 def split(op: Op) -> list[Axes]:
+    op.need(1)
     at = op.axis()
     op.lock_input(1, "lists sizes")
     ends = np.cumsum([op.out_shape(k)[at] for k in range(len(op.out_shapes))])
@@ -193,6 +194,16 @@ def gather_elements(op: Op) -> list[Axes]:
     return [out]
 
 
+@rule("GatherND", text="locks the axes it indexes; the axes behind them pass")
+def gather_nd(op: Op) -> list[Axes]:
+    data, indices = op.input(0), op.input(1)
+    op.lock_input(1, "lists positions")
+    first = op.attr("batch_dims", 0) + op.shape(1)[-1]
+    for axis in data[:first]:
+        op.lock(axis, "indexed by a table")
+    return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
+
+
 # Pad -------------------------------------------------------------------------------------------
 
 
@@ -223,6 +234,7 @@ def _resize_pad(node: Sized) -> Resized:
 
 @rule("Pad", resize=_resize_pad)
 def pad(op: Op) -> list[Axes]:
+    op.need(1, 2, 3)
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists sizes")
     constant = op.attr("mode", b"constant") == b"constant"
@@ -281,6 +293,7 @@ def expand(op: Op) -> list[Axes]:
 
 @rule("Tile")
 def tile(op: Op) -> list[Axes]:
+    op.need(1)
     op.lock_input(1, "lists sizes")
     return [
         [

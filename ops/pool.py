@@ -36,6 +36,7 @@ def _resize_sizes(node: Sized) -> Resized:
 
 @rule("Resize Upsample", resize=_resize_sizes, text="passes the axes that keep their size")
 def resize(op: Op) -> list[Axes]:
+    op.need(1, 2, 3)
     crops = op.attr("coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists sizes")

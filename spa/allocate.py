@@ -67,6 +67,26 @@ def read_target(text: str) -> tuple[str, float]:
     return name, value
 
 
+def one_target(target: Mapping[str, float] | str) -> tuple[str, float]:
+    """The measure and the share of ``macs=0.7`` or ``{"macs": 0.7}``.
+
+    Raises:
+        UsageError: unless there is one measure with a kept share in (0, 1].
+    """
+    if isinstance(target, str):
+        return read_target(target)
+    if len(target) != 1:
+        raise UsageError(f"target {dict(target)}: give one measure, such as {{'macs': 0.7}}")
+    ((measure, share),) = target.items()
+    return read_target(f"{measure}={share}")
+
+
+def check_scope(scope: str) -> None:
+    """Raises UsageError for an unknown scope."""
+    if scope not in ("global", "local"):
+        raise UsageError(f"scope {scope!r} is not known; choose global or local")
+
+
 def allocate(
     groups: Groups,
     scores: Sequence[NDArray[np.float64]],
@@ -80,14 +100,12 @@ def allocate(
         UsageError: for an unknown scope or target.
         TargetError: if no choice comes within 2 points of the target.
     """
-    if scope not in ("global", "local"):
-        raise UsageError(f"scope {scope!r} is not known; choose global or local")
-    ((measure, share),) = target.items() if len(target) == 1 else (("", 0.0),)
-    read_target(f"{measure}={share}")
+    check_scope(scope)
+    measure, share = one_target(target)
     limits = limits or Limits()
     cost = CostModel(groups)
     if measure == "channels":
-        steps = _Steps(groups, limits, limits.round_to or 1)
+        steps = _Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
     else:
         rank = scores if scope == "global" else [_shares(s) for s in scores]
@@ -113,6 +131,7 @@ class _Steps:
     def __init__(self, groups: Groups, limits: Limits, round_to: int) -> None:
         if limits.min_keep < 1 or round_to < 1:
             raise UsageError("min-keep and round-to must be at least 1")
+        self.round_to = round_to
         self.sizes = np.asarray([g.size for g in groups.groups], np.int64)
         self.step = np.asarray([_step(g, round_to) for g in groups.groups], np.int64)
         free = [limits.groups is None or g in limits.groups for g in range(len(groups))]
@@ -192,7 +211,9 @@ def _search(
     if abs(left(best) - share) > TOLERANCE:
         raise TargetError(
             f"{measure}={share:g} cannot be met within 2 points: the nearest these options allow "
-            f"is {measure}={left(best):.3f}; lower --round-to or choose that target"
+            f"is {measure}={left(best):.3f}; "
+            + ("lower --round-to or " if steps.round_to > 1 else "")
+            + "choose that target"
         )
     return best
 

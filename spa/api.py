@@ -17,18 +17,18 @@ from onnx import ModelProto
 from spa import plan as plans
 from spa import run as runs
 from spa import validate as validation
-from spa.allocate import Limits, allocate, read_target
+from spa.allocate import Limits, allocate, check_scope, one_target
+from spa.axes import KINDS, WINDOW, is_whole
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.graph import Graph
-from spa.groups import Group, Groups, Removed, merge
+from spa.groups import Groups, Removed, merge
 from spa.plan import Plan
 from spa.propagate import propagate
 from spa.protos import serialize, stored_bytes
-from spa.reader import load
+from spa.reader import check_finite, load
 from spa.rewrite import rewrite
-from spa.rules import KINDS, WINDOW
-from spa.score import score
+from spa.score import check_names, score
 from spa.shapes import infer
 from spa.solve import solve
 from spa.validate import Verification
@@ -76,6 +76,14 @@ class Settings:
     round_to: int | None = None
     exact: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("exclude", "only", "kinds"):
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+
+
+def _listed(texts: Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -116,7 +124,7 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     say = progress or (lambda stage: None)
     graph = load(model)
     say("inferring shapes")
-    shapes = infer(graph)
+    shapes = infer(graph, runs.observe)
     say("propagating ids")
     first = propagate(graph, shapes)
     # Where an axis splits into several live factors, each choice of one is a view of its own.
@@ -135,36 +143,79 @@ def choose(
     """The numbers of the groups that a user's options leave open to pruning.
 
     Args:
-        exclude, only: regular expressions, searched for in the names of a group's tensors and of
-            the nodes that read them.
+        exclude, only: regular expressions, searched for in the names of the tensors that carry a
+            group's units and of the nodes that read or make those.
 
     Raises:
-        UsageError: if an expression does not compile or a kind is not known.
+        UsageError: if an expression does not compile or matches no name of the model, if a kind
+            is not known, or if no group is left.
     """
-    try:
-        drop, want = ([re.compile(text) for text in texts] for texts in (exclude, only))
-    except re.error as error:
-        raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
-    if odd := set(kinds) - set(ALL_KINDS):
-        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
-
-    def matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:
-        return any(p.search(name) for p in patterns for name in names)
-
-    open_ = set()
-    for k, group in enumerate(groups.groups):
-        names = group_names(groups, group)
-        if group.kind in kinds and not matches(drop, names) and (not want or matches(want, names)):
-            open_.add(k)
+    drop, want, kinds = _patterns(exclude), _patterns(only), _listed(kinds)
+    _check_kinds(kinds)
+    open_ = {g for g, group in enumerate(groups) if group.kind in kinds}
+    if not open_:
+        closed = ", ".join(sorted({group.kind for group in groups}))
+        raise UsageError(
+            f"no group is of kind {', '.join(kinds) or '(none given)'}; this model has groups of "
+            f"kind {closed}: name them with --kinds"
+        )
+    if drop or want:
+        _check_patterns(groups.graph, [*drop, *want])
+        names = group_names(groups)
+        open_ = {g for g in open_ if not _matches(drop, names[g])}
+        open_ = {g for g in open_ if not want or _matches(want, names[g])}
+    if not open_:
+        given = [f"--exclude {p.pattern}" for p in drop] + [f"--only {p.pattern}" for p in want]
+        raise UsageError(f"{' '.join(given)} leaves no group; 'spa analyze' lists the groups")
     return frozenset(open_)
 
 
-def group_names(groups: Groups, group: Group) -> set[str]:
-    """The names by which a user may mean a group: its tensors and the nodes that read them."""
+def _patterns(texts: Sequence[str]) -> list[re.Pattern[str]]:
+    try:
+        return [re.compile(text) for text in _listed(texts)]
+    except re.error as error:
+        raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
+
+
+def _check_patterns(graph: Graph, patterns: list[re.Pattern[str]]) -> None:
+    names = {n for node in graph.nodes for n in (node.name, *node.outputs)}
+    names.update(graph.inputs, (c.source for c in graph.constants.values()))
+    for pattern in patterns:
+        if not _matches([pattern], names):
+            raise UsageError(f"{pattern.pattern!r} matches no node and no tensor of the model")
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    if odd := set(_listed(kinds)) - set(ALL_KINDS):
+        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
+
+
+def _matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:
+    return any(p.search(name) for p in patterns for name in names)
+
+
+def group_names(groups: Groups) -> list[set[str]]:
+    """For every group the tensors that carry its units, and the nodes that read or make those."""
     graph = groups.graph
-    names = {graph.constants[m.tensor].source for m in group.members}
-    for member in group.members:
-        names.update(graph.nodes[k].name for k in graph.readers.get(member.tensor, []))
+    carried: dict[str, set[int]] = {}
+    for v, view in enumerate(groups.views):
+        owner = np.full(len(view.labels), -1)
+        for g, group in enumerate(groups):
+            if group.view == v:
+                owner[group.units] = g
+        known: dict[int, set[int]] = {}  # tensors that share an axis share its array
+        for tensor, axes in view.ties.axes.items():
+            for ids in [axis.ids for axis in axes if not is_whole(axis)]:
+                if id(ids) not in known:
+                    known[id(ids)] = set(np.unique(owner[view.labels[ids]]).tolist()) - {-1}
+                carried.setdefault(tensor, set()).update(known[id(ids)])
+    names: list[set[str]] = [set() for _ in groups]
+    for tensor, by in carried.items():
+        for g in by:
+            names[g].add(graph.constants[tensor].source if tensor in graph.constants else tensor)
+    for node in graph.nodes:
+        for g in set().union(*(carried.get(t, set()) for t in (*node.inputs, *node.outputs))):
+            names[g].add(node.name)
     return names
 
 
@@ -183,12 +234,14 @@ def draft(
     """
     say = progress or (lambda stage: None)
     use = settings or Settings()
-    wanted = dict([read_target(target)]) if isinstance(target, str) else dict(target)
+    wanted = dict([one_target(target)])
+    _check(use)
     groups = analyze(model, exact=use.exact and plan is None, progress=say)
     if not groups.groups:
         raise ModelError(
             "the model has no group of channels that can be pruned: " + _held(groups, use.exact)
         )
+    check_finite(groups.graph, {m.tensor for group in groups for m in group.members})
     removed: Removed
     if plan is not None:
         removed, made_by = plans.replay(groups, plan), plan.made_by
@@ -201,6 +254,15 @@ def draft(
         removed = allocate(groups, scores, wanted, use.scope, limits).removed
         made_by = {"target": wanted, **asdict(use)}
     return Draft(plans.record(groups, removed, made_by), measure(groups, removed), groups, removed)
+
+
+def _check(settings: Settings) -> None:
+    """Find what cannot be meant before the work starts."""
+    check_names(settings.criterion, settings.aggregate, settings.normalize)
+    check_scope(settings.scope)
+    _patterns(settings.exclude)
+    _patterns(settings.only)
+    _check_kinds(settings.kinds)
 
 
 def prune(
@@ -244,9 +306,9 @@ def prune(
         normalize,
         scope,
         seed,
-        tuple(exclude),
-        tuple(only),
-        tuple(kinds),
+        exclude,
+        only,
+        kinds,
         min_keep,
         round_to,
         exact,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -32,9 +34,17 @@ _KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
 class _Main(click.Group):
     """Turns every error into one message and its exit code; -v shows where it came from."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            _refuse(error)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            _refuse(error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -42,11 +52,36 @@ class _Main(click.Group):
                 import traceback
 
                 traceback.print_exc()
-            known = isinstance(error, SpaError)
-            text = str(error) if known else f"{type(error).__name__}: {error}"
-            hint = "" if known else "\nthis is a bug in spa; -v shows where it happened"
-            click.echo(f"spa: {text}{hint}", err=True)
+            click.echo(f"spa: {_message(error)}", err=True)
+            if isinstance(error, OSError):
+                _close_output()
             ctx.exit(error.exit_code if isinstance(error, SpaError) else 1)
+
+
+def _refuse(error: click.UsageError) -> NoReturn:
+    """Click's own message on one line; the help text where nothing at all was given."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2
+        raise error
+    where = error.ctx.command_path if error.ctx else "spa"
+    text = " ".join(error.format_message().split())
+    click.echo(f"spa: {text}\nsee '{where} --help'", err=True)
+    raise click.exceptions.Exit(error.exit_code)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, SpaError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a closed pipe: not ours to repair
+        file = f" ({error.filename})" if error.filename else ""
+        return f"cannot read or write{file}: {error.strerror or error}"
+    text = f"{type(error).__name__}: {error}"
+    return f"{text}\nthis is a bug in spa; -v shows where it happened"
+
+
+def _close_output() -> None:
+    """What could not be printed must not be tried again, and complained about, at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,11 +113,20 @@ def _console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 100
-    return Console(width=width)
+    return Console(width=width, markup=False, emoji=False)  # names are printed as they are
 
 
 def _emit(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=1, default=str))
+    click.echo(json.dumps(_strict(document), indent=1, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -115,7 +159,13 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 @click.option(
     "--criterion", default="l1", show_default=True, metavar="|".join(_CHOICES["criterion"])
 )
-@click.option("--seed", default=0, show_default=True, help="For random scores and random inputs.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="For random scores and random inputs.",
+)
 @click.option(
     "--aggregate",
     default="mean",
@@ -175,25 +225,29 @@ def prune(
 ) -> None:
     """Prune MODEL and write a smaller, verified file."""
     out = out or model.with_name(f"{model.name.removesuffix('.onnx')}.pruned.onnx")
-    _check_paths(model, [] if dry_run else [out], plan_out, force)
+    outs = ([] if dry_run else [out]) + ([plan_out] if plan_out else [])
+    _check_inputs_stay(outs, [model])
 
     from spa import api, report
     from spa.plan import Plan
-    from spa.protos import has_external_data
+    from spa.reader import data_files, load
     from spa.writer import check_writable, save, save_text
 
-    for path in ([] if dry_run else [out]) + ([plan_out] if plan_out else []):
+    for path in outs:
         check_writable(path)
+    _check_outs(outs, None if dry_run else out, force)
     if kinds is not None:
         options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
     plan = Plan.load(plan_in) if plan_in else None
     with _progress(quiet or as_json) as progress:
         settings = api.Settings(**options)
-        result = api.draft(model, target, settings, plan=plan, progress=progress)
+        graph = load(model)
+        inputs = data_files(graph)
+        _check_inputs_stay(outs, inputs)
+        result = api.draft(graph, target, settings, plan=plan, progress=progress)
         if not dry_run:
             result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
-            outside = has_external_data(result.groups.graph.model)
-            save(result.model, out, outside, result.data)
+            save(result.model, out, bool(inputs), result.data, inputs)
         if plan_out:
             save_text(result.plan.to_json(), plan_out)
     if as_json:
@@ -207,17 +261,29 @@ def prune(
     elif not quiet:
         console = _console()
         report.print_result(console, result, verbose or dry_run)
-        written = [str(p) for p in (None if dry_run else out, plan_out) if p]
-        console.print(f"wrote {', '.join(written)}" if written else "dry run: nothing written")
+        written = ", ".join(map(str, outs))
+        line = f"wrote {written}" if written else "dry run: nothing written"
+        console.print(line, soft_wrap=True, highlight=False)
 
 
-def _check_paths(model: Path, outs: list[Path], plan_out: Path | None, force: bool) -> None:
-    for path in [*outs, *([plan_out] if plan_out else [])]:
-        if path.exists() and model.exists() and path.samefile(model):
-            raise UsageError(f"{path} is the input; spa never overwrites it")
+def _check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     for path in outs:
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists; give another -o, or --force to replace it")
+        if any(_is_same(path, given) for given in inputs):
+            raise UsageError(f"{path} is the input, or holds its weights; spa never overwrites it")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
+    if len({os.path.realpath(path) for path in outs}) < len(outs):
+        raise UsageError(f"model and plan cannot both be written to {outs[0]}")
+    if model_out and model_out.exists() and not force:
+        raise UsageError(f"{model_out} exists; give another -o, or --force to replace it")
 
 
 @main.command()
@@ -255,9 +321,11 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
     if as_json:
         steps = [{"tensor": t, "axis": k, "by": by} for (t, k), by in path.steps] if path else []
         _emit({"coupled": path is not None, "units": path.units if path else 0, "steps": steps})
+    elif quiet:
+        return
     elif path is None:
         click.echo(f"no axis of {a!r} is coupled to an axis of {b!r}")
-    elif not quiet:
+    else:
         for (tensor, axis), by in path.steps:
             click.echo(f"{tensor}:{axis}")
             if by:
@@ -269,8 +337,14 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
 @click.argument("original", type=_MODEL)
 @click.argument("pruned", type=_MODEL)
 @click.option("--plan", required=True, type=_MODEL, help="The plan that made PRUNED.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--repeats", default=20, show_default=True, help="Timed runs of each.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--repeats",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Timed runs of each.",
+)
 @_common
 def verify(
     original: Path,
@@ -312,8 +386,8 @@ def demo(target: str, force: bool, as_json: bool, quiet: bool, verbose: bool) ->
     """Prune the small trained model that ships with spa, and show what it cost and bought."""
     from spa import demo as demonstration
 
-    figures = demonstration.run(Path.cwd(), target, force)
+    found = demonstration.run(Path.cwd(), target, force)
     if as_json:
-        _emit(figures)
+        _emit(found.to_dict())
     elif not quiet:
-        demonstration.show(_console(), figures)
+        demonstration.show(_console(), found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,29 @@ from spa.writer import check_writable, save, save_text
 NAMES = ("digits.pruned.onnx", "digits.plan.json")
 
 
-def run(folder: Path, target: str, force: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Demonstration:
+    """What was done and measured; accuracy and seconds before and after."""
+
+    result: api.Result
+    images: int
+    accuracy: tuple[float, float]
+    latency: tuple[float, float]
+    wrote: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        found = self.result.verification
+        return {
+            "images": self.images,
+            "accuracy": self.accuracy,
+            "latency_s": self.latency,
+            "figures": asdict(self.result.figures),
+            "verification": found.to_dict() if found else None,
+            "wrote": self.wrote,
+        }
+
+
+def run(folder: Path, target: str, force: bool) -> Demonstration:
     """Prune the shipped model into ``folder`` and measure both.
 
     Raises:
@@ -44,36 +66,28 @@ def run(folder: Path, target: str, force: bool) -> dict[str, Any]:
         runs.session(graph.model, optimize=True, threads=1) as before,
         runs.session(result.model, optimize=True, threads=1) as after,
     ):
-        accuracy = [
-            float((next(iter(runs.run(s, {name: images}).values())).argmax(1) == labels).mean())
+        right = [
+            next(iter(runs.run(s, {name: images}).values())).argmax(1) == labels
             for s in (before, after)
         ]
         latency = runs.latencies(before, after, {name: images[:64]}, 50)
-    return {
-        "images": len(images),
-        "accuracy": accuracy,
-        "latency_s": list(latency),
-        "figures": asdict(result.figures),
-        "verification": result.verification.to_dict() if result.verification else None,
-        "wrote": [str(out.relative_to(folder)) for out in outs],
-        "result": result,
-    }
+    accuracy = float(right[0].mean()), float(right[1].mean())
+    return Demonstration(result, len(images), accuracy, latency, NAMES)
 
 
-def show(console: Console, figures: dict[str, Any]) -> None:
-    result: api.Result = figures["result"]
-    table: Table = report.before_after(result.figures)
-    before, after = figures["latency_s"]
+def show(console: Console, found: Demonstration) -> None:
+    table: Table = report.before_after(found.result.figures)
+    before, after = found.latency
     table.add_row(
         "latency, 64 images",
         report.milliseconds(before),
         report.milliseconds(after),
         f"{after / before:.1%}",
     )
-    one, other = figures["accuracy"]
-    table.add_row(f"accuracy, {figures['images']} images", f"{one:.2%}", f"{other:.2%}", "")
+    one, other = found.accuracy
+    table.add_row(f"accuracy, {found.images} images", f"{one:.2%}", f"{other:.2%}", "")
     console.print("a residual network trained on 8x8 digits, pruned with no data and no training")
     console.print(table)
-    for line in report.verification_lines(result.verification):
+    for line in report.verification_lines(found.result.verification):
         console.print(line, highlight=False)
-    console.print(f"wrote {' and '.join(figures['wrote'])}", highlight=False)
+    console.print(f"wrote {' and '.join(found.wrote)}", highlight=False)

@@ -1,9 +1,10 @@
 """The model as the stages read it: nodes, constants, who makes and who reads each tensor.
 
 A `Graph` never changes the model it was made from. It differs from the file in one way: a small
-constant (a bias, a scale) that several nodes read counts as one constant per reader, because
-exporters that merge equal vectors would otherwise couple layers that have nothing to do with each
-other. The rewriter splits such a constant only where its readers keep different indices.
+constant (a bias, a scale) that several nodes read, and any constant that they read through an
+Identity, counts as one constant per reader, because exporters that merge equal values would
+otherwise couple layers that have nothing to do with each other. The rewriter splits such a
+constant only where its readers keep different indices.
 """
 
 from __future__ import annotations
@@ -168,7 +169,8 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
                     f"node {proto.name or proto.op_type!r} (number {k}) reads {name!r}, "
                     "which nothing before it makes: the nodes must be in topological order"
                 )
-            if name in stored and name not in pinned and _is_small(stored[name]):
+            alias = proto.op_type == "Identity"
+            if name in stored and name not in pinned and (alias or _is_small(stored[name])):
                 if name in read:
                     own = f"{name}@{k}.{position}"
                     constants[own] = Constant(own, name, stored[name].tensor, stored[name].node)

@@ -11,9 +11,9 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.axes import Axis, is_whole
 from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
-from spa.rules import Axis, is_whole
 from spa.shapes import Shapes
 
 Index = NDArray[np.intp]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa.errors import PlanError
 from spa.graph import Graph
@@ -41,8 +42,7 @@ class Plan:
             "shapes": self.shapes,
             "kept": {t: {str(k): v for k, v in axes.items()} for t, axes in self.kept.items()},
         }
-        text = json.dumps(body, indent=1)
-        return _one_line_lists(text) + "\n"
+        return _json(body) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -77,11 +77,12 @@ class Plan:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from None
 
 
-def _one_line_lists(text: str) -> str:
-    """Numbers of one list on one line, so that a plan can be read."""
-    import re
-
-    return re.sub(r"\[[\s\d,-]*\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
+def _json(value: Any, depth: int = 1) -> str:
+    """Objects spread over lines, a list on one, so that a plan can be read."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    rows = [f"{' ' * depth}{json.dumps(k)}: {_json(v, depth + 1)}" for k, v in value.items()]
+    return "{\n" + ",\n".join(rows) + "\n" + " " * (depth - 1) + "}"
 
 
 def digest(graph: Graph) -> str:
@@ -114,14 +115,49 @@ def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
     """The units that a plan removes.
 
     Raises:
-        PlanError: if the plan names what the model does not have, empties an axis, or keeps one
-            part of what is coupled and drops another.
+        PlanError: if the plan was made for another model, names what the model does not have,
+            empties an axis, or keeps one part of what is coupled and drops another.
     """
-    shapes = groups.shapes.shapes
-    gone: dict[tuple[str, int], np.ndarray[Any, np.dtype[np.bool_]]] = {}
-    for tensor, axes in plan.kept.items():
+    _check_model(groups, plan)
+    gone = _gone(groups, plan)
+    removed = _units(groups, gone)
+    after = groups.kept(removed)
+    for (tensor, axis), flags in gone.items():
+        axes_kept = after.axes(tensor)
+        assert axes_kept is not None
+        if not np.array_equal(axes_kept[axis], np.flatnonzero(~flags)):
+            odd = sorted(set(np.flatnonzero(flags).tolist()) & set(axes_kept[axis].tolist()))
+            raise PlanError(
+                f"the plan removes indices {odd[:8]} of axis {axis} of {tensor!r} without what is "
+                "coupled to them, or they are locked; 'spa analyze' lists the groups"
+            )
+    return removed
+
+
+def _check_model(groups: Groups, plan: Plan) -> None:
+    """The plan's tensors, their shapes and, last, the digest."""
+    for tensor in plan.kept:
         if tensor not in groups.graph.constants:
             raise PlanError(f"the plan names tensor {tensor!r}, which the model does not have")
+    for tensor, shape in plan.shapes.items():
+        here = list(groups.shapes.shapes.get(tensor, ()))
+        if here != shape:
+            raise PlanError(
+                f"the plan was made for another model: tensor {tensor!r} has shape {here} here and "
+                f"{shape} there"
+            )
+    if plan.model and plan.model != (here_ := digest(groups.graph)):
+        raise PlanError(
+            f"the plan was made for another model: nodes or stored shapes differ (digest {here_} "
+            f"here, {plan.model} there); remove 'model' from the plan to replay it all the same"
+        )
+
+
+def _gone(groups: Groups, plan: Plan) -> dict[tuple[str, int], NDArray[np.bool_]]:
+    """(tensor, axis) -> which indices the plan removes."""
+    shapes = groups.shapes.shapes
+    gone: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    for tensor, axes in plan.kept.items():
         for axis, kept in axes.items():
             size = shapes[tensor][axis] if 0 <= axis < len(shapes[tensor]) else 0
             if not kept or min(kept) < 0 or max(kept) >= size:
@@ -131,6 +167,12 @@ def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
                 )
             gone[tensor, axis] = np.ones(size, bool)
             gone[tensor, axis][kept] = False
+    return gone
+
+
+def _units(groups: Groups, gone: Mapping[tuple[str, int], NDArray[np.bool_]]) -> dict[int, Index]:
+    """Group -> the units that are removed from all of its members."""
+    shapes = groups.shapes.shapes
     removed: dict[int, Index] = {}
     for g, group in enumerate(groups.groups):
         flags = [
@@ -142,14 +184,4 @@ def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
             raise PlanError(f"the plan removes all of group {group.name!r}")
         if len(units):
             removed[g] = units
-    after = groups.kept(removed)
-    for (tensor, axis), flags_ in gone.items():
-        axes_kept = after.axes(tensor)
-        assert axes_kept is not None
-        if not np.array_equal(axes_kept[axis], np.flatnonzero(~flags_)):
-            odd = sorted(set(np.flatnonzero(flags_)) & set(axes_kept[axis]))
-            raise PlanError(
-                f"the plan removes indices {odd[:8]} of axis {axis} of {tensor!r} without what is "
-                "coupled to them, or they are locked; 'spa analyze' lists the groups"
-            )
     return removed

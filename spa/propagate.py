@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import rules
+from spa.axes import Axes, Recorder, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import PatternError
-from spa.rules import Axes, Op, Recorder, whole
+from spa.rules import Op
 from spa.shapes import Shapes
 
 
@@ -107,7 +108,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
                 axes[name] = made
     for name in graph.outputs:
         for axis in axes_of(name) or []:
-            if not rules.is_whole(axis):
+            if not is_whole(axis):
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
     return Ties(view, axes, recorder, ops, tuple(unknown), refused)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, inliner
+from onnx import ModelProto, TensorProto, inliner
 
 from spa.errors import ModelError
-from spa.graph import Graph, index
+from spa.graph import WEIGHTS, Graph, index
 from spa.protos import external, is_external, stored_tensors
+
+_FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 
 
 def load(model: str | Path | ModelProto | Graph) -> Graph:
@@ -34,7 +39,7 @@ def load(model: str | Path | ModelProto | Graph) -> Graph:
 
 def _read(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except IsADirectoryError:
         raise ModelError(f"{path} is a folder; name the .onnx file in it") from None
     except FileNotFoundError:
@@ -70,6 +75,67 @@ def _check_external(model: ModelProto, path: Path | None) -> None:
             raise ModelError(
                 f"{path}: the external data file {where!r} of tensor {tensor.name!r} is missing"
             )
-        end = int(entry.get("offset", 0)) + int(entry.get("length", 0))
-        if end > target.stat().st_size:
-            raise ModelError(f"{path}: the external data file {where!r} is truncated")
+        _check_extent(f"{path}: tensor {tensor.name!r} in {where!r}", tensor, target)
+
+
+def _check_extent(which: str, tensor: TensorProto, file: Path) -> None:
+    """Offset and length must be numbers that fit the tensor and the file."""
+    entry, size = external(tensor), file.stat().st_size
+    try:
+        offset = int(entry.get("offset", 0))
+        length = int(entry.get("length", size - offset))
+        needed = _data_bytes(tensor)
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{which}: offset, length or element type is not valid") from None
+    if offset < 0 or ("length" in entry and length < 0):
+        raise ModelError(f"{which}: offset {offset} or length {length} is below 0")
+    if offset + needed > size:
+        raise ModelError(f"{which}: the external data file is truncated")
+    if length != needed:
+        raise ModelError(
+            f"{which}: {length} bytes are stated where a tensor of shape {list(tensor.dims)} has "
+            f"{needed}"
+        )
+
+
+def _data_bytes(tensor: TensorProto) -> int:
+    kind = TensorProto.DataType.Name(tensor.data_type)
+    elements: int = math.prod(tensor.dims)
+    for bits in (2, 4):
+        if kind.endswith(f"INT{bits}") or kind.startswith(f"FLOAT{bits}"):
+            return -(-elements * bits // 8)
+    return elements * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def data_files(graph: Graph) -> frozenset[Path]:
+    """The files beside the model that hold its weights."""
+    if graph.path is None:
+        return frozenset()
+    tensors = [t for t in stored_tensors(graph.model.graph) if is_external(t)]
+    return frozenset((graph.path.parent / external(t)["location"]).resolve() for t in tensors)
+
+
+def check_finite(graph: Graph, pruned: Collection[str] = ()) -> None:
+    """Refuse weights that are broken.
+
+    Args:
+        pruned: constants that have to be finite; the others may hold infinities, as the causal
+            masks of transformers do, but no NaN.
+
+    Raises:
+        ModelError: naming the first tensor that holds what it must not.
+    """
+    cut = {graph.constants[name].source for name in pruned}
+    for name, constant in graph.constants.items():
+        if name != constant.source or constant.tensor.data_type not in _FLOATS:
+            continue
+        w = graph.array(name)
+        w = w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(w.sum()):  # one pass without a temporary array
+                continue
+        if np.isnan(w).any() or (name in cut and np.isinf(w).any()):
+            raise ModelError(
+                f"tensor {name!r} holds values that are not finite (NaN or infinity); repair or "
+                "retrain the model first"
+            )

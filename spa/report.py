@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from spa.api import Comparison, Draft, Figures, Result
+from spa.axes import WINDOW
 from spa.cost import CostModel
 from spa.groups import Groups, LockedAxis
 from spa.propagate import load_rules
-from spa.rules import RULES, WINDOW
+from spa.rules import RULES
 from spa.validate import Verification
 
 
@@ -48,9 +49,11 @@ def verification_lines(found: Verification | None) -> list[str]:
     if found is None:
         return ["law: not checked"]
     if not found.runs:
-        return ["law: not checked, because onnxruntime cannot run the original"]
+        return [f"law: not checked: {found.why}"]
     lines = []
-    if found.law is None:
+    if not found.units:
+        lines.append("law: nothing was removed")
+    elif found.law is None:
         lines.append("law: not checked, every removed unit is inexact (a statistic runs over it)")
     else:
         part = (
@@ -83,7 +86,7 @@ def group_rows(result: Draft) -> list[dict[str, Any]]:
 def print_result(console: Console, result: Draft, verbose: bool) -> None:
     table = Table()
     for title in ("group", "kind", "units"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for row in group_rows(result):
         if verbose or row["before"] != row["after"]:
             table.add_row(row["name"], row["kind"], f"{row['before']} -> {row['after']}")
@@ -105,11 +108,16 @@ def unknown_line(groups: Groups) -> str:
 def result_dict(result: Draft) -> dict[str, Any]:
     figures = result.figures
     checked = result.verification if isinstance(result, Result) else None
+    kept: dict[str, float | None] = {
+        m: round(figures.share(m), 4) for m in ("macs", "params", "bytes")
+    }
+    if not figures.bytes_after:  # no model was made
+        kept["bytes"] = None
     return {
         "macs": {"before": figures.before.macs, "after": figures.after.macs},
         "params": {"before": figures.before.params, "after": figures.after.params},
-        "bytes": {"before": figures.bytes_before, "after": figures.bytes_after},
-        "kept": {m: round(figures.share(m), 4) for m in ("macs", "params", "bytes")},
+        "bytes": {"before": figures.bytes_before, "after": figures.bytes_after or None},
+        "kept": kept,
         "groups": group_rows(result),
         "unknown_operators": result.groups.unknown,
         "verification": checked.to_dict() if checked else None,

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, TypeProto, helper
 
 from spa import shapes
 from spa.errors import ModelError
 from spa.graph import Graph
-from spa.protos import serialize
+from spa.protos import has_external_data, serialize
 from spa.shapes import Sizes
 
 Feeds = dict[str, NDArray[Any]]
@@ -36,7 +36,8 @@ def session(
         node runs as written.
 
     Raises:
-        ModelError: if onnxruntime refuses the model.
+        NoKernel: if onnxruntime lacks an operator.
+        ModelError: if it refuses the model for any other reason.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -59,7 +60,7 @@ def session(
                 onnx.save(copy, source, save_as_external_data=True, location="model.data")
             yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:
-            raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+            raise _refusal(error) from None
 
 
 ORT_ERRORS = (
@@ -73,8 +74,23 @@ ORT_ERRORS = (
 )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+class NoKernel(ModelError):
+    """A model that onnxruntime cannot run for lack of an operator; the model may be right."""
+
+
+_LACKS = (  # how onnxruntime says that it does not know an operator, or an opset as new as this
+    "is not a registered function/op",
+    "No Op registered for",
+    "is under development",
+    "Unsupported model IR version",
+)
+
+
+def _refusal(error: Exception) -> ModelError:
+    line = str(error).strip().splitlines()[0][:300]
+    lacks = isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented)
+    kind = NoKernel if lacks or any(text in line for text in _LACKS) else ModelError
+    return kind(f"onnxruntime cannot run the model: {line}")
 
 
 def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
@@ -109,20 +125,26 @@ class Inputs:
 
 def find_inputs(
     graph: Graph, running: ort.InferenceSession, seed: int = 0, offset: int = 0
-) -> Inputs | None:
-    """Random inputs on which the model runs, or None where none of those tried does.
+) -> Inputs:
+    """Random inputs on which the model runs.
 
     Free sizes and integer ranges are tried from the likeliest to the plainest.
+
+    Raises:
+        NoKernel, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
+    first: Exception | None = None
     for sizes in shapes.bindings(graph, offset):
         for style in ("random", "ones", "zeros"):
             feeds = make_feeds(graph, sizes, seed, style)
             try:
                 run(running, feeds)
-            except ORT_ERRORS:
+            except ORT_ERRORS as error:
+                first = first or error
                 continue
             return Inputs(sizes, feeds)
-    return None
+    assert first is not None
+    raise _refusal(first)
 
 
 def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
@@ -166,3 +188,32 @@ def _smallest_table(graph: Graph) -> int:
         and node.inputs[1] in graph.activations
     ]
     return max(2, min([1000, *rows]))
+
+
+def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto]:
+    """The types of inner tensors as one run of the model shows them; nothing if it does not run.
+
+    A size that depends on the data is seen as it was on this run: the rules of the operators that
+    make such sizes keep those axes whole.
+    """
+    more = ModelProto()
+    more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    data = serialize(graph.model)
+    if data is None or has_external_data(graph.model):
+        return {}
+    try:
+        with session(data + more.SerializeToString()) as running:
+            for style in ("random", "ones", "zeros"):
+                try:
+                    got = run(running, make_feeds(graph, sizes, 0, style))
+                except ORT_ERRORS:
+                    continue
+                types = {
+                    n: (helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                    for n, v in got.items()
+                    if n in names and v.dtype != object
+                }
+                return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
+    except ModelError:
+        pass
+    return {}

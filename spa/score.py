@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.errors import ModelError, UsageError
+from spa.errors import UsageError
 from spa.graph import Graph
 from spa.groups import Group, Groups, Member
 
@@ -94,6 +94,13 @@ def pick(table: dict[str, object], name: str, what: str) -> None:
         raise UsageError(f"{what} {name!r} is not known; choose one of {', '.join(table)}")
 
 
+def check_names(criterion: str, aggregate: str, normalize: str) -> None:
+    """Raises UsageError for an unknown name."""
+    pick(dict(CRITERIA), criterion, "criterion")
+    pick(dict(AGGREGATES), aggregate, "aggregation")
+    pick(dict(NORMS), normalize, "normalisation")
+
+
 def score(
     groups: Groups,
     criterion: str = "l1",
@@ -105,11 +112,8 @@ def score(
 
     Raises:
         UsageError: for an unknown name.
-        ModelError: for weights that are not finite.
     """
-    pick(dict(CRITERIA), criterion, "criterion")
-    pick(dict(AGGREGATES), aggregate, "aggregation")
-    pick(dict(NORMS), normalize, "normalisation")
+    check_names(criterion, aggregate, normalize)
     random = np.random.default_rng(seed)
     per_axis = _Scorer(groups.graph, CRITERIA[criterion], random)
     return [
@@ -131,13 +135,7 @@ class _Scorer:
             w = np.asarray(self._graph.array(member.tensor))
             if w.dtype not in (np.float32, np.float64):
                 w = w.astype(np.float32)
-            got = self._criterion.per_axis(w, member.axis, self._random)
-            if not np.isfinite(got).all():
-                raise ModelError(
-                    f"tensor {member.tensor!r} holds values that are not finite (NaN or infinity); "
-                    "repair or retrain the model first"
-                )
-            self._known[key] = got
+            self._known[key] = self._criterion.per_axis(w, member.axis, self._random)
         return np.asarray(self._known[key][member.index].sum(axis=1))
 
 

@@ -6,7 +6,7 @@ where the model runs with those, so that no product of sizes can be taken for an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, cycle, repeat
 from typing import Any
@@ -23,6 +23,9 @@ from spa.protos import bodies
 
 Shape = tuple[int, ...]
 Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
+
+# Runs the model at these sizes and gives the types of the named tensors, as far as it can.
+Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto]]
 
 _FEW = 64  # elements of a float constant that a shape may depend on
 SMALL = 1024  # elements; a larger tensor is data, not a shape
@@ -85,16 +88,20 @@ def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
         yield bind(repeat(length), repeat(side), 1)
 
 
-def infer(graph: Graph) -> Shapes:
+def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
     """Infer all shapes, with the free sizes bound to the first numbers that are consistent.
+
+    Args:
+        observe: asked for the types of tensors that inference is silent about, see
+            `spa.run.observe`.
 
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
-    found = _infer_at(graph, 0)
+    found = _infer_at(graph, 0, observe)
     if not found.sizes:
         return found
-    there = _infer_at(graph, 1).values
+    there = _infer_at(graph, 1, observe).values
     moving = [
         name
         for name, value in found.values.items()
@@ -104,18 +111,32 @@ def infer(graph: Graph) -> Shapes:
     return replace(found, moving=frozenset(moving))
 
 
-def _infer_at(graph: Graph, offset: int) -> Shapes:
+def _infer_at(graph: Graph, offset: int, observe: Observe | None) -> Shapes:
     first: Exception | None = None
     for bound in bindings(graph, offset):
         try:
-            return _walk(graph, bound)
+            found = _walk(graph, bound, {})
+            silent = _silent(graph, found)
+            if not silent or observe is None:
+                return found
+            return _walk(graph, bound, observe(graph, bound, silent))
         except (onnx.shape_inference.InferenceError, ValueError) as error:
             first = first or error
     text = str(first).strip().splitlines()[-1] if first else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
 
-def _walk(graph: Graph, sizes: Sizes) -> Shapes:
+def _silent(graph: Graph, found: Shapes) -> list[str]:
+    """Tensors that are made and read, and have no shape."""
+    return [
+        name
+        for node in graph.nodes
+        for name in node.outputs
+        if name and name not in found.shapes and (name in graph.readers or name in graph.outputs)
+    ]
+
+
+def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
@@ -140,7 +161,8 @@ def _walk(graph: Graph, sizes: Sizes) -> Shapes:
             found.values[constant.name] = graph.array(constant.name)
 
     imports = list(graph.model.opset_import)
-    declared = {i.name: _bound(i, sizes) for i in graph.model.graph.value_info}
+    infos = (*graph.model.graph.value_info, *graph.model.graph.output)
+    declared = {**{i.name: _bound(i, sizes) for i in infos}, **observed}
     for node in graph.nodes:
         if node.outputs and node.outputs[0] in graph.constants:
             continue
@@ -231,11 +253,14 @@ def _infer_node(
                 data[n] = onnx.numpy_helper.from_array(found.values[i], n)
             elif i in graph.constants and np.prod(graph.constants[i].shape) <= _FEW:
                 data[n] = onnx.numpy_helper.from_array(graph.array(i), n)  # such as scales
-        got = dict(
-            onnx.shape_inference.infer_node_outputs(
-                schema, node.proto, known, data, opset_imports=imports
+        try:
+            got = dict(
+                onnx.shape_inference.infer_node_outputs(
+                    schema, node.proto, known, data, opset_imports=imports
+                )
             )
-        )
+        except onnx.checker.ValidationError:  # a deprecated operator: ONNX will not look at it
+            got = {}
     for name in node.outputs:
         if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
             got[name] = declared[name]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from spa.axes import KINDS, LOCKED, Ids
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Group, Member, View
 from spa.propagate import Ties
-from spa.rules import KINDS, LOCKED, Ids
 
 
 def solve(graph: Graph, ties: Ties) -> View:

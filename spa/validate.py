@@ -10,13 +10,14 @@ with others in the plan the law is checked on a second cut that leaves those in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from spa import rules
 from spa import run as runs
@@ -41,6 +42,7 @@ class Verification:
     drift: output name -> relative L2 distance between original and pruned outputs.
     sizes: the free sizes it ran at.
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
+    why: what it says where it cannot.
     feeds: the inputs of the first run.
     """
 
@@ -50,6 +52,7 @@ class Verification:
     drift: dict[str, float]
     sizes: tuple[dict[str, int], ...]
     runs: bool
+    why: str = ""
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -71,13 +74,14 @@ def check_file(original: Graph, pruned: ModelProto, data: bytes | None = None) -
             onnx.checker.check_model(data)
         except onnx.checker.ValidationError as error:
             if _passes(original.model):
-                raise ValidationError(f"the pruned model is not valid ONNX: {error}") from None
+                line = str(error).strip().splitlines()[0]
+                raise ValidationError(f"the pruned model is not valid ONNX: {line}") from None
     for what, before, after in (
-        ("inputs", _signature(original, original.model), _signature(original, pruned)),
-        ("outputs", _types(original.model.graph.output), _types(pruned.graph.output)),
+        ("inputs", _inputs(original, original.model), _inputs(original, pruned)),
+        ("outputs", list(original.model.graph.output), list(pruned.graph.output)),
     ):
         if before != after:
-            raise ValidationError(f"the {what} changed from {before} to {after}")
+            raise ValidationError(f"the {what} changed from {_types(before)} to {_types(after)}")
 
 
 def _passes(model: ModelProto) -> bool:
@@ -88,12 +92,12 @@ def _passes(model: ModelProto) -> bool:
     return True
 
 
-def _signature(original: Graph, model: ModelProto) -> list[bytes]:
-    return _types([i for i in model.graph.input if i.name in original.inputs])
+def _inputs(original: Graph, model: ModelProto) -> list[ValueInfoProto]:
+    return [i for i in model.graph.input if i.name in original.inputs]
 
 
-def _types(infos: object) -> list[bytes]:
-    return [i.SerializeToString(deterministic=True) for i in infos]  # type: ignore[attr-defined]
+def _types(infos: Sequence[ValueInfoProto]) -> str:
+    return ", ".join(onnx.helper.printable_value_info(info) for info in infos)
 
 
 def verify(
@@ -111,6 +115,7 @@ def verify(
             law cannot be checked on all of it, it must at least compute the same.
 
     Raises:
+        ModelError: if onnxruntime refuses the original, though it has every operator of it.
         ValidationError: if the pruned model does not run, or breaks the law.
     """
     graph = groups.graph
@@ -120,16 +125,14 @@ def verify(
     source = graph.path if graph.path is not None else graph.model
     try:
         with runs.session(source) as original:
-            inputs = [runs.find_inputs(graph, original, seed)]
-            if inputs[0] is not None and inputs[0].sizes:
-                other = runs.find_inputs(graph, original, seed + 1, offset=1)
-                inputs += [other] if other and other.sizes != inputs[0].sizes else []
-            given = [i for i in inputs if i is not None]
+            given = [runs.find_inputs(graph, original, seed)]
+            if given[0].sizes:
+                with suppress(ModelError):
+                    other = runs.find_inputs(graph, original, seed + 1, offset=1)
+                    given += [other] if other.sizes != given[0].sizes else []
             wanted = [runs.run(original, i.feeds) for i in given]
-    except ModelError:
-        given, wanted = [], []
-    if not given:
-        return Verification(None, 0, units, {}, (), False)
+    except runs.NoKernel as error:
+        return Verification(None, 0, units, {}, (), False, str(error))
     feeds = [i.feeds for i in given]
     sums = _last_sums(graph) if count else []
     whole = len(exact) == len(removed)
@@ -141,6 +144,8 @@ def verify(
         name: max(_distance(w[name], g[name]) for w, g in zip(wanted, got, strict=True))
         for name in wanted[0]
     }
+    for w, g in zip(wanted, got, strict=True):
+        _check_finite(w, g)
     if reference is not None and not whole:
         fresh = _outputs(reference, feeds)
         _compare(groups, fresh, got, groups.kept({}), "a fresh cut by the plan")
@@ -149,7 +154,7 @@ def verify(
         law_got = got if whole else _outputs(rewrite(groups, exact), feeds, sums)
         masked = _outputs(mask(groups, exact), feeds, sums)
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
-    return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, feeds[0])
+    return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, "", feeds[0])
 
 
 def _outputs(
@@ -170,6 +175,20 @@ def _outputs(
             subject.MergeFrom(more)
     with runs.session(subject) as running:
         return [runs.run(running, f) for f in feeds]
+
+
+def _check_finite(wanted: Outputs, got: Outputs) -> None:
+    """A normalisation over a single channel that is left divides zero by zero.
+
+    Raises:
+        ValidationError: if the pruned model gives NaN or infinity and the original does not.
+    """
+    for name, want in wanted.items():
+        if want.dtype.kind == "f" and np.isfinite(want).all() and not np.isfinite(got[name]).all():
+            raise ValidationError(
+                f"output {name!r} of the pruned model is not finite where the original's is; "
+                "keep more with --min-keep or leave out a group with --exclude"
+            )
 
 
 def _last_sums(graph: Graph) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -22,13 +23,16 @@ def check_writable(path: Path) -> None:
     """Find out before the work starts that its result cannot be written.
 
     Raises:
-        UsageError: if the folder does not exist or does not take a new file.
+        UsageError: if the folder does not exist or does not take a new file, or if ``path`` is a
+            folder itself.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
             pass
     except OSError as error:
-        raise UsageError(f"cannot write to folder {str(path.parent)!r}: {error.strerror}") from None
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    if path.is_dir():
+        raise UsageError(f"cannot write {str(path)!r}: it is a folder")
 
 
 def save_text(text: str, path: Path) -> None:
@@ -41,36 +45,54 @@ def save(
     path: str | Path,
     with_external_data: bool = False,
     data: bytes | None = None,
+    keep: Collection[Path] = (),
 ) -> None:
     """Write a model; beyond 2 GB, or when asked to, with its weights in a file beside it.
 
+    That file is named after what it holds, so it never takes the place of other weights.
+
     Args:
         data: the model, serialised, where it is at hand.
+        keep: files not to be cleaned up with the model that stood at ``path`` before.
 
     Raises:
         UsageError: if the folder cannot be written to.
     """
     path = Path(path)
-    whole = None if with_external_data else data or serialize(model)
+    apart = with_external_data and any(_is_large(t) for t in model.graph.initializer)
+    whole = None if apart else data or serialize(model)
     if whole is not None:
         with _replacing(path) as file:
             file.write(whole)
         return
     before = _data_files(path)
-    # The old model must find its old weights until the new model has taken its place.
-    name = f"{path.name}.data"
-    if (path.parent / name).exists():
-        name = f"{path.name}.{sha256(os.urandom(16)).hexdigest()[:8]}.data"
+    name = f"{path.name}.{_digest(model)}.data"
+    was_there = (path.parent / name).exists()
     try:
         with _replacing(path.parent / name) as weights:
             shell = _externalise(model, name, weights)
         with _replacing(path) as file:
             file.write(shell.SerializeToString())
     except BaseException:
-        (path.parent / name).unlink(missing_ok=True)
+        if not was_there:
+            (path.parent / name).unlink(missing_ok=True)
         raise
-    for stale in before - {name}:
+    # Until here the old model could find its old weights.
+    kept = {name, *(p.name for p in keep if p.parent == path.parent.resolve())}
+    for stale in before - kept:
         (path.parent / stale).unlink(missing_ok=True)
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return tensor.HasField("raw_data") and len(tensor.raw_data) >= _INLINE
+
+
+def _digest(model: ModelProto) -> str:
+    h = sha256()
+    for tensor in model.graph.initializer:
+        if _is_large(tensor):
+            h.update(tensor.raw_data)
+    return h.hexdigest()[:12]
 
 
 def _externalise(model: ModelProto, name: str, data: IO[bytes]) -> ModelProto:
@@ -80,15 +102,14 @@ def _externalise(model: ModelProto, name: str, data: IO[bytes]) -> ModelProto:
     copy_fields(model.graph, shell.graph, but=("initializer",))
     at = 0
     for tensor in model.graph.initializer:
-        size = len(tensor.raw_data) if tensor.HasField("raw_data") else 0
-        if size < _INLINE:
+        if not _is_large(tensor):
             shell.graph.initializer.append(tensor)
             continue
         pointer = TensorProto()
         copy_fields(tensor, pointer, but=("raw_data",))
         pointer.data_location = TensorProto.EXTERNAL
         at += data.write(b"\0" * (-at % 4096))
-        for key, value in (("location", name), ("offset", at), ("length", size)):
+        for key, value in (("location", name), ("offset", at), ("length", len(tensor.raw_data))):
             pointer.external_data.append(StringStringEntryProto(key=key, value=str(value)))
         at += data.write(tensor.raw_data)
         shell.graph.initializer.append(pointer)
@@ -106,7 +127,8 @@ def _data_files(path: Path) -> set[str]:
     except Exception:  # whatever stands there is not ours to clean up after
         return set()
     names = {external(t).get("location", "") for t in tensors if is_external(t)}
-    return {n for n in names if n.startswith(f"{path.name}.") and n.endswith(".data")}
+    ours = re.compile(re.escape(path.name) + r"\.([0-9a-f]{8,12}\.)?data")
+    return {n for n in names if ours.fullmatch(n)}
 
 
 @contextmanager
@@ -115,7 +137,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise UsageError(f"cannot write to folder {str(path.parent)!r}: {error.strerror}") from None
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

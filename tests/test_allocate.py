@@ -141,7 +141,6 @@ def test_steps_too_coarse() -> None:
         allocate(GROUPS, SCORES, {"macs": 0.9}, limits=Limits(round_to=32))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: advises to lower a --round-to that is 1 already")
 def test_advice_fits_when_blocks_are_not_the_reason() -> None:
     with pytest.raises(TargetError) as caught:
         spa.prune(HAZARDS["squeeze_excite"][0](), "macs=0.7", round_to=1)
@@ -161,9 +160,6 @@ def test_bad_limits(limits: Limits) -> None:
             allocate(GROUPS, SCORES, {measure: 0.5}, limits=limits)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: round_to=0 is taken for 1 where the target is channels"
-)
 def test_blocks_of_nothing() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         allocate(GROUPS, SCORES, {"channels": 0.5}, limits=Limits(round_to=0))

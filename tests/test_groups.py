@@ -126,7 +126,6 @@ def test_explain_command_where_nothing_is_coupled(cli: Cli, digits: Path) -> Non
     assert "'nothing'" in unknown.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: -q is not looked at where nothing is coupled")
 def test_quiet_explain(cli: Cli, digits: Path) -> None:
     assert cli("explain", digits, STEM, SECOND, "-q").stdout == ""
     assert cli("explain", digits, STEM, "classifier.bias", "-q").stdout == ""
@@ -211,12 +210,7 @@ def test_custom_operator_is_locked_around(cli: Cli, write: Callable[..., Path]) 
     assert dims["Conv_1.weight"] == [3, 8, 3, 3]
 
 
-MARKUP = pytest.mark.xfail(strict=True, reason="BUG: rich reads brackets in names as markup")
-
-
-@pytest.mark.parametrize(
-    "name", ["w[0]", *(pytest.param(n, marks=MARKUP) for n in ("[b]w", "[/w]"))]
-)
+@pytest.mark.parametrize("name", ["w[0]", "[b]w", "[/w]"])
 def test_names_are_printed_as_they_are(cli: Cli, write: Callable[..., Path], name: str) -> None:
     net = Net("odd")
     w = net.weight(6, 8, fan=6, name=name)

@@ -6,17 +6,18 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, parser
+from onnx import ModelProto, TensorProto, helper, parser
 
 import spa
 from models.builder import Net
 from models.hazards import HAZARDS
 from spa.errors import ModelError
-from spa.reader import load
+from spa.reader import check_finite, load
 from tests.conftest import DIGITS
 
 
@@ -167,6 +168,44 @@ def test_a_tensor_that_nothing_makes() -> None:
     model = net.model(net.relu(net.conv(net.input("x", [1, 3, 8, 8]), 8)))
     model.graph.node[1].input[0] = "lost"
     refuse(model, r"'Relu_0'.*'lost'")
+
+
+def with_weight(array: np.ndarray[Any, Any]) -> ModelProto:
+    net = Net("one")
+    w = net.weight(4, 6, fan=4, name="w")
+    model = net.model(net.matmul(net.input("x", [2, 4]), w))
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(array, "w"))
+    return model
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(value: float, kind: type[np.floating[Any]]) -> None:
+    array = np.ones((4, 6), kind)
+    array[2, 3] = value
+    graph = load(with_weight(array))
+    with pytest.raises(ModelError, match=r"'w'.*not finite"):
+        check_finite(graph, {"w"})
+    if np.isinf(value):
+        check_finite(graph)  # a causal mask, say
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_large_weights_are_finite(kind: type[np.floating[Any]]) -> None:
+    check_finite(load(with_weight(np.full((4, 6), np.finfo(kind).max, kind))), {"w"})
+
+
+def test_four_bit_weights_in_a_file(tmp_path: Path) -> None:
+    model = with_weight(np.ones((4, 6), np.float32))
+    tensor = helper.make_tensor("q", TensorProto.INT4, [3, 3], bytes(5), raw=True)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "d"), ("offset", "0"), ("length", "5")):
+        tensor.external_data.add(key=key, value=value)
+    model.graph.initializer.append(tensor)
+    (tmp_path / "d").write_bytes(bytes(5))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert load(tmp_path / "m.onnx").constants["q"].shape == (3, 3)
 
 
 @pytest.mark.parametrize("name", sorted(HAZARDS))

@@ -31,16 +31,11 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("plan", PLANS[:3])
+@pytest.mark.parametrize("plan", PLANS)
 def test_json_round_trip(plan: Plan) -> None:
     text = plan.to_json()
     assert Plan.from_json(text) == plan
     assert Plan.from_json(text).to_json() == text
-
-
-@pytest.mark.xfail(strict=True, reason="BUG: spaces inside strings that look like lists are lost")
-def test_json_round_trip_of_names_that_look_like_lists() -> None:
-    assert Plan.from_json(PLANS[3].to_json()) == PLANS[3]
 
 
 def test_plan_is_small_and_readable(cli: Cli, digits: Path) -> None:
@@ -167,10 +162,6 @@ def chain(width: int, op: str = "Relu") -> onnx.ModelProto:
     return net.model(net.gemm(net.node(op, net.gemm(net.input("x", [2, 6]), width)), 3))
 
 
-NO_CHECK = "BUG: the plan's digest and shapes are not compared with the model"
-
-
-@pytest.mark.xfail(strict=True, reason=NO_CHECK)
 @pytest.mark.parametrize("other", [chain(24), chain(16, "Tanh")], ids=["wider", "other operator"])
 def test_plan_of_a_similar_model(other: onnx.ModelProto) -> None:
     plan = spa.prune(chain(16), "channels=0.5").plan

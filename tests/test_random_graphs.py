@@ -10,7 +10,6 @@ from collections.abc import Callable
 from math import prod
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
@@ -335,7 +334,6 @@ def test_law(model: ModelProto, seed: int) -> None:
     check(model, seed=seed, each=False)
 
 
-@pytest.mark.xfail(strict=True, reason="shares multiply where groups of two views only adjoin")
 def test_two_views_beside_each_other_on_one_axis() -> None:
     """Found by `test_law`: a group free in the second view only, concatenated with another."""
     net = Net("two_views")

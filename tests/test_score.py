@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import spa
 from models.builder import Net
 from models.hazards import HAZARDS
-from spa.errors import ModelError, UsageError
+from spa.errors import UsageError
 from spa.groups import Group, Groups
 from spa.score import AGGREGATES, CRITERIA, NORMS, score
 from tests.conftest import DIGITS
@@ -126,14 +126,6 @@ def test_random_follows_the_seed() -> None:
 def test_unknown_names(names: tuple[str, str, str]) -> None:
     with pytest.raises(UsageError, match=r"'nope' is not known; choose one of .*,"):
         score(weights(np.ones((4, 6))), *names)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite(value: float) -> None:
-    array = np.ones((4, 6))
-    array[2, 3] = value
-    with pytest.raises(ModelError, match=r"'w1'.*not finite"):
-        score(weights(array))
 
 
 def test_criteria_say_what_they_need() -> None:

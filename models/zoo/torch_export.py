@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,8 @@ def export(make: Make, variant: str, path: Path) -> None:
     with torch.no_grad():
         if kind == "legacy":
             torch.onnx.export(module, args, path, input_names=names, opset_version=opset,
-                              dynamic_axes=sample.dynamic if dynamic else None, dynamo=False)  # fmt: skip
+                              dynamic_axes=sample.dynamic if dynamic else None,
+                              dynamo=False)  # fmt: skip
             return
         shapes = tuple(
             dict.fromkeys(sample.dynamic.get(n, {}), torch.export.Dim.AUTO) for n in names
@@ -114,20 +114,21 @@ def export(make: Make, variant: str, path: Path) -> None:
 
 
 OPSETS = (17, 14, 13, 16, 15), (18, 20, 19)
-_made = count()
 
 
 def net(*variants: str, name: str = "", source: str = "torch") -> Callable[[Make], Make]:
     """Register a maker as ``source-name@variant``.
 
-    Without variants: once by each exporter, with opsets and static or dynamic axes in rotation.
+    Without variants: once by each exporter, with opsets and static or dynamic axes that the name
+    decides.
     """
 
     def register(make: Make) -> Make:
-        k = next(_made)
+        called = f"{source}-{name or make.__name__}"
+        k = zlib.crc32(called.encode())
         legacy, dynamo = (opsets[k % len(opsets)] for opsets in OPSETS)
         for variant in variants or (f"legacy{legacy}{'d' if k % 3 else ''}", f"dynamo{dynamo}d"):
-            add(f"{source}-{name or make.__name__}@{variant}", partial(export, make, variant))
+            add(f"{called}@{variant}", partial(export, make, variant))
         return make
 
     return register

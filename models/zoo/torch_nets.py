@@ -101,8 +101,10 @@ def resize_to_skip() -> Sample:
 def autoencoder() -> Sample:
     return on_image(nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(16 * 64, 12), nn.ReLU(), nn.Linear(12, 16 * 64), nn.ReLU(), nn.Unflatten(1, (16, 8, 8)),
-        nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Sigmoid(),
+        nn.Linear(16 * 64, 12), nn.ReLU(), nn.Linear(12, 16 * 64), nn.ReLU(),
+        nn.Unflatten(1, (16, 8, 8)),
+        nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Sigmoid(),
     ))  # fmt: skip
 
 
@@ -572,7 +574,8 @@ def dense_block() -> Sample:
 def conv3d() -> Sample:
     module = nn.Sequential(
         nn.Conv3d(3, 8, 3, 1, 1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2),
-        nn.Conv3d(8, 12, (3, 1, 1), 1, (1, 0, 0)), nn.ReLU(), nn.Conv3d(12, 16, (1, 3, 3)), nn.ReLU(),
+        nn.Conv3d(8, 12, (3, 1, 1), 1, (1, 0, 0)), nn.ReLU(),
+        nn.Conv3d(12, 16, (1, 3, 3)), nn.ReLU(),
         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 5),
     )  # fmt: skip
     return Sample(module, {"x": torch.randn(2, 3, 8, 16, 16)}, {"x": BATCH})
@@ -688,7 +691,8 @@ def conv_lstm() -> Sample:
 @net()
 def transformer_encoder() -> Sample:
     layer = nn.TransformerEncoderLayer(32, 4, 48, batch_first=True, norm_first=True)
-    module = nn.Sequential(nn.Linear(6, 32), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+    module = nn.Sequential(nn.Linear(6, 32),
+                           nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
                            nn.Linear(32, 5))  # fmt: skip
     return Sample(module, {"x": torch.randn(2, 9, 6)}, {"x": {0: "batch", 1: "sequence"}})
 

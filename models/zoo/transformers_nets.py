@@ -81,11 +81,23 @@ def add(
 
 NO_CACHE: dict[str, Any] = {"use_cache": False}
 MASKED = tokens("input_ids", "attention_mask")
-ENCODER = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-               "intermediate_size": 48, "max_position_embeddings": 40}  # fmt: skip
+ENCODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
 DECODER = dict(**ENCODER, num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-              "image_size": 32, "patch_size": 8}  # fmt: skip
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
 
 # First: what a user is likeliest to bring.
 add("vit", "ViTForImageClassification", image(), **VISION)
@@ -289,7 +301,8 @@ add("glpn", "GLPNForDepthEstimation", image(64), depths=[1, 1, 1, 1], hidden_siz
 add("dpt", "DPTForDepthEstimation", image(64), backbone_out_indices=[0, 1, 2, 3], image_size=64,
     hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=48, patch_size=16,
     neck_hidden_sizes=[8, 16, 24, 32], fusion_hidden_size=16)  # fmt: skip
-add("upernet", "UperNetForSemanticSegmentation", image(64), hidden_size=16, auxiliary_in_channels=24,
+add("upernet", "UperNetForSemanticSegmentation", image(64), hidden_size=16,
+    auxiliary_in_channels=24,
     backbone_config=transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1],
     out_features=["stage1", "stage2", "stage3", "stage4"]), pool_scales=[1, 2],
     auxiliary_channels=16)  # fmt: skip
@@ -331,9 +344,17 @@ add("rt-detr-resnet", "RTDetrResNetBackbone", image(64), embedding_size=8,
     hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1])  # fmt: skip
 
 # Text and image.
-TEXT_CLIP = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-                 "intermediate_size": 48, "max_position_embeddings": 20, "eos_token_id": 2, "bos_token_id": 0,
-                 "pad_token_id": 1}  # fmt: skip
+TEXT_CLIP = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 20,
+    "eos_token_id": 2,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+}
 add("clip-vision", "CLIPVisionModelWithProjection", image(), projection_dim=16, **VISION)
 add("clip-text", "CLIPTextModelWithProjection", MASKED, projection_dim=16, **TEXT_CLIP)
 add("clip", "CLIPModel", lambda: {**tokens("input_ids", "attention_mask")(), **image()()},
@@ -346,10 +367,19 @@ add("whisper", "WhisperForConditionalGeneration", lambda: {**wave(8, 60, name="i
     **tokens("decoder_input_ids")()}, fixed=NO_CACHE, num_mel_bins=8, max_source_positions=30,
     max_target_positions=40, decoder_start_token_id=3, suppress_tokens=None,
     **{k: v for k, v in SEQ2SEQ.items() if k != "max_position_embeddings"})  # fmt: skip
-SOUND = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "intermediate_size": 48, "conv_dim": (16, 16), "conv_stride": (4, 2), "conv_kernel": (8, 3),
-             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
-             "num_feat_extract_layers": 2}  # fmt: skip
+SOUND = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_dim": (16, 16),
+    "conv_stride": (4, 2),
+    "conv_kernel": (8, 3),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "num_feat_extract_layers": 2,
+}
 add("wav2vec2", "Wav2Vec2ForCTC", wave(400), **SOUND)
 add("wav2vec2-layer", "Wav2Vec2Model", wave(400), feat_extract_norm="layer",
     do_stable_layer_norm=True, **SOUND)  # fmt: skip

@@ -292,8 +292,7 @@ REPEAT = [
     # Its channels are as many as the producer's, but nothing says that they are the same.
     case("ConstantOfShape-computed", 2, _zeros_like(None), exact=True),
     case("ConstantOfShape-computed-ones", 2, _zeros_like(1.0), exact=True),
-    case("ConstantOfShape-free-batch", 2, _zeros_like(1.0), shape=("n", 3, 6, 6), exact=True,
-         bug="a small tensor made by ConstantOfShape counts as a size that cannot be corrected"),
+    case("ConstantOfShape-free-batch", 2, _zeros_like(1.0), shape=("n", 3, 6, 6), exact=True),
     case("ConstantOfShape-stored", 1, _fresh(None)),
     case("ConstantOfShape-stored-twos", 1, _fresh(2.0), exact=True),
     case("Size", 1, lambda net, a: net.mul(a, net.cast(net.node("Size", a), 1)), exact=True),

@@ -24,7 +24,6 @@ def _mean_variance(**attrs: Any) -> Body:
     return lambda net, a: net.node("MeanVarianceNormalization", a, shape=a.shape, **attrs)
 
 
-CONSTANT = "onnxruntime makes NaN of a constant channel, so the masked original has no value"
 BATCH = [
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
@@ -67,12 +66,11 @@ OTHER = [
     case("written-out-layer-norm", 1, lambda net, a: net.layer_norm(a, decomposed=True),
          shape=TOKENS, exact=False),
     case("written-out-rms-norm", 1, lambda net, a: net.rms_norm(a), shape=TOKENS, exact=False),
-    case("MeanVarianceNormalization", 1, _mean_variance(), typed=True, exact=True,
-         bug=CONSTANT),
-    case("MeanVarianceNormalization-over-channels", 1, _mean_variance(axes=[1]), typed=True,
-         exact=False, bug=CONSTANT),
+    case("MeanVarianceNormalization", 1, _mean_variance(), typed=True, exact=False),
+    case("MeanVarianceNormalization-over-channels", 1, _mean_variance(axes=[1, 2]), typed=True,
+         exact=False),
     case("MeanVarianceNormalization-negative-axis", 1, _mean_variance(axes=[-1]), typed=True,
-         exact=True, bug=CONSTANT),
+         exact=False),
     case("LpNormalization-over-channels", 1, _along("LpNormalization", 1), exact=None),
     case("LpNormalization-over-pixels", 1, _along("LpNormalization", 3), exact=True),
     case("LpNormalization-default", 1, _along("LpNormalization", None, p=1), exact=True),
@@ -108,17 +106,15 @@ def _group_norm(groups: int, scale: int) -> Body:
 
 # Of (G C) one factor is live in each view: whole groups go exactly, the same channel of each not.
 # With 2 groups of 4 the larger group of units, that of channels, is kept.
-UNTYPED = "functions without an inference of their own lose their shape, and all behind them"
 GROUP = [
     case("GroupNormalization-opset-21", 1, _group_norm(2, 8), opset=21, typed=True, exact=False),
     case("GroupNormalization-of-one", 1, _group_norm(1, 8), opset=21, typed=True, exact=False),
     case("GroupNormalization-of-each", 1, _group_norm(8, 8), opset=21, typed=True, exact=True),
     case("GroupNormalization-4", 1, _group_norm(4, 8), opset=21, typed=True, exact=True),
-    case("GroupNormalization-untyped", 1, _group_norm(2, 8), opset=21, bug=UNTYPED),
-    case("GroupNormalization-opset-18", 1, _group_norm(2, 2), opset=18, typed=True,
-         bug="onnx.checker.ValidationError leaves spa.analyze: 'deprecated since version 18'"),
+    case("GroupNormalization-untyped", 1, _group_norm(2, 8), opset=21),
+    case("GroupNormalization-opset-18", 1, _group_norm(2, 2), opset=18, typed=True),
     case("GroupNormalization-written-out", 1, lambda net, a: net.group_norm(a, 2)),
-    case("MeanVarianceNormalization-untyped", 1, _mean_variance(), bug=UNTYPED),
+    case("MeanVarianceNormalization-untyped", 1, _mean_variance()),
 ]  # fmt: skip
 
 

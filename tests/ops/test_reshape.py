@@ -129,7 +129,7 @@ SQUEEZE = [
     case("Squeeze-negative", 1, lambda net, a: _squeeze(-1, -2)(net, a), exact=True),
     case("Squeeze-one", 1, lambda net, a: net.unsqueeze(_squeeze(3)(net, a), 2), exact=True),
     case("Squeeze-all-ones", 1, lambda net, a: net.node("Squeeze", net.global_avg_pool(a)),
-         exact=True, bug="without axes, a pruned axis that has one index left is squeezed too"),
+         exact=True),
     case("Squeeze-opset-7", 1, lambda net, a: net.node(
         "Squeeze", net.global_avg_pool(a), axes=[2, 3]), opset=7, exact=True),
     case("Squeeze-opset-11-negative", 1, lambda net, a: net.node(

@@ -1,0 +1,62 @@
+"""The ids on the axes of a tensor, and the record of what ties and locks them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+Shape = tuple[int, ...]
+
+# What a user may call a group; the first of these that one of its axes was given names it.
+KINDS = ("heads", "head-dim", "hidden", "embedding", "recurrent", "conv", "linear")
+
+WINDOW = "an axis of a window, a map or a list"
+
+LOCKED = 0  # the id that everything locked is tied to
+
+
+class Axis(NamedTuple):
+    """One axis of one tensor.
+
+    ids: the channel id of every index, shape (size,).
+    zero: whether the values at a removed index are zero in the masked original (the law's right
+        side), so that a sum over them adds nothing.
+    """
+
+    ids: Ids
+    zero: bool
+
+
+Axes = list[Axis]
+
+
+def whole(size: int) -> Axis:
+    """An axis of which nothing can be removed."""
+    return Axis(np.broadcast_to(np.int32(LOCKED), (size,)), False)
+
+
+def is_whole(axis: Axis) -> bool:
+    return axis.ids.strides == (0,) or not axis.ids.any()
+
+
+class Recorder:
+    """Collects what the rules say: ties, locks, inexact ids and the kinds of axes."""
+
+    def __init__(self, view: int) -> None:
+        self.view = view
+        self.count = LOCKED + 1
+        self.choices = 1  # the most factors that any operator had to choose among
+        self.ties: list[tuple[Ids, Ids, int]] = []
+        self.locks: list[tuple[Ids, int, str]] = []
+        self.inexact: list[tuple[Ids, int]] = []
+        self.kinds: list[tuple[Ids, str]] = []
+
+    def fresh(self, size: int, zero: bool = True) -> Axis:
+        """An axis of new ids; one of size 1 broadcasts and is never removed, so it is whole."""
+        if size <= 1:
+            return whole(size)
+        self.count += size
+        return Axis(np.arange(self.count - size, self.count, dtype=np.int32), zero)

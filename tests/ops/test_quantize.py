@@ -1,0 +1,66 @@
+"""QuantizeLinear and DequantizeLinear: per tensor, per axis, in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import ROWS, Body, Case, case
+
+
+def _activation(axis: int | None) -> Body:
+    """Quantised and back, by one scale or by one for every channel."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        n = 1 if axis is None else a.shape[axis]
+        scale = np.linspace(0.02, 0.05, n, dtype=np.float32)
+        point = np.zeros(n, np.int8)
+        if axis is None:
+            scale, point = scale[0], point[0]
+        attrs = {} if axis is None else {"axis": axis}
+        q = net.node("QuantizeLinear", a, scale, point, **attrs)
+        return net.node("DequantizeLinear", q, scale, point, **attrs)
+
+    return body
+
+
+def _weight(axis: int | None, opset: int = 17) -> Body:
+    """A convolution whose weight is stored in eight bits."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        stored = net.rng.integers(-100, 100, (10, a.shape[1], 1, 1)).astype(np.int8)
+        n = 1 if axis is None else stored.shape[axis]
+        scale = np.linspace(0.01, 0.02, n, dtype=np.float32)
+        attrs = {} if axis is None else {"axis": axis}
+        scale = scale[0] if axis is None else scale
+        w = net.node("DequantizeLinear", net.const(stored, "stored"), scale, **attrs)
+        return net.node("Conv", a, w)
+
+    return body
+
+
+def _blocked(net: Net, a: Tensor) -> Tensor:
+    """A matrix in eight bits with a scale for every block of 4 rows: whole blocks go."""
+    stored = net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8)
+    scale = np.full((a.shape[1] // 4, 12), 0.01, np.float32)
+    w = net.node(
+        "DequantizeLinear", net.const(stored, "stored"), scale, axis=0, block_size=4
+    )
+    return net.matmul(a, w)
+
+
+QUANTIZE = [
+    case("tensor", 1, _activation(None), exact=True),
+    case("axis", 1, _activation(1), exact=True),
+    case("negative-axis", 1, _activation(-3), exact=True),
+    case("weight", 2, _weight(None), exact=True),
+    case("weight-per-output", 2, _weight(0), exact=True),
+    case("weight-per-input", 2, _weight(1), exact=True),
+    case("blocks", 2, _blocked, shape=ROWS, opset=21, exact=True),
+]
+
+
+@pytest.mark.parametrize("row", QUANTIZE)
+def test_quantize(row: Case) -> None:
+    row.check()

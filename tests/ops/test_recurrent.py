@@ -1,0 +1,114 @@
+"""LSTM, GRU and RNN: hidden sizes through directions, states, stacks and layouts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spa
+from models.builder import Net, Tensor
+from spa.rewrite import rewrite
+from tests.ops.cases import TOKENS, Body, Case, case
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+HIDDEN = 6
+
+
+def _cell(
+    op: str, net: Net, x: Tensor, ways: int = 1, states: int = 0, n_outputs: int = 1
+) -> list[Tensor]:
+    """The cell on x of shape (steps, batch, features)."""
+    gates, features = GATES[op], x.shape[2]
+    batch = x.shape[1]
+    inputs = [
+        x,
+        net.weight(ways, gates * HIDDEN, features, fan=features),
+        net.weight(ways, gates * HIDDEN, HIDDEN, fan=HIDDEN),
+        net.uniform(-0.5, 0.5, ways, 2 * gates * HIDDEN),
+        None,
+        *(net.uniform(-1, 1, ways, batch, HIDDEN) for _ in range(states)),
+    ]
+    direction = {1: "forward", 2: "bidirectional"}[ways]
+    return net.nodes(op, inputs, n_outputs, hidden_size=HIDDEN, direction=direction)
+
+
+def _sequence(op: str, ways: int = 1, states: int = 0) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        (y,) = _cell(op, net, a, ways, states)
+        return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
+def _last(op: str, which: int) -> Body:
+    """The last hidden (1) or cell (2) state of both directions, side by side."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        outputs = _cell(op, net, a, 2, n_outputs=which + 1)
+        return net.transpose(outputs[which], 1, 0, 2)
+
+    return body
+
+
+def _stacked(op: str) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        (y,) = _cell(op, net, a)
+        (y,) = _cell(op, net, net.node("Squeeze", y, [1]))
+        return net.node("Squeeze", y, [1])
+
+    return body
+
+
+def _batch_first(net: Net, a: Tensor) -> Tensor:
+    y = net.nodes(
+        "LSTM",
+        [
+            a,
+            net.weight(1, 4 * HIDDEN, a.shape[2], fan=8),
+            net.weight(1, 4 * HIDDEN, HIDDEN, fan=HIDDEN),
+        ],
+        1,
+        hidden_size=HIDDEN,
+        layout=1,
+    )[0]
+    return net.node("Squeeze", y, [2])
+
+
+def _peepholes(net: Net, a: Tensor) -> Tensor:
+    inputs = [
+        a,
+        net.weight(1, 4 * HIDDEN, a.shape[2], fan=8),
+        net.weight(1, 4 * HIDDEN, HIDDEN, fan=HIDDEN),
+        *[None] * 4,
+        net.uniform(-1, 1, 1, 3 * HIDDEN),
+    ]
+    return net.node("Squeeze", net.nodes("LSTM", inputs, 1, hidden_size=HIDDEN)[0], [1])
+
+
+# Two groups: what the producer makes, and the hidden size.
+RECURRENT = [
+    *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-both-ways", 2, _sequence(op, 2), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
+    *(case(f"{op}-last-hidden", 2, _last(op, 1), shape=TOKENS) for op in GATES),
+    *(case(f"{op}-stacked", 3, _stacked(op), shape=TOKENS, exact=True) for op in GATES),
+    case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
+    case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
+    case("LSTM-peepholes", 2, _peepholes, shape=TOKENS, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", RECURRENT)
+def test_recurrent(row: Case) -> None:
+    row.check()
+
+
+def test_batch_first_couples_alike() -> None:
+    """onnxruntime does not run layout 1, so only the coupling and the cut shapes are looked at."""
+    model = Case("batch-first", 2, _batch_first, TOKENS).model()
+    groups = spa.analyze(model)
+    assert sorted(group.size for group in groups) == [HIDDEN, 8]
+    pruned = rewrite(groups, {g: np.arange(2) for g in range(2)})
+    (lstm,) = [n for n in pruned.graph.node if n.op_type == "LSTM"]
+    shapes = {t.name: list(t.dims) for t in pruned.graph.initializer}
+    assert [shapes[name] for name in lstm.input[1:3]] == [[1, 16, 6], [1, 16, 4]]
