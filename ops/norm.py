@@ -4,8 +4,13 @@ import numpy as np
 
 from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule
 
-# In inference every axis but C is elementwise, so a weight that is normalised passes whole.
-declare("BatchNormalization", "N C ..., C, C, C, C -> N C ...", zero="1 0 + 2")
+# In inference every axis but C is elementwise; in training mode statistics run over them.
+declare(
+    "BatchNormalization",
+    "N C ..., C, C, C, C -> N C ...",
+    zero="1 0 + 2",
+    inexact=lambda op: "N ..." if op.attr("training_mode", 0) else "",
+)
 declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
 declare("LRN", "N C * -> N C *", zero="0", inexact="C")
 

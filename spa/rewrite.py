@@ -263,7 +263,22 @@ class _Rewriter:
             return True
         if node.op_type in _ONE_TO_ONE:
             return self._piece(node, 0, want, plan)
+        if node.op_type in ("Mul", "Div"):
+            return self._factor(node, want, plan)
         return False
+
+    def _factor(self, node: Node, want: Value, plan: list[tuple[int, int, str, Value]]) -> bool:
+        """Solve ``other * constant = want``, or ``other / constant = want``, for the constant."""
+        stored = [k for k, n in enumerate(node.inputs) if n in self.graph.constants]
+        if len(stored) != 1 or (node.op_type == "Div" and stored != [1]):
+            return False
+        other = self.new_values.get(node.inputs[1 - stored[0]])
+        if other is None or other.size != 1 or want.size != 1 or want.dtype.kind != "i":
+            return False
+        big, small = (want, other) if node.op_type == "Mul" else (other, want)
+        if not small.all() or (big % small).any():
+            return False
+        return self._piece(node, stored[0], big // small, plan)
 
     def _piece(
         self, node: Node, position: int, want: Value, plan: list[tuple[int, int, str, Value]]

@@ -223,7 +223,9 @@ def _compare(
             if name in groups.graph.outputs:
                 least = 1.0 if len(want) > len(groups.graph.outputs) else 0.0
             elif value.shape != have[name].shape:
-                value = _take(value, kept.axes(name))
+                value = _take(value, kept.axes(name), groups.shapes.shapes[name])
+                if value.shape != have[name].shape:  # a free axis merged with a live one
+                    continue
             difference = _difference(value, have[name], least)
             if not difference <= worst:
                 worst, where = difference, name
@@ -240,10 +242,11 @@ def _compare(
 
 
 def _take(
-    value: NDArray[np.generic], axes: Sequence[NDArray[np.intp]] | None
+    value: NDArray[np.generic], axes: Sequence[NDArray[np.intp]] | None, before: tuple[int, ...]
 ) -> NDArray[np.generic]:
+    """The kept part of an inner tensor; axes that have another size than ``before`` are free."""
     for k, kept in enumerate(axes or []):
-        if len(kept) < value.shape[k] and len(kept) and kept[-1] < value.shape[k]:
+        if value.shape[k] == before[k] != len(kept):
             value = value.take(kept, axis=k)
     return value
 
