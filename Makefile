@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test lint fuzz docs bench clean
 
 $(BIN)/spa: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,15 @@ lint: $(BIN)/spa
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(BIN)/spa
+	SPA_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/test_random_graphs.py
+
+docs: $(BIN)/spa
+	$(BIN)/python docs/generate.py
+
+bench: $(BIN)/spa
+	$(BIN)/python -m benchmarks.speed
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

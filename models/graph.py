@@ -51,7 +51,7 @@ class Graph:
     def weight(
         self, *shape: int, fan: int | None = None, gain: float = HE, name: str = "weight"
     ) -> Tensor:
-        """Normal random values of scale gain / sqrt(fan); fan defaults to all but the first axis."""
+        """Normal values of scale gain / sqrt(fan); fan defaults to all but the first axis."""
         std = gain / sqrt(fan or prod(shape[1:]) or 1)
         return self.const(self.rng.normal(0, std, shape).astype(np.float32), name)
 

@@ -287,8 +287,15 @@ def _unet(
     for i in range(len(sizes) - 2, -1, -1):
         with net.scope(f"up{i}"):
             if resize:
-                up = net.node("Resize", x, None, [1.0, 1.0, 2.0, 2.0], mode="nearest",
-                              coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+                up = net.node(
+                    "Resize",
+                    x,
+                    None,
+                    [1.0, 1.0, 2.0, 2.0],
+                    mode="nearest",
+                    coordinate_transformation_mode="asymmetric",
+                    nearest_mode="floor",
+                )
                 x = net.conv(up, sizes[i], 3)
             else:
                 x = net.conv_transpose(x, sizes[i])

@@ -36,7 +36,7 @@ def session(
         node runs as written.
 
     Raises:
-        NoKernel: if onnxruntime lacks an operator.
+        NoKernel: if onnxruntime lacks an operator, or a mode of one.
         ModelError: if it refuses the model for any other reason.
     """
     options = ort.SessionOptions()
@@ -75,22 +75,24 @@ ORT_ERRORS = (
 
 
 class NoKernel(ModelError):
-    """A model that onnxruntime cannot run for lack of an operator; the model may be right."""
+    """A model that onnxruntime cannot run for what it lacks itself; the model may be right."""
 
 
-_LACKS = (  # how onnxruntime says that it does not know an operator, or an opset as new as this
+_LACKS = (  # how onnxruntime says that it lacks an operator, a mode of one, or a new opset
     "is not a registered function/op",
     "No Op registered for",
     "is under development",
     "Unsupported model IR version",
+    "not supported",
+    "not implemented",
 )
 
 
 def _refusal(error: Exception) -> ModelError:
-    line = str(error).strip().splitlines()[0][:300]
+    line = str(error).strip().splitlines()[0]
     lacks = isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented)
     kind = NoKernel if lacks or any(text in line for text in _LACKS) else ModelError
-    return kind(f"onnxruntime cannot run the model: {line}")
+    return kind(f"onnxruntime cannot run the model: {line[:300]}")
 
 
 def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:

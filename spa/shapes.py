@@ -243,7 +243,8 @@ def _infer_node(
     """The types of a node's outputs: ONNX's inference, else what the file itself declares."""
     got: dict[str, TypeProto] = {}
     version = graph.opset(node.domain)
-    if onnx.defs.has(node.op_type, version, node.domain):
+    typed = all(i in types for i in node.inputs if i)
+    if typed and onnx.defs.has(node.op_type, version, node.domain):
         schema = onnx.defs.get_schema(node.op_type, version, node.domain)
         pairs = list(zip(node.proto.input, node.inputs, strict=True))
         known = {n: types[i] for n, i in pairs if i in types}

@@ -298,8 +298,11 @@ def _divides(graph: Graph, name: str) -> bool:
             return True
         if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
             return True
-        alone = not any(n in graph.activations for n in node.outputs)
-        if alone and any(_divides(graph, n) for n in node.outputs):
+        rule = rules.find(node.op_type, node.domain)
+        ends = rule is None or rule.macs is not None  # past a product its slice stands alone
+        if ends or any(n in graph.activations for n in node.outputs):
+            continue
+        if any(_divides(graph, n) for n in node.outputs):
             return True
     return False
 
