@@ -4,12 +4,20 @@ import numpy as np
 
 from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule
 
-# In inference every axis but C is elementwise; in training mode statistics run over them.
+
+def _statistics(op: Op) -> str:
+    """In inference every axis but C is elementwise; in training mode statistics run over them.
+
+    Before opset 14 the mode was told by whether the outputs behind the first are there.
+    """
+    return "N ..." if op.attr("training_mode", 0) or any(op.node.outputs[1:]) else ""
+
+
 declare(
     "BatchNormalization",
     "N C ..., C, C, C, C -> N C ...",
     zero="1 0 + 2",
-    inexact=lambda op: "N ..." if op.attr("training_mode", 0) else "",
+    inexact=_statistics,
 )
 declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
 declare("LRN", "N C * -> N C *", zero="0", inexact="C")

@@ -36,7 +36,7 @@ def session(
         node runs as written.
 
     Raises:
-        NoKernel: if onnxruntime lacks an operator, or a mode of one.
+        CannotCheck: if onnxruntime lacks an operator, or a mode of one.
         ModelError: if it refuses the model for any other reason.
     """
     options = ort.SessionOptions()
@@ -63,6 +63,9 @@ def session(
             raise _refusal(error) from None
 
 
+_LIKELY = 6  # bindings of the free sizes that deserve more than one try
+_WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+
 ORT_ERRORS = (
     ort.capi.onnxruntime_pybind11_state.Fail,
     ort.capi.onnxruntime_pybind11_state.InvalidArgument,
@@ -74,8 +77,8 @@ ORT_ERRORS = (
 )
 
 
-class NoKernel(ModelError):
-    """A model that onnxruntime cannot run for what it lacks itself; the model may be right."""
+class CannotCheck(ModelError):
+    """A model that cannot be run here and may be right all the same."""
 
 
 _LACKS = (  # how onnxruntime says that it lacks an operator, a mode of one, or a new opset
@@ -91,7 +94,7 @@ _LACKS = (  # how onnxruntime says that it lacks an operator, a mode of one, or 
 def _refusal(error: Exception) -> ModelError:
     line = str(error).strip().splitlines()[0]
     lacks = isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented)
-    kind = NoKernel if lacks or any(text in line for text in _LACKS) else ModelError
+    kind = CannotCheck if lacks or any(text in line for text in _LACKS) else ModelError
     return kind(f"onnxruntime cannot run the model: {line[:300]}")
 
 
@@ -133,11 +136,11 @@ def find_inputs(
     Free sizes and integer ranges are tried from the likeliest to the plainest.
 
     Raises:
-        NoKernel, ModelError: if it runs on none of those tried; says why not on the likeliest.
+        CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
     first: Exception | None = None
-    for sizes in shapes.bindings(graph, offset):
-        for style in ("random", "ones", "zeros"):
+    for k, sizes in enumerate(shapes.bindings(graph, offset)):
+        for style in ("random", "ones", "zeros") if k < _LIKELY else ("ones",):
             feeds = make_feeds(graph, sizes, seed, style)
             try:
                 run(running, feeds)
@@ -146,6 +149,9 @@ def find_inputs(
                 continue
             return Inputs(sizes, feeds)
     assert first is not None
+    whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
+    if whole or shapes.free_sizes(graph):  # it may well run, on inputs that are not guessed here
+        raise CannotCheck(f"no input that was tried runs: {_refusal(first)}")
     raise _refusal(first)
 
 
