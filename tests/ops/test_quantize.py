@@ -44,9 +44,7 @@ def _blocked(net: Net, a: Tensor) -> Tensor:
     """A matrix in eight bits with a scale for every block of 4 rows: whole blocks go."""
     stored = net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8)
     scale = np.full((a.shape[1] // 4, 12), 0.01, np.float32)
-    w = net.node(
-        "DequantizeLinear", net.const(stored, "stored"), scale, axis=0, block_size=4
-    )
+    w = net.node("DequantizeLinear", net.const(stored, "stored"), scale, axis=0, block_size=4)
     return net.matmul(a, w)
 
 
