@@ -27,6 +27,10 @@ class PatternError(SpaError):
     """A pattern that does not parse, or does not fit the shapes it meets."""
 
 
+class MisfitError(PatternError):
+    """Shapes of a model that contradict the operator they meet."""
+
+
 @dataclass(frozen=True)
 class Pattern:
     """The terms of inputs and outputs; a term is a tuple of axes, an axis a tuple of factors."""
@@ -103,7 +107,7 @@ def solve_sizes(
         known: sizes given by attributes, such as ``{"G": group}``.
 
     Raises:
-        PatternError: if a product does not divide an axis or two axes disagree on a letter.
+        MisfitError: if a product does not divide an axis or two axes disagree on a letter.
     """
     sizes = dict(known)
     waiting = [(axis, n) for term, shape in terms for axis, n in zip(term, shape, strict=True)]
@@ -121,9 +125,7 @@ def solve_sizes(
             elif len(axis) == 1 and not axis[0].isdigit() and 1 in (n, rest):
                 sizes[axis[0]] = max(n, rest)  # broadcast
             elif rest != n:
-                raise PatternError(
-                    f"pattern {text!r}: axis {axis} of size {n} does not fit {sizes}"
-                )
+                raise MisfitError(f"pattern {text!r}: axis {axis} of size {n} does not fit {sizes}")
         if len(later) == len(waiting):
             raise PatternError(f"pattern {text!r}: the sizes of {later} cannot be told")
         waiting = later

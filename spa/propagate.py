@@ -20,7 +20,7 @@ from spa import rules
 from spa.axes import Axes, Recorder, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
-from spa.patterns import PatternError
+from spa.patterns import MisfitError, PatternError
 from spa.rules import Op
 from spa.shapes import Shapes
 
@@ -35,6 +35,7 @@ class Ties:
     ops: node index -> what its rule was given.
     unknown: indices of nodes without a rule.
     refused: node index -> why its rule could not be applied, so that it locks instead.
+    misfit: whether one of those reasons is that the model contradicts itself there.
     """
 
     view: int
@@ -43,6 +44,7 @@ class Ties:
     ops: dict[int, Op]
     unknown: tuple[int, ...]
     refused: dict[int, str]
+    misfit: bool
 
 
 @lru_cache(maxsize=1)
@@ -75,6 +77,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
     ops: dict[int, Op] = {}
     unknown: list[int] = []
     refused: dict[int, str] = {}
+    misfit = False
 
     def axes_of(name: str) -> Axes | None:
         if not name or name not in shapes.shapes:
@@ -99,6 +102,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
                 _check(op, outputs)
             except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
                 refused[node.index] = str(error)
+                misfit |= isinstance(error, MisfitError)
                 outputs = _lock_all(op, f"{node.op_type}: {error}")
         for name in node.captured:
             for axis in axes_of(name) or []:
@@ -110,7 +114,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
         for axis in axes_of(name) or []:
             if not is_whole(axis):
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
-    return Ties(view, axes, recorder, ops, tuple(unknown), refused)
+    return Ties(view, axes, recorder, ops, tuple(unknown), refused, misfit)
 
 
 def _op(

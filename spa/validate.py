@@ -133,6 +133,8 @@ def verify(
                     given += [other] if other.sizes != given[0].sizes else []
             wanted = [runs.run(original, i.feeds) for i in given]
     except runs.CannotCheck as error:
+        if groups.views[0].ties.misfit:
+            raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
     feeds = [i.feeds for i in given]
     sums = _last_sums(graph) if count else []
