@@ -42,7 +42,7 @@ def prune_against_copy(folder: Path) -> None:
 
     def prune() -> None:
         result = api.prune(source, "macs=0.7", criterion="l1", verify=False)
-        save(result.model, out)
+        save(result.model, out, data=result.data)  # as the command line does
 
     plain = seconds(lambda: onnx.save(onnx.load(source), copy))
     ours = seconds(prune)

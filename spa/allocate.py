@@ -93,6 +93,7 @@ def allocate(
     target: Mapping[str, float],
     scope: str = "global",
     limits: Limits | None = None,
+    cost: CostModel | None = None,
 ) -> Allocation:
     """The units to remove for a target such as ``{"macs": 0.7}``.
 
@@ -103,7 +104,7 @@ def allocate(
     check_scope(scope)
     measure, share = one_target(target)
     limits = limits or Limits()
-    cost = CostModel(groups)
+    cost = cost or CostModel(groups)
     if measure == "channels":
         steps = _Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))

@@ -243,6 +243,7 @@ def draft(
         )
     check_finite(groups.graph, {m.tensor for group in groups for m in group.members})
     removed: Removed
+    cost = CostModel(groups)
     if plan is not None:
         removed, made_by = plans.replay(groups, plan), plan.made_by
     else:
@@ -251,9 +252,10 @@ def draft(
         scores = score(groups, use.criterion, use.aggregate, use.normalize, use.seed)
         say("allocating")
         limits = Limits(free, use.min_keep, use.round_to)
-        removed = allocate(groups, scores, wanted, use.scope, limits).removed
+        removed = allocate(groups, scores, wanted, use.scope, limits, cost).removed
         made_by = {"target": wanted, **asdict(use)}
-    return Draft(plans.record(groups, removed, made_by), measure(groups, removed), groups, removed)
+    figures = measure(groups, removed, cost)
+    return Draft(plans.record(groups, removed, made_by), figures, groups, removed)
 
 
 def _check(settings: Settings) -> None:
@@ -348,9 +350,8 @@ def _held(groups: Groups, exact: bool) -> str:
     return f"the largest axis, {lock.tensor!r} axis {lock.axis}, is held by {lock.reason()}"
 
 
-def measure(groups: Groups, removed: Removed) -> Figures:
+def measure(groups: Groups, removed: Removed, cost: CostModel) -> Figures:
     """Costs before and after; bytes after are left at 0."""
-    cost = CostModel(groups)
     counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
     return Figures(cost(), cost(counts), stored_bytes(groups.graph.model), 0)
 
@@ -403,7 +404,7 @@ def verify(
             runs.session(subject, optimize=True) as other,
         ):
             before_s, after_s = runs.latencies(one, other, verification.feeds, repeats)
-    figures = measure(groups, removed)
+    figures = measure(groups, removed, CostModel(groups))
     return Comparison(
         verification,
         Figures(figures.before, figures.after, figures.bytes_before, stored_bytes(after.model)),

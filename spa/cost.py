@@ -102,11 +102,12 @@ class CostModel:
             ]
             key = (int(self._full[row]), *(id(i) for i in ids))
             if key not in known:
-                groups = np.full((len(ids), int(self._full[row])), none)
+                code = np.zeros(int(self._full[row]), np.int64)  # the groups of all views in one
                 for v, i in enumerate(ids):
-                    if i is not None:
-                        groups[v] = owner[v][self._groups.views[v].labels[i]]
-                known[key] = np.unique(groups, axis=1, return_counts=True)
+                    labels = self._groups.views[v].labels
+                    code = code * (none + 1) + (none if i is None else owner[v][labels[i]])
+                found, count = np.unique(code, return_counts=True)
+                known[key] = np.stack(np.unravel_index(found, (none + 1,) * len(ids))), count
             cells.append(known[key][0])
             counts.append(known[key][1])
             rows += [row] * len(known[key][1])
