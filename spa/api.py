@@ -346,6 +346,8 @@ def _held(groups: Groups, exact: bool) -> str:
     locks = [lock for lock in groups.locks() if lock.why != WINDOW]
     if not locks:
         return "it stores no weights with more than one channel"
+    if groups.unknown:
+        return f"operators without a rule keep it whole: {', '.join(sorted(groups.unknown))}"
     lock = max(locks, key=lambda lock: lock.locked)
     return f"the largest axis, {lock.tensor!r} axis {lock.axis}, is held by {lock.reason()}"
 

@@ -63,7 +63,7 @@ def verification_lines(found: Verification | None) -> list[str]:
         )
         lines.append(f"law: holds{part}, largest relative difference {found.law:.1e}")
     drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
-    lines.append(f"drift from the original (relative L2, random inputs): {drift}")
+    lines.append(f"drift from the original (relative L2 on random inputs, 0 is unchanged): {drift}")
     return lines
 
 

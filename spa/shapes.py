@@ -83,6 +83,8 @@ def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
         yield bind(cycle(sequence[offset:]), count(unit * (offset + 2), unit))
         yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
     yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
+    for length in (512, 16000):  # frames and seconds of sound
+        yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
     # A size that was written into the graph when it was traced is the only one that works.
     for length, side in zip((*range(2, 130), 1), cycle((224, 256, 299, 320, 384, 416, 512, 640))):
         yield bind(repeat(length), repeat(side), 1)
