@@ -259,6 +259,8 @@ def gated_halves(g: Drawing, x: Tensor) -> Tensor:
 
 @block
 def slice_(g: Drawing, x: Tensor) -> Tensor:
+    if x.shape[1] < 2:
+        return x
     start = g.of(*range(x.shape[1] - 1))
     end = g.of(*range(start + 2, x.shape[1] + 1), 2**62)
     return g.net.slice(x, start - x.shape[1] * g.of(0, 1), end)
