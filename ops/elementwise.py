@@ -52,8 +52,7 @@ def dropout(op: Op) -> list[Axes]:
     return [outputs[0], mask] if len(outputs) > 1 else outputs
 
 
-declare("Add Sub Max Min Sum", "..., ... -> ...", zero="0 + 1")
-declare("Mean", "..., ... -> ...", zero="0 + 1")
+declare("Add Sub Max Mean Min Sum", "..., ... -> ...", zero="+")
 declare("And Mul", "..., ... -> ...", zero="0 1")
 declare("Or Xor", "..., ... -> ...", zero="0 + 1")
 declare("Div Mod", "..., ... -> ...", zero="0")

@@ -44,7 +44,10 @@ def follow(
     for k in range(len(terms), len(op.axes)):
         op.lock_input(k, "an input that the rule keeps whole")
 
-    products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
+    if zero == "+":
+        products = [[k] for k in range(len(op.axes))]
+    else:
+        products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
     products = [p for p in ([k for k in p if op.has(k)] for p in products) if p]
     for letter, axis in letters.items():
         base = "..." if letter.startswith("...") else letter

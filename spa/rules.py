@@ -259,7 +259,8 @@ def declare(
         ops: operator names, separated by spaces.
         pattern: see `spa.patterns`; a function where attributes decide it.
         zero: where a removed index holds zero in the output, as a sum of products of inputs:
-            ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too.
+            ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too,
+            ``"+"`` where all inputs are.
             Empty: never zero, because f(0) is not 0.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
