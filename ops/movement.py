@@ -251,7 +251,7 @@ def pad(op: Op) -> list[Axes]:
             op.lock(out[k], "padded")
             out[k] = whole(n)
         else:
-            parts = [op.recorder.fresh(b).ids, out[k].ids, op.recorder.fresh(e).ids]
+            parts = [op.fresh(b).ids, out[k].ids, op.fresh(e).ids]
             out[k] = out[k]._replace(ids=np.concatenate(parts))
     return [out]
 
@@ -285,7 +285,7 @@ def expand(op: Op) -> list[Axes]:
     grows = op.values[1] is not None
     return [
         [
-            axis if len(axis.ids) == n else op.recorder.fresh(n, zero=False) if grows else whole(n)
+            axis if len(axis.ids) == n else op.fresh(n, zero=False) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]
@@ -312,7 +312,7 @@ def constant_of_shape(op: Op) -> list[Axes]:
     op.lock_input(0, "lists sizes")
     value = op.attr("value")
     silent = value is None or (not any(value.raw_data) and not any(value.float_data))
-    return [[op.recorder.fresh(n, zero=silent) for n in op.out_shape()]]
+    return [[op.fresh(n, zero=silent) for n in op.out_shape()]]
 
 
 @rule("Shape Size", text="reads sizes only")

@@ -126,11 +126,9 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     say("inferring shapes")
     shapes = infer(graph, runs.observe)
     say("propagating ids")
-    first = propagate(graph, shapes)
-    # Where an axis splits into several live factors, each choice of one is a view of its own.
-    others = [propagate(graph, shapes, view) for view in range(1, first.recorder.choices)]
+    ties = propagate(graph, shapes)
     say("solving for groups")
-    return merge(graph, shapes, [solve(graph, ties) for ties in (first, *others)], exact)
+    return merge(graph, shapes, solve(graph, ties), exact)
 
 
 def choose(
