@@ -394,7 +394,7 @@ class Llama(nnx.Module):
         self.head = nnx.Linear(32, 50, use_bias=False, rngs=rngs)
 
     def turn(self, x: Any) -> Any:
-        angles = jnp.outer(jnp.arange(x.shape[1]), 100.0 ** (-jnp.arange(4) / 4))
+        angles = jnp.outer(jnp.arange(float(x.shape[1])), 100.0 ** (-jnp.arange(4.0) / 4))
         cos, sin = (jnp.concatenate([f(angles)] * 2, -1)[:, None] for f in (jnp.cos, jnp.sin))
         left, right = jnp.split(x, 2, -1)
         return x * cos + jnp.concatenate([-right, left], -1) * sin
