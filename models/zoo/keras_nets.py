@@ -147,7 +147,7 @@ def mlp() -> Sample:
 def activations() -> Sample:
     names = (
         "relu relu6 leaky_relu elu selu gelu silu hard_silu hard_sigmoid softplus softsign tanh"
-        " sigmoid mish exponential celu log_sigmoid squareplus hard_tanh"
+        " sigmoid mish exponential log_sigmoid squareplus hard_tanh"
     )
     rows = [layers.Dense(12, name) for name in names.split()]
     return _start([*rows, layers.PReLU(), layers.Dense(5)], 3, 10)

@@ -26,6 +26,23 @@ import tf2onnx
 
 from models.zoo.registry import add
 
+_function = tf.function
+
+
+def _without_xla(*args: Any, **options: Any) -> Any:
+    """tf.function that never compiles: tf2onnx does not look into what XLA compiles."""
+    return _function(*args, **{**options, "jit_compile": None})
+
+
+def _gelu(x: Any, approximate: bool = False, name: str | None = None) -> Any:
+    """TensorFlow 2.21 computes gelu by Erfc, which tf2onnx 1.17 passes on as if ONNX had it."""
+    if approximate:
+        return 0.5 * x * (1.0 + tf.tanh(0.7978845608 * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1.0 + tf.math.erf(x * 0.7071067812))
+
+
+tf.function, tf.nn.gelu = _without_xla, _gelu
+
 OPSETS = (13, 15, 11, 17, 18, 9, 14, 16)
 
 
@@ -91,7 +108,7 @@ def _through_file(call: Any, function: Any, specs: Sequence[Any], opset: int) ->
     from tf2onnx.tfonnx import process_tf_graph
 
     holder = tf.Module()
-    holder.model, holder.function = call, function
+    holder.weights, holder.function = call.weights, function
     with tempfile.TemporaryDirectory() as folder:
         signature = function.get_concrete_function(*specs)
         tf.saved_model.save(holder, folder, signatures={"serving_default": signature})

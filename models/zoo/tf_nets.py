@@ -25,6 +25,11 @@ class Weights(tf.Module):
         self.made.append(tf.Variable(values.astype(np.float32)))
         return self.made[-1]
 
+    def own(self, call: Any) -> Any:
+        """Say which variables a function reads: a SavedModel stores them."""
+        call.weights = self.made
+        return call
+
     def norm(self, width: int) -> tuple[tf.Variable, ...]:
         """mean, variance, offset, scale"""
         return self(width), self(width, low=0.6, high=1.4), self(width), self(width, low=0.6, high=1.4)
@@ -38,7 +43,7 @@ def _conv(x: Any, w: Any, stride: int = 1, padding: str = "SAME") -> Any:
 def perceptron() -> Sample:
     w = Weights()
     a, b, c, d = w(10, 32), w(32), w(32, 5), w(5)
-    return Sample(lambda x: tf.nn.relu(x @ a + b) @ c + d, ((3, 10),))
+    return Sample(w.own(lambda x: tf.nn.relu(x @ a + b) @ c + d), ((3, 10),))
 
 
 @net("tf2onnx9", "tf2onnx12d", "tf2onnx18d", "saved15")
@@ -60,7 +65,7 @@ def resnet() -> Sample:
             x = tf.nn.relu(y + (x if short is None else _conv(x, short, stride)))
         return tf.reduce_mean(x, [1, 2]) @ head
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -76,7 +81,7 @@ def fused_norm() -> Sample:
         x = tf.nn.max_pool2d(tf.nn.relu6(x), 2, 2, "SAME")
         return tf.squeeze(tf.nn.avg_pool2d(tf.nn.relu(_conv(x, b)), 4, 4, "VALID"), [1, 2]) @ head
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -94,7 +99,7 @@ def mobile_block() -> Sample:
         x = x + _conv(y * gate[:, None, None, :], down)
         return tf.reduce_mean(x, [1, 2]) @ head
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -110,7 +115,7 @@ def shuffle() -> Sample:
         x = tf.reshape(tf.transpose(tf.reshape(x, [-1, h, v, 2, c // 2]), [0, 1, 2, 4, 3]), [-1, h, v, c])
         return tf.reduce_mean(tf.nn.relu(_conv(x, out)), [1, 2]) @ head
 
-    return Sample(call, ((2, 8, 8, 3),))
+    return Sample(w.own(call), ((2, 8, 8, 3),))
 
 
 @net()
@@ -122,7 +127,7 @@ def depth_space() -> Sample:
         x = tf.nn.relu(_conv(tf.nn.space_to_depth(x, 2), a))
         return _conv(tf.nn.depth_to_space(tf.nn.relu(_conv(x, b)), 2), c)
 
-    return Sample(call, ((2, 8, 8, 3),))
+    return Sample(w.own(call), ((2, 8, 8, 3),))
 
 
 @net()
@@ -136,7 +141,7 @@ def resized() -> Sample:
         y = tf.nn.relu(_conv(y, b))
         return _conv(tf.compat.v1.image.resize_nearest_neighbor(y, [32, 32]), c)
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -156,7 +161,7 @@ def dilated() -> Sample:
         ys.append(tf.tile(image, [1, x.shape[1], x.shape[2], 1]))
         return _conv(tf.concat(ys, -1), out)
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -169,7 +174,7 @@ def transposed() -> Sample:
         x = tf.nn.conv2d_transpose(x, b, [2, 16, 16, 12], 2, "SAME")
         return _conv(tf.nn.leaky_relu(x), c)
 
-    return Sample(call, ((2, 16, 16, 3),))
+    return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
 @net()
@@ -185,7 +190,7 @@ def layer_norm() -> Sample:
         x = (x - mean) * tf.math.rsqrt(variance + 1e-5) * gain + bias
         return tf.tensordot(tf.nn.gelu(tf.tensordot(x, b, 1)), c, 1)
 
-    return Sample(call, ((2, 7, 12),))
+    return Sample(w.own(call), ((2, 7, 12),))
 
 
 @net("tf2onnx11", "tf2onnx14d", "saved17d")
@@ -216,7 +221,7 @@ def bert() -> Sample:
             x = norm(x + dense(tf.nn.gelu(dense(x, up)), down), norms[2 * k + 1])
         return tf.reshape(x, [b, s, 32])[:, 0] @ pool
 
-    return Sample(call, ((2, 7),), True)
+    return Sample(w.own(call), ((2, 7),), True)
 
 
 @net()
@@ -230,7 +235,7 @@ def einsum_attention() -> Sample:
         scores = tf.nn.softmax(tf.einsum("bqhe,bkhe->bhqk", a, b))
         return tf.einsum("bqhe,hed->bqd", tf.einsum("bhqk,bkhe->bqhe", scores, c), o) @ head
 
-    return Sample(call, ((2, 7, 24),))
+    return Sample(w.own(call), ((2, 7, 24),))
 
 
 @net()
@@ -247,7 +252,7 @@ def lstm_steps() -> Sample:
             h = tf.tanh(c) * tf.sigmoid(o)
         return h @ head
 
-    return Sample(call, ((2, 4, 6),))
+    return Sample(w.own(call), ((2, 4, 6),))
 
 
 @net()
@@ -264,7 +269,7 @@ def while_loop() -> Sample:
         )
         return tf.nn.relu(h @ out) @ head
 
-    return Sample(call, ((2, 4, 6),))
+    return Sample(w.own(call), ((2, 4, 6),))
 
 
 @net()
@@ -277,7 +282,7 @@ def conv1d_glu() -> Sample:
         x = tf.nn.conv1d(value * tf.sigmoid(gate), b, 2, "SAME")
         return tf.reduce_max(tf.nn.swish(x), 1) @ c
 
-    return Sample(call, ((2, 12, 6),))
+    return Sample(w.own(call), ((2, 12, 6),))
 
 
 @net()
@@ -292,4 +297,4 @@ def strided() -> Sample:
         y = tf.maximum(tf.squeeze(y[:, 0:1], 1), y[:, 1]) @ b
         return tf.nn.softmax(tf.nn.elu(y) @ c)
 
-    return Sample(call, ((3, 10),))
+    return Sample(w.own(call), ((3, 10),))
