@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import keras
-from keras import Sequential, applications, layers, ops
+from keras import Sequential, applications, layers
 
 from models.zoo.tf_export import Sample, net
 
@@ -310,7 +310,17 @@ def _encoder(x: Any, heads: int, width: int, **options: Any) -> Any:
     return layers.add([x, y])
 
 
-@layer("keras15", "tf2onnx13", "tf2onnx17d", "saved12d")
+class Places(layers.Layer):
+    """Adds a learned vector for each position."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=shape[1:], initializer="random_normal", name="table")
+
+    def call(self, x: Any) -> Any:
+        return x + self.table
+
+
+@layer("keras15", "tf2onnx13", "tf2onnx17d", "tf2onnx12d")
 def attention() -> Sample:
     return _functional(lambda x: layers.Dense(6)(_encoder(x, 4, 24)), 2, 7, 24)
 
@@ -320,7 +330,7 @@ def vit() -> Sample:
     def body(x: Any) -> Any:
         x = layers.Conv2D(32, 8, 8)(x)
         x = layers.Reshape((16, 32))(x)
-        x = x + layers.Embedding(16, 32)(ops.arange(16))
+        x = Places()(x)
         x = _encoder(_encoder(x, 4, 32), 4, 32)
         return layers.Dense(10)(layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x)))
 
@@ -330,7 +340,7 @@ def vit() -> Sample:
 @layer()
 def gpt() -> Sample:
     def body(ids: Any) -> Any:
-        x = layers.Embedding(50, 32)(ids) + layers.Embedding(9, 32)(ops.arange(9))
+        x = Places()(layers.Embedding(50, 32)(ids))
         x = _encoder(_encoder(x, 4, 32, use_causal_mask=True), 4, 32, use_causal_mask=True)
         return layers.Dense(50)(layers.LayerNormalization()(x))
 

@@ -262,11 +262,6 @@ def gru_words() -> Sample:
     return Sample(Recurrent(nn.GRU(12, 16, direction="bidirect"), 32), ((2, 7),), "int64")
 
 
-@net
-def simple_rnn() -> Sample:
-    return Sample(Recurrent(nn.SimpleRNN(12, 16), 16), ((2, 7),), "int64")
-
-
 # Attention.
 
 

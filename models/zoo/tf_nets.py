@@ -84,7 +84,7 @@ def fused_norm() -> Sample:
     return Sample(w.own(call), ((2, 16, 16, 3),))
 
 
-@net()
+@net("tf2onnx10d", "saved14d")
 def mobile_block() -> Sample:
     w = Weights()
     stem, up, deep, down = w(3, 3, 3, 16), w(1, 1, 16, 48), w(3, 3, 48, 1), w(1, 1, 48, 16)
@@ -130,7 +130,7 @@ def depth_space() -> Sample:
     return Sample(w.own(call), ((2, 8, 8, 3),))
 
 
-@net()
+@net("tf2onnx11d", "saved14d")
 def resized() -> Sample:
     w = Weights()
     a, b, c = w(3, 3, 3, 16), w(3, 3, 16, 24), w(1, 1, 24, 2)
@@ -224,7 +224,7 @@ def bert() -> Sample:
     return Sample(w.own(call), ((2, 7),), True)
 
 
-@net()
+@net("tf2onnx13d", "saved14d")
 def einsum_attention() -> Sample:
     w = Weights()
     q, k, v, o = w(24, 4, 6), w(24, 4, 6), w(24, 4, 6), w(4, 6, 24)
@@ -255,7 +255,7 @@ def lstm_steps() -> Sample:
     return Sample(w.own(call), ((2, 4, 6),))
 
 
-@net()
+@net("tf2onnx13d", "saved14d")
 def while_loop() -> Sample:
     """A recurrent layer as a tf.while_loop, with dense layers before and behind."""
     w = Weights()
