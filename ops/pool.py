@@ -4,8 +4,14 @@ import numpy as np
 
 from spa.rules import Axes, Op, Resized, Sized, declare, rule, whole
 
+declare("AveragePool LpPool", "N C * -> N C *", zero="0")
+# A reduction over all axes behind C, and written so for the mean of a layer normalisation.
 declare(
-    "AveragePool GlobalAveragePool GlobalMaxPool GlobalLpPool LpPool", "N C * -> N C *", zero="0"
+    "GlobalAveragePool GlobalMaxPool GlobalLpPool",
+    "N C ... -> N C *",
+    zero="0",
+    inexact="...",
+    kinds=lambda op: {"...": "hidden"} if len(op.shape()) == 3 else {},
 )
 
 

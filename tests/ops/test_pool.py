@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+from tests.ops.cases import SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -66,6 +66,9 @@ CASES = [
     *(case(f"{op}-summed", 1, lambda net, a, op=op: summed(net, _pool(op)(net, a)), exact=True)
       for op in POOLS),
     *(case(op, 1, lambda net, a, op=op: net.node(op, a), exact=True) for op in GLOBAL),
+    # Channels last: the pool is a mean over them, as in a layer normalisation of tf2onnx.
+    *(case(f"{op}-over-channels", 1, lambda net, a, op=op: net.sub(a, net.node(op, a)),
+           shape=TOKENS, exact=False) for op in GLOBAL),
     *(case(f"{op}-3d", 1, lambda net, a, op=op: net.node(op, a), shape=VOLUME, exact=True)
       for op in GLOBAL),
     *(case(f"{op}-opset-7", 1, _pool(op), opset=7, exact=True) for op in POOLS),
