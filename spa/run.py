@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,11 +17,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
-from spa import shapes
 from spa.errors import ModelError
 from spa.graph import Graph
 from spa.protos import has_external_data, serialize
-from spa.shapes import Sizes
+from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
 Feeds = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -63,7 +63,7 @@ def session(
             raise _refusal(error) from None
 
 
-_LIKELY = 6  # bindings of the free sizes that deserve more than one try
+STYLES = ("random", "ones", "zeros")
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
 ORT_ERRORS = (
@@ -122,37 +122,65 @@ def latencies(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Feeds that the model was seen to run on."""
+    """Feeds that the model was seen to run on, and what it made of them."""
 
     sizes: Sizes
     feeds: Feeds
+    outputs: Outputs
 
 
-def find_inputs(
-    graph: Graph, running: ort.InferenceSession, seed: int = 0, offset: int = 0
-) -> Inputs:
-    """Random inputs on which the model runs.
+def find_inputs(graph: Graph, running: ort.InferenceSession, seed: int = 0) -> list[Inputs]:
+    """Random inputs on which the model runs, with two numbers or more for every free size.
 
-    Free sizes and integer ranges are tried from the likeliest to the plainest.
+    Free sizes and integer ranges are tried from the likeliest to the plainest. A size that has no
+    second number is one for which none was found.
 
     Raises:
         CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
-    first: Exception | None = None
-    for k, sizes in enumerate(shapes.bindings(graph, offset)):
-        for style in ("random", "ones", "zeros") if k < _LIKELY else ("ones",):
+    k, style, first = _find(graph, running, seed)
+    found = [first]
+    other = next(islice(bindings(graph, 1), k, None), first.sizes)
+    if other != first.sizes:
+        found += _runs_at(graph, running, [other], seed + 1, style)
+    for name in first.sizes:
+        if name in same_sizes([i.sizes for i in found]):
+            tries = islice(variations(first.sizes, name), TRIES)
+            found += _runs_at(graph, running, tries, seed + len(found), style)
+    return found
+
+
+def same_sizes(seen: Sequence[Sizes]) -> list[str]:
+    """The free sizes that have the same number everywhere."""
+    return [name for name in seen[0] if len({sizes[name] for sizes in seen}) == 1] if seen else []
+
+
+def _find(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
+    """Which binding ran first, and with integers of which style."""
+    error: Exception | None = None
+    for k, sizes in enumerate(bindings(graph)):
+        for style in STYLES if k < LIKELY else ("ones",):
             feeds = make_feeds(graph, sizes, seed, style)
             try:
-                run(running, feeds)
-            except ORT_ERRORS as error:
-                first = first or error
-                continue
-            return Inputs(sizes, feeds)
-    assert first is not None
+                return k, style, Inputs(sizes, feeds, run(running, feeds))
+            except ORT_ERRORS as refused:
+                error = error or refused
+    assert error is not None
     whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
-    if whole or shapes.free_sizes(graph):  # it may well run, on inputs that are not guessed here
-        raise CannotCheck(f"no input that was tried runs: {_refusal(first)}")
-    raise _refusal(first)
+    if whole or free_sizes(graph):  # it may well run, on inputs that are not guessed here
+        raise CannotCheck(f"no input that was tried runs: {_refusal(error)}")
+    raise _refusal(error)
+
+
+def _runs_at(
+    graph: Graph, running: ort.InferenceSession, tries: Iterable[Sizes], seed: int, style: str
+) -> list[Inputs]:
+    """The first of these sizes that it runs at, if any."""
+    for sizes in tries:
+        feeds = make_feeds(graph, sizes, seed, style)
+        with suppress(*ORT_ERRORS):
+            return [Inputs(sizes, feeds, run(running, feeds))]
+    return []
 
 
 def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
@@ -164,12 +192,7 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
         if info.name not in graph.inputs or not info.type.HasField("tensor_type"):
             continue
         tensor = info.type.tensor_type
-        shape = [
-            d.dim_value
-            if d.HasField("dim_value") and d.dim_value > 0
-            else sizes.get(d.dim_param or f"{info.name}.{k}", 1)
-            for k, d in enumerate(tensor.shape.dim)
-        ]
+        shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
         if tensor.elem_type == TensorProto.STRING:
             feeds[info.name] = np.full(shape, "a", dtype=object)
             continue
@@ -211,7 +234,7 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
         return {}
     try:
         with session(data + more.SerializeToString()) as running:
-            for style in ("random", "ones", "zeros"):
+            for style in STYLES:
                 try:
                     got = run(running, make_feeds(graph, sizes, 0, style))
                 except ORT_ERRORS:

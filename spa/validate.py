@@ -10,7 +10,6 @@ with others in the plan the law is checked on a second cut that leaves those in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +43,7 @@ class Verification:
     sizes: the free sizes it ran at.
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
     why: what it says where it cannot.
+    still: the free sizes for which only one number was found that the original runs at.
     feeds: the inputs of the first run.
     """
 
@@ -54,6 +54,7 @@ class Verification:
     sizes: tuple[dict[str, int], ...]
     runs: bool
     why: str = ""
+    still: tuple[str, ...] = ()
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -108,8 +109,8 @@ def verify(
     seed: int = 0,
     reference: ModelProto | None = None,
 ) -> Verification:
-    """Run original, pruned and masked original on the same inputs, at two sizes where sizes are
-    free.
+    """Run original, pruned and masked original on the same inputs, with two numbers or more for
+    every free size.
 
     Args:
         reference: a fresh cut by the same plan, for a pruned model of unknown origin: where the
@@ -126,17 +127,12 @@ def verify(
     source = graph.path if graph.path is not None else graph.model
     try:
         with runs.session(source) as original:
-            given = [runs.find_inputs(graph, original, seed)]
-            if given[0].sizes:
-                with suppress(ModelError):
-                    other = runs.find_inputs(graph, original, seed + 1, offset=1)
-                    given += [other] if other.sizes != given[0].sizes else []
-            wanted = [runs.run(original, i.feeds) for i in given]
+            given = runs.find_inputs(graph, original, seed)
     except runs.CannotCheck as error:
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    feeds = [i.feeds for i in given]
+    feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
     sums = _last_sums(graph) if count else []
     whole = len(exact) == len(removed)
     try:
@@ -159,7 +155,9 @@ def verify(
         if not _are_finite(masked) and _are_finite(law_got):
             masked = _outputs(mask(groups, exact, _NEARLY), feeds, sums)
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
-    return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, "", feeds[0])
+    sizes = tuple(i.sizes for i in given)
+    still = tuple(runs.same_sizes(sizes))
+    return Verification(law, count, units, drift, sizes, True, "", still, feeds[0])
 
 
 def _outputs(
