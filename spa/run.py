@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from onnx import ModelProto, TensorProto, TypeProto, helper
 
 from spa.errors import ModelError
 from spa.graph import Graph
-from spa.protos import has_external_data, serialize
+from spa.parts import Parts, parts
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
 Feeds = dict[str, NDArray[Any]]
@@ -28,7 +27,7 @@ Outputs = dict[str, NDArray[Any]]
 
 @contextmanager
 def session(
-    model: ModelProto | Path | bytes, *, optimize: bool = False, threads: int = 0
+    model: ModelProto | Parts | Path, *, optimize: bool = False, threads: int = 0
 ) -> Iterator[ort.InferenceSession]:
     """An onnxruntime session on the CPU.
 
@@ -44,23 +43,19 @@ def session(
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(prefix="spa-") as folder:
-        try:
-            source: str | bytes
-            if isinstance(model, Path):
-                source = str(model)
-            elif isinstance(model, bytes):
-                source = model
-            elif (data := serialize(model)) is not None:
-                source = data
-            else:
-                source = str(Path(folder) / "model.onnx")
-                copy = ModelProto()
-                copy.CopyFrom(model)
-                onnx.save(copy, source, save_as_external_data=True, location="model.data")
-            yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except ORT_ERRORS as error:
-            raise _refusal(error) from None
+    try:
+        source: str | bytes
+        if isinstance(model, Path):
+            source = str(model)
+        else:
+            apart = parts(model) if isinstance(model, ModelProto) else model
+            held = [ort.OrtValue.ortvalue_from_numpy(v) for v in apart.weights.values()]
+            if held:  # these point to the arrays, which outlive the session
+                options.add_external_initializers(list(apart.weights), held)
+            source = apart.whole().SerializeToString()
+        yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise _refusal(error) from None
 
 
 STYLES = ("random", "ones", "zeros")
@@ -227,13 +222,8 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     A size that depends on the data is seen as it was on this run: the rules of the operators that
     make such sizes keep those axes whole.
     """
-    more = ModelProto()
-    more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    data = serialize(graph.model)
-    if data is None or has_external_data(graph.model):
-        return {}
     try:
-        with session(data + more.SerializeToString()) as running:
+        with session(parts(graph).showing(names)) as running:
             for style in STYLES:
                 try:
                     got = run(running, make_feeds(graph, sizes, 0, style))
