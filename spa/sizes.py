@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, count, cycle, repeat
 
 from onnx import ValueInfoProto
@@ -19,9 +19,9 @@ from spa.graph import Graph, Node
 Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
 Place = tuple[str, int, int]  # input, axis, rank
 
-LIKELY = 9  # that many of the first bindings deserve more than one try
+LIKELY = 6  # that many of the first bindings deserve more than one try
 TRIES = 40  # variations of one free size
-_MOST = 7  # free sizes, to look for sums among them
+_MOST = 7  # free sizes, to look for sums among all of them
 
 
 def dims(graph: Graph, info: ValueInfoProto) -> list[int | str]:
@@ -84,24 +84,31 @@ def _numbers(free: dict[str, list[Place]], offset: int) -> Iterator[Sizes]:
         yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
     yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
     yield bind(repeat(4 + 2 * offset), repeat(4 + 2 * offset), 4 + 2 * offset)
+    yield from _sums(free, batch, sequence[offset:])
     for length in (512, 16000):  # frames and seconds of sound
         yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
-    yield from _sums(bind(cycle(sequence[offset:]), cycle(sequence[offset + 4 :])), free)
     # A size that was written into the graph when it was traced is the only one that works.
     for length, side in zip((*range(2, 130), 1), cycle((224, 256, 299, 320, 384, 416, 512, 640))):
         for one in (1, 2):
             yield bind(repeat(length), repeat(side), one)
 
 
-def _sums(bound: Sizes, free: dict[str, list[Place]]) -> Iterator[Sizes]:
-    """One size the sum of two others, or one more than another."""
-    names = [n for n in bound if free[n][0][1] > 0]
-    if not 2 <= len(names) <= _MOST:
-        return
-    for total in names:
-        others = [n for n in names if n != total]
-        for parts in (*combinations(others, 2), *combinations(others, 1)):
-            yield {**bound, total: sum(bound[n] for n in parts) + (len(parts) == 1)}
+def _sums(free: dict[str, list[Place]], batch: int, lengths: Sequence[int]) -> Iterator[Sizes]:
+    """One size the sum of two others, or one more than another.
+
+    Sizes are first taken to be the same where they stand on the same axis of inputs of one rank.
+    """
+    names = [n for n, places in free.items() if places[0][1] > 0]
+    kinds = dict(zip(dict.fromkeys(free[n][0][1:] for n in names), cycle(lengths)))
+    alike = {n: kinds[free[n][0][1:]] for n in names}
+    each = dict(zip(names, cycle(lengths)))
+    for numbers in (alike, each) if len(names) <= _MOST else (alike,):
+        first = {n: numbers.get(n, batch) for n in free}
+        for total in names:
+            others = dict.fromkeys(first[n] for n in names if n != total)
+            sums = [a + b for a, b in combinations(others, 2)]
+            for number in (*sums, *(n + 1 for n in others)):
+                yield {**first, total: number}
 
 
 def variations(sizes: Sizes, name: str) -> Iterator[Sizes]:
