@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -80,19 +81,33 @@ def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
 
 
 def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Shapes:
-    """The shapes at the first of these sizes that are consistent."""
-    first: Exception | None = None
+    """The shapes at the first of these sizes at which all is consistent, reshapes included; else
+    at the first at which ONNX's inference finds no fault."""
+    error: Exception | None = None
+    lenient: Sizes | None = None
     for bound in tries:
         try:
-            found = _walk(graph, bound, {})
-            silent = _silent(graph, found)
-            if not silent or observe is None:
-                return found
-            return _walk(graph, bound, observe(graph, bound, silent))
-        except (onnx.shape_inference.InferenceError, ValueError) as error:
-            first = first or error
-    text = str(first).strip().splitlines()[-1] if first else ""
+            return _complete(graph, _walk(graph, bound, {}), observe)
+        except _UnevenError:
+            lenient = lenient or bound
+        except (onnx.shape_inference.InferenceError, ValueError) as fault:
+            error = error or fault
+    if lenient is not None:
+        with suppress(onnx.shape_inference.InferenceError, ValueError):
+            return _complete(graph, _walk(graph, lenient, {}, strict=False), observe)
+    text = str(error).strip().splitlines()[-1] if error else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
+
+
+def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
+    silent = _silent(graph, found)
+    if not silent or observe is None:
+        return found
+    return _walk(graph, found.sizes, observe(graph, found.sizes, silent), strict=False)
+
+
+class _UnevenError(Exception):
+    """A Reshape whose input and output differ in their number of elements."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
@@ -105,7 +120,9 @@ def _silent(graph: Graph, found: Shapes) -> list[str]:
     ]
 
 
-def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
+def _walk(
+    graph: Graph, sizes: Sizes, observed: dict[str, TypeProto], strict: bool = True
+) -> Shapes:
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
@@ -145,7 +162,15 @@ def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
             continue
         for name, type_ in _infer_node(graph, node, types, found, imports, declared).items():
             put(name, type_)
+        if strict and node.op_type == "Reshape":
+            _check_even(found, node)
     return found
+
+
+def _check_even(found: Shapes, node: Node) -> None:
+    shapes = [found.shapes.get(name) for name in (node.inputs[0], node.outputs[0])]
+    if shapes[0] is not None and shapes[1] is not None and prod(shapes[0]) != prod(shapes[1]):
+        raise _UnevenError
 
 
 def _input_type(graph: Graph, info: ValueInfoProto, sizes: Sizes) -> TypeProto:
