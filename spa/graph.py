@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.errors import ModelError
-from spa.protos import bodies
+from spa.protos import bodies, read
 
 AttrValue = Any
 
@@ -114,15 +114,9 @@ class Graph:
         return frozenset(found)
 
     def array(self, name: str) -> NDArray[Any]:
-        """The value of a constant, in its stored shape; external data is read on demand."""
-        tensor = self.constants[name].tensor
-        if tensor.data_location == TensorProto.EXTERNAL:
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            folder = self.path.parent if self.path else Path()
-            external_data_helper.load_external_data_for_tensor(copy, str(folder))
-            tensor = copy
-        return onnx.numpy_helper.to_array(tensor)
+        """The value of a constant, in its stored shape; external data is mapped, not read."""
+        folder = self.path.parent if self.path else Path()
+        return read(self.constants[name].tensor, folder)
 
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)

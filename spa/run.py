@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,11 +16,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
-from spa import shapes
 from spa.errors import ModelError
 from spa.graph import Graph
-from spa.protos import has_external_data, serialize
-from spa.shapes import Sizes
+from spa.parts import Parts, parts
+from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
 Feeds = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
@@ -28,7 +27,7 @@ Outputs = dict[str, NDArray[Any]]
 
 @contextmanager
 def session(
-    model: ModelProto | Path | bytes, *, optimize: bool = False, threads: int = 0
+    model: ModelProto | Parts | Path, *, optimize: bool = False, threads: int = 0
 ) -> Iterator[ort.InferenceSession]:
     """An onnxruntime session on the CPU.
 
@@ -44,26 +43,22 @@ def session(
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(prefix="spa-") as folder:
-        try:
-            source: str | bytes
-            if isinstance(model, Path):
-                source = str(model)
-            elif isinstance(model, bytes):
-                source = model
-            elif (data := serialize(model)) is not None:
-                source = data
-            else:
-                source = str(Path(folder) / "model.onnx")
-                copy = ModelProto()
-                copy.CopyFrom(model)
-                onnx.save(copy, source, save_as_external_data=True, location="model.data")
-            yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except ORT_ERRORS as error:
-            raise _refusal(error) from None
+    try:
+        source: str | bytes
+        if isinstance(model, Path):
+            source = str(model)
+        else:
+            apart = parts(model) if isinstance(model, ModelProto) else model
+            held = [ort.OrtValue.ortvalue_from_numpy(v) for v in apart.weights.values()]
+            if held:  # these point to the arrays, which outlive the session
+                options.add_external_initializers(list(apart.weights), held)
+            source = apart.whole().SerializeToString()
+        yield ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise _refusal(error) from None
 
 
-_LIKELY = 6  # bindings of the free sizes that deserve more than one try
+STYLES = ("random", "ones", "zeros")
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
 ORT_ERRORS = (
@@ -122,37 +117,68 @@ def latencies(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Feeds that the model was seen to run on."""
+    """Feeds that the model was seen to run on, and what it made of them."""
 
     sizes: Sizes
     feeds: Feeds
+    outputs: Outputs
 
 
-def find_inputs(
-    graph: Graph, running: ort.InferenceSession, seed: int = 0, offset: int = 0
-) -> Inputs:
-    """Random inputs on which the model runs.
+def find_inputs(graph: Graph, running: ort.InferenceSession, seed: int = 0) -> list[Inputs]:
+    """Random inputs on which the model runs, with two numbers or more for every free size.
 
-    Free sizes and integer ranges are tried from the likeliest to the plainest.
+    Free sizes and integer ranges are tried from the likeliest to the plainest. A size that has no
+    second number is one for which none was found.
 
     Raises:
         CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
-    first: Exception | None = None
-    for k, sizes in enumerate(shapes.bindings(graph, offset)):
-        for style in ("random", "ones", "zeros") if k < _LIKELY else ("ones",):
+    k, style, first = _find(graph, running, seed)
+    found = [first]
+    other = next(islice(bindings(graph, 1), k, None), first.sizes)
+    if other != first.sizes:
+        found += _runs_at(graph, running, [other], seed + 1, style)
+    for name in first.sizes:
+        if name in same_sizes([i.sizes for i in found]):
+            tries = islice(variations(first.sizes, name), TRIES)
+            found += _runs_at(graph, running, tries, seed + len(found), style)
+    return found
+
+
+def same_sizes(seen: Sequence[Sizes]) -> list[str]:
+    """The free sizes that have the same number everywhere."""
+    return [name for name in seen[0] if len({sizes[name] for sizes in seen}) == 1] if seen else []
+
+
+def _find(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
+    """Which binding ran first, and with integers of which style."""
+    error: Exception | None = None
+    for k, sizes in enumerate(bindings(graph)):
+        for style in STYLES if k < LIKELY else ("ones",):
             feeds = make_feeds(graph, sizes, seed, style)
             try:
-                run(running, feeds)
-            except ORT_ERRORS as error:
-                first = first or error
+                found = Inputs(sizes, feeds, run(running, feeds))
+            except ORT_ERRORS as refused:
+                error = error or refused
                 continue
-            return Inputs(sizes, feeds)
-    assert first is not None
+            again = _runs_at(graph, running, [sizes], seed, "random") if k >= LIKELY else []
+            return (k, "random", again[0]) if again else (k, style, found)
+    assert error is not None
     whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
-    if whole or shapes.free_sizes(graph):  # it may well run, on inputs that are not guessed here
-        raise CannotCheck(f"no input that was tried runs: {_refusal(first)}")
-    raise _refusal(first)
+    if whole or free_sizes(graph):  # it may well run, on inputs that are not guessed here
+        raise CannotCheck(f"no input that was tried runs: {_refusal(error)}")
+    raise _refusal(error)
+
+
+def _runs_at(
+    graph: Graph, running: ort.InferenceSession, tries: Iterable[Sizes], seed: int, style: str
+) -> list[Inputs]:
+    """The first of these sizes that it runs at, if any."""
+    for sizes in tries:
+        feeds = make_feeds(graph, sizes, seed, style)
+        with suppress(*ORT_ERRORS):
+            return [Inputs(sizes, feeds, run(running, feeds))]
+    return []
 
 
 def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
@@ -164,12 +190,7 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
         if info.name not in graph.inputs or not info.type.HasField("tensor_type"):
             continue
         tensor = info.type.tensor_type
-        shape = [
-            d.dim_value
-            if d.HasField("dim_value") and d.dim_value > 0
-            else sizes.get(d.dim_param or f"{info.name}.{k}", 1)
-            for k, d in enumerate(tensor.shape.dim)
-        ]
+        shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
         if tensor.elem_type == TensorProto.STRING:
             feeds[info.name] = np.full(shape, "a", dtype=object)
             continue
@@ -204,14 +225,9 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     A size that depends on the data is seen as it was on this run: the rules of the operators that
     make such sizes keep those axes whole.
     """
-    more = ModelProto()
-    more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    data = serialize(graph.model)
-    if data is None or has_external_data(graph.model):
-        return {}
     try:
-        with session(data + more.SerializeToString()) as running:
-            for style in ("random", "ones", "zeros"):
+        with session(parts(graph).showing(names)) as running:
+            for style in STYLES:
                 try:
                     got = run(running, make_feeds(graph, sizes, 0, style))
                 except ORT_ERRORS:

@@ -16,7 +16,8 @@ from models.vision import MAKERS
 from spa.errors import ModelError
 from spa.reader import load
 from spa.run import make_feeds
-from spa.shapes import bindings, free_sizes, infer
+from spa.shapes import infer
+from spa.sizes import bindings, free_sizes
 
 
 def free_net(*shape: int | str | None) -> ModelProto:
