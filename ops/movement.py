@@ -194,10 +194,34 @@ def gather_elements(op: Op) -> list[Axes]:
     return [out]
 
 
-@rule("GatherND", text="locks the axes it indexes; the axes behind them pass")
+def _rows(op: Op) -> NDArray[Any] | None:
+    """The stored list of a GatherND that picks along one axis, the one behind the batch axes."""
+    indices, shape = op.fixed(1), op.shape(1)
+    batch = int(op.attr("batch_dims", 0))
+    return indices[:, 0] if indices is not None and not batch and shape[1:] == (1,) else None
+
+
+def _resize_gather_nd(node: Sized) -> Resized:
+    rows, kept = _rows(node.op), node.kept[0]
+    assert kept is not None
+    size = node.op.shape()[0]
+    if rows is None or len(kept[0]) == size:
+        return Resized()
+    old = rows % size
+    new = np.searchsorted(kept[0], old[np.isin(old, kept[0])])
+    return Resized(inputs={1: new.astype(rows.dtype)[:, None]})
+
+
+@rule(
+    "GatherND",
+    resize=_resize_gather_nd,
+    text="picks rows by a stored list, else locks the axes it indexes; the axes behind them pass",
+)
 def gather_nd(op: Op) -> list[Axes]:
-    data, indices = op.input(0), op.input(1)
+    data, indices, rows = op.input(0), op.input(1), _rows(op)
     op.lock_input(1, "lists positions")
+    if rows is not None and not is_whole(data[0]):
+        return [[data[0]._replace(ids=data[0].ids[rows]), *data[1:]]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
     for axis in data[:first]:
         op.lock(axis, "indexed by a table")
