@@ -39,9 +39,24 @@ def _macs_transpose(op: Op) -> list[Product]:
     return [x + [(1, k) for k in range(1, len(op.shape(1)))]]
 
 
+def _conv(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O) -> N (G O) *   (an axis behind C with a window of 1 passes)"""
+    kernel = op.shape(1)[2:]
+    steps, pads = op.attr("strides", [1] * len(kernel)), op.attr("pads", [0] * 2 * len(kernel))
+    passes = [
+        size == step == 1 and not (before or behind)
+        for size, step, before, behind in zip(
+            kernel, steps, pads[: len(kernel)], pads[len(kernel) :], strict=True
+        )
+    ]
+    axes = " ".join(f"X{k}" if p else f"x{k}" for k, p in enumerate(passes))
+    made = " ".join(f"X{k}" if p else f"y{k}" for k, p in enumerate(passes))
+    return f"N (G I) {axes}, (G O) I *, (G O) -> N (G O) {made}"
+
+
 declare(
     "Conv",
-    "N (G I) *, (G O) I *, (G O) -> N (G O) *",
+    _conv,
     zero="0 1 + 2",
     sizes=_groups,
     kinds=_kinds,

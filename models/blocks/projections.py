@@ -144,7 +144,7 @@ def fused_one_key(net: Net, x: Tensor) -> Any:
     return attend(net, *(net.transpose(p, 0, 2, 1, 3) for p in (q, k, v)))
 
 
-@block("heads 4, qk 6, v 6", TOKENS, today=2, why="GatherND with a stored index locks its axis")
+@block("heads 4, qk 6, v 6", TOKENS, today=2, why="q, k and v share ids")
 def fused_one_key_gather_nd(net: Net, x: Tensor) -> Any:
     """The same as PyTorch's dynamo exporter writes it: GatherND on the transposed axis."""
     y = net.reshape(net.linear(x, (H + 2) * D), [0, 0, H + 2, D])
