@@ -25,7 +25,15 @@ declare("MaxPool", _max_pool, zero="0")
 declare("MaxUnpool", "*, *, * -> *")
 declare("MaxRoiPool", "n C *, r * -> r C *", zero="0")
 declare("RoiAlign", "n C *, r *, r -> r C *", zero="0")
-declare("GridSample", "N C *, N * -> N C *", zero="0")
+
+
+def _grid_sample(op: Op) -> str:
+    """N C *, N ... p -> N C ...   (behind C, the axes of the grid)"""
+    places = " ".join(f"X{k}" for k in range(len(op.shape(1)) - 2))
+    return f"N C *, N {places} p -> N C {places}"
+
+
+declare("GridSample", _grid_sample, zero="0")
 declare("AffineGrid", "*, * -> *")
 
 

@@ -289,7 +289,8 @@ def _divides(graph: Graph, name: str) -> bool:
         if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
             return True
         rule = rules.find(node.op_type, node.domain)
-        ends = rule is None or rule.macs is not None  # past a product its slice stands alone
+        # Past a product or a sum its slice no longer stands alone.
+        ends = rule is None or rule.macs is not None or node.op_type.startswith("Reduce")
         if ends or any(n in graph.activations for n in node.outputs):
             continue
         if any(_divides(graph, n) for n in node.outputs):
