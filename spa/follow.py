@@ -34,7 +34,12 @@ def follow(
         if op.has(k)
     ]
     size = patterns.solve_sizes([(t, op.shape(k)) for k, t in present], sizes or {}, text)
-    live = _live_letters(op, [t for _, t in present], size)
+    made = [
+        patterns.lay(term, len(shape), text)
+        for term, shape in zip(pattern.outputs, op.out_shapes, strict=False)
+        if shape is not None
+    ]
+    live = _live_letters(op, [*(t for _, t in present), *made], size)
 
     letters: dict[str, Axis] = {}
     zeros: dict[str, dict[int, bool]] = {}

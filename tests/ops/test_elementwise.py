@@ -125,6 +125,14 @@ def _numbers(net: Net, *shape: int, dtype: Any = np.int32) -> Tensor:
 
 BROADCAST = [
     case("per-channel", 1, _with("Add", 8, 1, 1), exact=True),
+    case(
+        "SwiGLU",
+        2,
+        lambda net, a: net.node("SwiGLU", net.conv(a, 6, 1), net.conv(a, 6, 1)),
+        opset=28,
+        exact=True,
+        runnable=False,
+    ),
     case("per-channel-first", 1, _with("Sub", 8, 1, 1, first=True), exact=True),
     case("rank-4", 1, _with("Mul", 1, 8, 1, 1), exact=True),
     case("full", 1, _with("Add", 2, 8, 6, 6), exact=True),

@@ -1,9 +1,11 @@
-"""Every operator that has a rule has a row, so that nobody adds a rule without a case."""
+"""Every operator of onnx has a rule and every rule has a row, so that none is forgotten."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+
+import onnx
 
 from spa import rules
 from spa.propagate import load_rules
@@ -32,6 +34,14 @@ def test_every_rule_has_a_case() -> None:
         shown |= {(node.domain, node.op_type) for node in case.model().graph.node}
     known = {key for key, rule in rules.RULES.items() if rule.family != "lock"}  # its own test
     assert known - shown == set()
+
+
+def test_every_operator_of_onnx_has_a_rule() -> None:
+    """Or a lock that gives its reason, which is a rule as well; and no rule is for nothing."""
+    load_rules()
+    defined = {(s.domain, s.name) for s in onnx.defs.get_all_schemas_with_history()}
+    domains = {domain for domain, _ in defined}
+    assert {key for key in rules.RULES if key[0] in domains} == defined
 
 
 def test_every_family_has_a_table() -> None:
