@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -263,7 +264,8 @@ def _are_finite(outputs: list[Outputs]) -> bool:
 def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
     """The original with every stored slice of the removed units set to zero.
 
-    A slice that a division divides by is set to one, which changes nothing for a zero numerator.
+    Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
+    which changes nothing for a zero numerator.
 
     Args:
         scale: where zero has no norm to divide by, multiply by this instead.
@@ -271,7 +273,7 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
     graph, kept = groups.graph, groups.kept(removed)
     model = ModelProto()
     model.CopyFrom(graph.model)
-    stored = {t.name: t for t in model.graph.initializer}
+    initializers = {t.name: t for t in model.graph.initializer}
     added = []
     values: dict[str, NDArray[np.generic]] = {}
     for name, constant in graph.constants.items():
@@ -279,13 +281,18 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
         gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
         if not gone:
             if constant.tensor.data_location == TensorProto.EXTERNAL and name == constant.source:
-                stored[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
+                initializers[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
             continue
         value = np.array(graph.array(name))
+        stored = TensorProto.DataType.Name(constant.tensor.data_type)
+        point = _point(graph, name, value) if "INT" in stored else None
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
-            lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
+            if point is not None:
+                lines[cut] = np.moveaxis(point, k, 0)[cut]
+            else:
+                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
         values[name] = value
     for name, value in values.items():
         # Per-reader constants get an initializer of their own here.
@@ -301,6 +308,42 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes + rest)
     return model
+
+
+def _point(graph: Graph, name: str, value: NDArray[Any]) -> NDArray[Any] | None:
+    """What stands for zero at every element of a quantised constant; None for any other.
+
+    A zero point itself stays what it is.
+    """
+    for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
+        rule = rules.find(node.op_type, node.domain)
+        for at, (held, axis) in (rule.points if rule else {}).items():
+            point = node.inputs[held] if held < len(node.inputs) else ""
+            if point == name:
+                return value
+            if node.inputs[at] == name and point in graph.constants:
+                axis = int(node.attrs.get("axis", axis))
+                return _along(np.asarray(graph.array(point)), value.shape, axis)
+        if not any(n in graph.activations for n in node.outputs):
+            found = [_point(graph, n, value) for n in node.outputs]
+            if found and found[0] is not None:
+                return found[0]
+    return None
+
+
+def _along(point: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any] | None:
+    """Zero points for every element: one for all, for every index of an axis, or for blocks."""
+    if point.size == 1:
+        return np.broadcast_to(point.reshape(()), shape)
+    if point.ndim == 1:
+        point = np.moveaxis(point.reshape(-1, *[1] * (len(shape) - 1)), 0, axis)
+    elif point.ndim == len(shape):
+        for k, n in enumerate(shape):
+            point = point.repeat(n // point.shape[k], k) if n % point.shape[k] == 0 else point
+    try:
+        return np.broadcast_to(point, shape)
+    except ValueError:
+        return None
 
 
 def _divides(graph: Graph, name: str) -> bool:
