@@ -113,7 +113,16 @@ def _depth_to_space(op: Op) -> str:
 
 
 declare("DepthToSpace", _depth_to_space, zero="0", sizes=_block)
-declare("SpaceToDepth", "N C * -> N (b b C) *", zero="0", sizes=_block)
+
+
+def _space_to_depth(op: Op) -> str:
+    """N C * -> N (b b C) *   (mode CRD: N (C b b) *)"""
+    if op.attr("mode", b"DCR") == b"CRD":
+        return "N C * -> N (C b b) *"
+    return "N C * -> N (b b C) *"
+
+
+declare("SpaceToDepth", _space_to_depth, zero="0", sizes=_block)
 
 
 def _col2im(op: Op) -> dict[str, int]:

@@ -13,9 +13,16 @@ def _statistics(op: Op) -> str:
     return "N ..." if op.attr("training_mode", 0) or any(op.node.outputs[1:]) else ""
 
 
+def _batch_norm(op: Op) -> str:
+    """N C ..., C, C, C, C -> N C ...   (N ..., ..., ..., ..., ... where spatial is 0)"""
+    each = "C" if op.attr("spatial", 1) else "..."
+    x = "N C ..." if op.attr("spatial", 1) else "N ..."
+    return f"{x}, {each}, {each}, {each}, {each} -> {x}"
+
+
 declare(
     "BatchNormalization",
-    "N C ..., C, C, C, C -> N C ...",
+    _batch_norm,
     zero="1 0 + 2",
     inexact=_statistics,
 )

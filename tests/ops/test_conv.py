@@ -162,6 +162,8 @@ CASES = [
     case("DepthToSpace-opset-7", 2, _block("DepthToSpace", 16), opset=7, exact=True),
     case("DepthToSpace-to-one", 1, _block("DepthToSpace", 4, mode="CRD"), exact=True),
     case("SpaceToDepth", 2, _block("SpaceToDepth", 4), exact=True),
+    *(case(f"SpaceToDepth-{mode}", 2, _block("SpaceToDepth", 4, mode=mode), opset=28, exact=True)
+      for mode in ("DCR", "CRD")),
     case("SpaceToDepth-and-back", 2, lambda net, a: net.node(
         "DepthToSpace", _block("SpaceToDepth", 4)(net, a), blocksize=2), exact=True),
     case("Col2Im", 2, _col2im, opset=18, exact=True),

@@ -268,6 +268,14 @@ def _dropout_mask_summed(net: Net, a: Tensor) -> Tensor:
 OTHERS = [
     case("Cast", 1, lambda net, a: net.cast(net.cast(a, TensorProto.DOUBLE), TensorProto.FLOAT)),
     case("Cast-to-half", 1, lambda net, a: net.cast(a, TensorProto.FLOAT16)),
+    case("Cast-saturate", 1, lambda net, a: net.node("Cast", a, to=TensorProto.DOUBLE, saturate=0),
+         opset=19),
+    case("Cast-round-mode", 1, lambda net, a: net.node(
+        "Cast", a, to=TensorProto.DOUBLE, round_mode="up"), opset=24),
+    case("CastLike-saturate", 1, lambda net, a: net.node(
+        "CastLike", a, np.float64(0), saturate=0), opset=19),
+    case("CastLike-round-mode", 1, lambda net, a: net.node(
+        "CastLike", a, np.float64(0), round_mode="up"), opset=24),
     case("CastLike", 1, lambda net, a: net.node("CastLike", a, np.float64(0))),
     case("CastLike-summed", 1, lambda net, a: summed(net, net.node("CastLike", a, np.float64(0)))),
     case("Dropout", 1, lambda net, a: net.node("Dropout", a)),

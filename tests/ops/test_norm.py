@@ -31,6 +31,9 @@ BATCH = [
     case("rows", 1, lambda net, a: net.bn(a), shape=ROWS, exact=True),
     case("opset-7", 1, lambda net, a: net.bn(a), opset=7, exact=True),
     case("opset-9", 1, lambda net, a: net.bn(a), opset=9, exact=True),
+    case("opset-14", 1, lambda net, a: net.bn(a), opset=14, exact=True),
+    case("each-pixel-opset-7", 1, _scaled(
+        "BatchNormalization", *[(8, 6, 6)] * 4, spatial=0), opset=7, exact=True),
     case("summed", 1, lambda net, a: summed(net, net.bn(a)), exact=True),
     case("before-conv", 2, lambda net, a: net.conv(net.relu(net.bn(a)), 6), exact=True),
     case("of-the-input", 1, lambda net, a: net.add(a, net.conv(net.bn(
