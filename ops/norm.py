@@ -14,10 +14,10 @@ def _statistics(op: Op) -> str:
 
 
 def _batch_norm(op: Op) -> str:
-    """N C ..., C, C, C, C -> N C ...   (N ..., ..., ..., ..., ... where spatial is 0)"""
-    each = "C" if op.attr("spatial", 1) else "..."
-    x = "N C ..." if op.attr("spatial", 1) else "N ..."
-    return f"{x}, {each}, {each}, {each}, {each} -> {x}"
+    """N C ..., C, C, C, C -> N C ..., C, C, C, C   (N ..., ... -> N ..., ... where spatial is 0)"""
+    x, each = ("N C ...", "C") if op.attr("spatial", 1) else ("N ...", "...")
+    parts = ", ".join([x, *[each] * 4])
+    return f"{parts} -> {parts}"
 
 
 declare(
