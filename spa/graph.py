@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.errors import ModelError
-from spa.protos import bodies
+from spa.protos import PACKED, bodies, is_external, mapped
 
 AttrValue = Any
 
@@ -116,13 +116,10 @@ class Graph:
     def array(self, name: str) -> NDArray[Any]:
         """The value of a constant, in its stored shape; external data is read on demand."""
         tensor = self.constants[name].tensor
-        if tensor.data_location == TensorProto.EXTERNAL:
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            folder = self.path.parent if self.path else Path()
-            external_data_helper.load_external_data_for_tensor(copy, str(folder))
-            tensor = copy
-        return onnx.numpy_helper.to_array(tensor)
+        folder = self.path.parent if self.path else Path()
+        if is_external(tensor) and tensor.data_type not in PACKED and 0 not in tensor.dims:
+            return mapped(tensor, folder)
+        return onnx.numpy_helper.to_array(tensor, str(folder))
 
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)

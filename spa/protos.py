@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
+
+# Element types of which a byte holds several.
+PACKED = frozenset(
+    kind
+    for name, kind in TensorProto.DataType.items()
+    if name.endswith(("INT2", "INT4")) or name.startswith(("FLOAT2", "FLOAT4"))
+)
 
 
 def copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
@@ -57,6 +66,18 @@ def is_external(tensor: TensorProto) -> bool:
 def external(tensor: TensorProto) -> dict[str, str]:
     """Where the data of an external tensor lies: location, offset, length."""
     return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def mapped(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+    """The data of an external tensor, read from its file as it is used."""
+    entry = external(tensor)
+    return np.memmap(
+        folder / entry["location"],
+        helper.tensor_dtype_to_np_dtype(tensor.data_type),
+        "r",
+        int(entry.get("offset", 0)),
+        tuple(tensor.dims),
+    )
 
 
 def has_external_data(model: ModelProto) -> bool:

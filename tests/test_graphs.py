@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +58,8 @@ def sparse(array: np.ndarray[Any, Any], name: str, flat: bool = True) -> onnx.Sp
 
 
 STORED: dict[str, tuple[str, Callable[[Any], AttributeProto]]] = {
-    "value": ("Conv_0.weight", lambda a: helper.make_attribute("value", numpy_helper.from_array(a))),
+    "value": ("Conv_0.weight", lambda a: helper.make_attribute(
+        "value", numpy_helper.from_array(a))),
     "value_floats": ("Conv_0.bias", lambda a: helper.make_attribute("value_floats", a.tolist())),
     "sparse_value": ("Conv_1.weight", lambda a: helper.make_attribute(
         "sparse_value", sparse(a, "", flat=False))),
@@ -385,3 +389,40 @@ def test_overloads() -> None:
     assert [g.size for g in found.groups] == [16, 12]
     assert found.verification is not None
     assert found.verification.law is not None
+
+
+# --- size
+
+LARGE = """
+import resource, sys
+import spa
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+groups = spa.analyze(sys.argv[1])
+assert [g.size for g in groups] == [16896]
+result = spa.prune(sys.argv[1], "channels=0.05", criterion="random", verify=False)
+spa.save(result.model, sys.argv[2])
+"""
+
+
+def test_more_than_two_gigabytes(tmp_path: Path) -> None:
+    """Weights in a file of 2.2 GB, all of it a hole, are never in memory as a whole."""
+    path, ends = tmp_path / "m.onnx", (16384, 16896, 16384)
+    net = Net("large")
+    h = net.relu(net.matmul(net.input("x", (1, 16384)), net.input("w0", ends[:2])))
+    model = net.model(net.matmul(h, net.input("w1", ends[1:])))
+    for k in (0, 1):
+        tensor = model.graph.initializer.add(
+            name=f"w{k}", data_type=TensorProto.FLOAT, dims=ends[k : k + 2], data_location=1
+        )
+        size = 4 * ends[k] * ends[k + 1]
+        for key, value in (("location", "m.data"), ("offset", k * size), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+    path.write_bytes(model.SerializeToString())
+    with (tmp_path / "m.data").open("wb") as file:
+        file.truncate(2 * size)
+    code = [sys.executable, "-c", LARGE, str(path), str(tmp_path / "small.onnx")]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    (tmp_path / "m.data").unlink()
+    assert done.returncode == 0, done.stderr
+    shapes = [list(t.dims) for t in onnx.load(tmp_path / "small.onnx").graph.initializer]
+    assert shapes == [[16384, 845], [845, 16384]]
