@@ -13,8 +13,12 @@ def _kinds(op: Op) -> dict[str, str]:
     return dict.fromkeys("GIO", "conv")
 
 
+def _weight(op: Op) -> int:
+    return 3 if op.node.op_type == "QLinearConv" else 1
+
+
 def _resize_conv(node: Sized) -> Resized:
-    x, w = node.new_in[0], node.new_in[1]
+    x, w = node.new_in[0], node.new_in[_weight(node.op)]
     assert x is not None and w is not None
     group = int(node.op.attr("group", 1))
     return Resized(attrs={"group": x[1] // w[1]}) if group > 1 else Resized()
@@ -29,8 +33,8 @@ def _resize_transpose(node: Sized) -> Resized:
 
 def _macs(op: Op) -> list[Product]:
     """Every output element sums over the kernel and the input channels of its group."""
-    out = [(-1, k) for k in range(len(op.out_shape()))]
-    return [out + [(1, k) for k in range(1, len(op.shape(1)))]]
+    out, weight = [(-1, k) for k in range(len(op.out_shape()))], _weight(op)
+    return [out + [(weight, k) for k in range(1, len(op.shape(weight)))]]
 
 
 def _macs_transpose(op: Op) -> list[Product]:
@@ -65,6 +69,31 @@ declare(
     resize=_resize_conv,
     macs=_macs,
 )
+
+
+def _quantised(op: Op) -> str:
+    """N (G I) *, *, *, (G O) I *, (G O), (G O), *, *, (G O) -> N (G O) *"""
+    # Scale and zero point of the weight: one, or one for every output channel.
+    per = ["(G O)" if op.has(k) and op.shape(k) not in ((), (1,)) else "*" for k in (3, 4, 5)]
+    if op.node.op_type == "ConvInteger":
+        return f"N (G I) *, (G O) I *, *, {per[0]} -> N (G O) *"
+    return f"N (G I) *, *, *, (G O) I *, {per[1]}, {per[2]}, *, *, (G O) -> N (G O) *"
+
+
+for _op, _zero, _points in (
+    ("ConvInteger", "0 1", {0: (2, 0), 1: (3, 0)}),
+    ("QLinearConv", "0 3 + 8", {0: (2, 0), 3: (5, 0)}),
+):
+    declare(
+        _op,
+        _quantised,
+        zero=_zero,
+        sizes=_groups,
+        kinds=_kinds,
+        resize=_resize_conv,
+        macs=_macs,
+        points=_points,
+    )
 declare(
     "ConvTranspose",
     "N (G I) *, (G I) O *, (G O) -> N (G O) *",
@@ -95,6 +124,8 @@ declare(
     macs=_macs,
 )
 
+declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
+
 
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.
 def _block(op: Op) -> dict[str, int]:
@@ -109,7 +140,16 @@ def _depth_to_space(op: Op) -> str:
 
 
 declare("DepthToSpace", _depth_to_space, zero="0", sizes=_block)
-declare("SpaceToDepth", "N C * -> N (b b C) *", zero="0", sizes=_block)
+
+
+def _space_to_depth(op: Op) -> str:
+    """N C * -> N (b b C) *   (mode CRD: N (C b b) *)"""
+    if op.attr("mode", b"DCR") == b"CRD":
+        return "N C * -> N (C b b) *"
+    return "N C * -> N (b b C) *"
+
+
+declare("SpaceToDepth", _space_to_depth, zero="0", sizes=_block)
 
 
 def _col2im(op: Op) -> dict[str, int]:

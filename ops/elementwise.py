@@ -57,7 +57,7 @@ def dropout(op: Op) -> list[Axes]:
 
 
 declare("Add Sub Max Mean Min Sum", "..., ... -> ...", zero="+")
-declare("And Mul", "..., ... -> ...", zero="0 1")
+declare("And Mul SwiGLU", "..., ... -> ...", zero="0 1")
 declare("Or Xor", "..., ... -> ...", zero="0 + 1")
 declare("Div Mod", "..., ... -> ...", zero="0")
 declare("PRelu", "..., ... -> ...", zero="0")

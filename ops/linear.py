@@ -1,23 +1,35 @@
 """Matrix products: MatMul, Gemm, Einsum."""
 
+from math import prod
+
 from spa.patterns import PatternError
 from spa.rules import Op, Product, declare
 
 
+def _operands(op: Op) -> tuple[int, int]:
+    """The positions of the two matrices among the inputs."""
+    return 0, 3 if op.node.op_type == "QLinearMatMul" else 1
+
+
+def _terms(op: Op) -> tuple[str, str, str]:
+    left, right = (len(op.shape(k)) for k in _operands(op))
+    if left == 1 and right == 1:
+        return "K", "K", ""
+    if left == 1:
+        return "K", "... K N", "... N"
+    if right == 1:
+        return "... M K", "K", "... M"
+    return "... M K", "... K N", "... M N"
+
+
 def _matmul(op: Op) -> str:
     """... M K, ... K N -> ... M N"""
-    left, right = len(op.shape(0)), len(op.shape(1))
-    if left == 1 and right == 1:
-        return "K, K -> "
-    if left == 1:
-        return "K, ... K N -> ... N"
-    if right == 1:
-        return "... M K, K -> ... M"
-    return "... M K, ... K N -> ... M N"
+    a, b, y = _terms(op)
+    return f"{a}, {b} -> {y}"
 
 
 def _matmul_kinds(op: Op) -> dict[str, str]:
-    if op.activation[0] and op.activation[1]:
+    if all(op.activation[k] for k in _operands(op)):
         return {"...": "heads", "M": "head-dim", "K": "head-dim", "N": "head-dim"}
     return {"M": "linear", "K": "linear", "N": "linear"}
 
@@ -28,6 +40,29 @@ def _matmul_macs(op: Op) -> list[Product]:
 
 
 declare("MatMul", _matmul, zero="0 1", kinds=_matmul_kinds, macs=_matmul_macs)
+
+
+def _per(op: Op, k: int, vector: str, matrix: str) -> str:
+    """The term of a scale or zero point: one for the tensor, for every row or for every column."""
+    shape = op.shape(k) if op.has(k) else ()
+    return "*" if prod(shape) == 1 else vector if len(shape) == 1 else matrix
+
+
+def _quantised(op: Op) -> str:
+    """... M K, M, M, ... K N, N, N, *, * -> ... M N"""
+    a, b, y = _terms(op)
+    if op.node.op_type == "MatMulInteger":
+        return f"{a}, {b}, {_per(op, 2, 'M', '... M 1')}, {_per(op, 3, 'N', '... 1 N')} -> {y}"
+    rows = ", ".join(_per(op, k, "M", "... M 1") for k in (1, 2))
+    columns = ", ".join(_per(op, k, "N", "... 1 N") for k in (4, 5))
+    return f"{a}, {rows}, {b}, {columns}, *, * -> {y}"
+
+
+for _op, _zero, _points in (
+    ("MatMulInteger", "0 1", {0: (2, -2), 1: (3, -1)}),
+    ("QLinearMatMul", "0 3", {0: (2, -2), 3: (5, -1)}),
+):
+    declare(_op, _quantised, zero=_zero, kinds=_matmul_kinds, macs=_matmul_macs, points=_points)
 
 
 def _gemm(op: Op) -> str:

@@ -13,9 +13,16 @@ def _statistics(op: Op) -> str:
     return "N ..." if op.attr("training_mode", 0) or any(op.node.outputs[1:]) else ""
 
 
+def _batch_norm(op: Op) -> str:
+    """N C ..., C, C, C, C -> N C ..., C, C, C, C   (N ..., ... -> N ..., ... where spatial is 0)"""
+    x, each = ("N C ...", "C") if op.attr("spatial", 1) else ("N ...", "...")
+    parts = ", ".join([x, *[each] * 4])
+    return f"{parts} -> {parts}"
+
+
 declare(
     "BatchNormalization",
-    "N C ..., C, C, C, C -> N C ...",
+    _batch_norm,
     zero="1 0 + 2",
     inexact=_statistics,
 )

@@ -1,6 +1,6 @@
 """Quantisation of single tensors, per tensor, per axis or in blocks."""
 
-from spa.rules import Op, declare
+from spa.rules import Axes, Op, declare, follow, rule
 
 
 def _pattern(op: Op) -> str:
@@ -24,5 +24,14 @@ def _block(op: Op) -> dict[str, int]:
     return {"b": size} if size else {}
 
 
-declare("DequantizeLinear", _pattern, zero="0 1", sizes=_block)
+declare("DequantizeLinear", _pattern, zero="0 1", sizes=_block, points={0: (2, 1)})
 declare("QuantizeLinear", _pattern, zero="0", sizes=_block)
+
+
+@rule("DynamicQuantizeLinear", text="... -> ..., ,   (inexact where a removed index is not zero)")
+def dynamic(op: Op) -> list[Axes]:
+    # The range that the scale is made of always holds zero.
+    for axis in op.input():
+        if not axis.zero:
+            op.inexact(axis)
+    return follow(op, "... -> ..., , ", zero="0")

@@ -1,8 +1,8 @@
 """Multiply-accumulates, parameters and bytes, as functions of the kept sizes.
 
-MACs count Conv, ConvTranspose, MatMul, Gemm, Einsum and recurrent products, once each, at the
-sizes that the analysis bound the free axes to. Parameters count every stored weight, quantised
-ones included.
+MACs count convolutions, matrix products, Attention and recurrent products, once each, at the sizes
+that the analysis bound the free axes to. Parameters count every stored weight, quantised ones
+included.
 """
 
 from __future__ import annotations

@@ -153,17 +153,17 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
     pinned = {*outputs, *(n for node in graph.node for b in bodies(node) for n in _free_names(b))}
     constants: dict[str, Constant] = dict(stored)
     known = {*stored, *inputs, *(t.values.name for t in graph.sparse_initializer), ""}
-    read: set[str] = set()
+    others = (n for node in graph.node if node.op_type != "Identity" for n in node.input)
+    read = {n for n in others if n in stored and not _is_small(stored[n])}
     nodes = []
     for k, proto in enumerate(graph.node):
-        names = []
+        names, alias = [], proto.op_type == "Identity"
         for position, name in enumerate(proto.input):
             if name not in known:
                 raise ModelError(
                     f"node {proto.name or proto.op_type!r} (number {k}) reads {name!r}, "
                     "which nothing before it makes: the nodes must be in topological order"
                 )
-            alias = proto.op_type == "Identity"
             if name in stored and name not in pinned and (alias or _is_small(stored[name])):
                 if name in read:
                     own = f"{name}@{k}.{position}"

@@ -21,7 +21,13 @@ from onnx import (
 )
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
-_PACKED = frozenset(k for n, k in TensorProto.DataType.items() if n.endswith(("T2", "T4", "2M1")))
+
+# Element types of which a byte holds several.
+PACKED = frozenset(
+    kind
+    for name, kind in TensorProto.DataType.items()
+    if name.endswith(("INT2", "INT4")) or name.startswith(("FLOAT2", "FLOAT4"))
+)
 
 
 def copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
@@ -82,7 +88,7 @@ def read(tensor: TensorProto, folder: Path) -> NDArray[Any]:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     entry, size = external(tensor), math.prod(tensor.dims)
     offset = int(entry.get("offset", 0))
-    if tensor.data_type in _PACKED or not size or offset % dtype.itemsize:
+    if tensor.data_type in PACKED or not size or offset % dtype.itemsize:
         copy = TensorProto()
         copy.CopyFrom(tensor)
         external_data_helper.load_external_data_for_tensor(copy, str(folder))

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, inliner
+from onnx import ModelProto, OperatorSetIdProto, TensorProto, inliner
 
 from spa.errors import ModelError
 from spa.graph import WEIGHTS, Graph, index
 from spa.protos import external, is_external, stored_tensors
+from spa.sparse import dense
 
 _FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 
@@ -33,8 +34,32 @@ def load(model: str | Path | ModelProto | Graph) -> Graph:
         raise ModelError(f"{path or 'the model'}: the graph has no nodes")
     _check_external(proto, path)
     if proto.functions:
-        return index(inliner.inline_local_functions(proto), path)
-    return index(proto, path)
+        proto = inliner.inline_local_functions(_of_one_opset(proto))
+    return index(dense(proto, path), path)
+
+
+def _of_one_opset(model: ModelProto) -> ModelProto:
+    """The model, with functions that import other opsets brought to the model's own.
+
+    Only where every operator in them is the same in both: what is left is not inlined.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    wanted = {o.domain: o.version for o in model.opset_import}
+    for function in copy.functions:
+        for opset in function.opset_import:
+            version = wanted.get(opset.domain, opset.version)
+            nodes = [n.op_type for n in function.node if n.domain == opset.domain]
+            if all(_since(n, opset) == _since(n, opset, version) for n in nodes):
+                opset.version = version
+    return copy
+
+
+def _since(op_type: str, opset: OperatorSetIdProto, version: int | None = None) -> int | None:
+    version = opset.version if version is None else version
+    if not onnx.defs.has(op_type, version, opset.domain):
+        return None
+    return int(onnx.defs.get_schema(op_type, version, opset.domain).since_version)
 
 
 def _read(path: Path) -> ModelProto:

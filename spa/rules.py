@@ -211,6 +211,8 @@ class Rule:
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
+    points: a quantised input -> the input that holds its zero point, and the axis along which that
+        counts where it is a vector (the attribute ``axis`` where there is one).
     """
 
     op_type: str
@@ -220,6 +222,7 @@ class Rule:
     text: str
     resize: Resize | None = None
     macs: Macs | None = None
+    points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -241,12 +244,13 @@ def _register(
     resize: Resize | None,
     macs: Macs | None,
     family: str,
+    points: Mapping[int, tuple[int, int]],
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points)
 
 
 def declare(
@@ -259,8 +263,8 @@ def declare(
     kinds: Callable[[Op], dict[str, str]] | None = None,
     resize: Resize | None = None,
     macs: Macs | None = None,
+    points: Mapping[int, tuple[int, int]] | None = None,
     domain: str = "",
-    family: str | None = None,
 ) -> None:
     """Declare the rule of one or more operators as a pattern.
 
@@ -274,7 +278,7 @@ def declare(
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
-        resize, macs: see `Rule`.
+        resize, macs, points: see `Rule`.
     """
 
     def run(op: Op) -> list[Axes]:
@@ -285,7 +289,7 @@ def declare(
         )
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, family or _family(run, pattern))
+    _register(ops, run, text, domain, resize, macs, _family(), points or {})
 
 
 def rule(
@@ -300,13 +304,13 @@ def rule(
 
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
-        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1])
+        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1], {})
         return run
 
     return register
 
 
-def _family(run: Run, pattern: object) -> str:
+def _family() -> str:
     """The module of `ops/` that is being imported now: the caller of `declare`."""
     import sys
 

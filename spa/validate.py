@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -251,7 +252,8 @@ def _are_finite(outputs: list[Outputs]) -> bool:
 def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
     """The original with every stored slice of the removed units set to zero.
 
-    A slice that a division divides by is set to one, which changes nothing for a zero numerator.
+    Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
+    which changes nothing for a zero numerator.
 
     Args:
         scale: where zero has no norm to divide by, multiply by this instead.
@@ -264,12 +266,17 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
         gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
         if not gone:
             continue
-        stored = original.weights.get(name)
-        value = np.array(graph.array(name) if stored is None else stored)
+        held = original.weights.get(name)
+        value = np.array(graph.array(name) if held is None else held)
+        stored = TensorProto.DataType.Name(constant.tensor.data_type)
+        point = _point(graph, name, value) if "INT" in stored else None
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
-            lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale if scale else 0
+            if point is not None:
+                lines[cut] = np.moveaxis(point, k, 0)[cut]
+            else:
+                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale if scale else 0
         # Per-reader constants get an initializer of their own here.
         own = name if "@" in name else f"{name}@masked"
         values[own] = value
@@ -278,6 +285,42 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
                 if read == name:
                     reads[k, position] = own
     return original.reading(values, reads)
+
+
+def _point(graph: Graph, name: str, value: NDArray[Any]) -> NDArray[Any] | None:
+    """What stands for zero at every element of a quantised constant; None for any other.
+
+    A zero point itself stays what it is.
+    """
+    for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
+        rule = rules.find(node.op_type, node.domain)
+        for at, (held, axis) in (rule.points if rule else {}).items():
+            point = node.inputs[held] if held < len(node.inputs) else ""
+            if point == name:
+                return value
+            if node.inputs[at] == name and point in graph.constants:
+                axis = int(node.attrs.get("axis", axis))
+                return _along(np.asarray(graph.array(point)), value.shape, axis)
+        if not any(n in graph.activations for n in node.outputs):
+            found = [_point(graph, n, value) for n in node.outputs]
+            if found and found[0] is not None:
+                return found[0]
+    return None
+
+
+def _along(point: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any] | None:
+    """Zero points for every element: one for all, for every index of an axis, or for blocks."""
+    if point.size == 1:
+        return np.broadcast_to(point.reshape(()), shape)
+    if point.ndim == 1:
+        point = np.moveaxis(point.reshape(-1, *[1] * (len(shape) - 1)), 0, axis)
+    elif point.ndim == len(shape):
+        for k, n in enumerate(shape):
+            point = point.repeat(n // point.shape[k], k) if n % point.shape[k] == 0 else point
+    try:
+        return np.broadcast_to(point, shape)
+    except ValueError:
+        return None
 
 
 def _divides(graph: Graph, name: str) -> bool:

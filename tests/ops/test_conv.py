@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case
+from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
 
 
 def _conv(out: int, **options: Any) -> Body:
@@ -61,6 +62,60 @@ def _along_channels(k: int, **options: Any) -> Body:
     return lambda net, a: net.transpose(
         net.conv(net.transpose(a, 0, 2, 1), a.shape[2], k, **options), 0, 2, 1
     )
+
+
+def _causal(bias: bool = False, past: bool = False, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        b = net.uniform(-1, 1, 8) if bias else None
+        state = net.uniform(-1, 1, 2, 8, 2) if past else None
+        w = net.weight(8, 1, 3)
+        return net.nodes("CausalConvWithState", [a, w, b, state], 2, **attrs)[0]
+
+    return body
+
+
+def _stored(net: Net, *shape: int, kind: Any = np.int8) -> Tensor:
+    """Seven bits: onnxruntime's kernels for older machines saturate sums of eight."""
+    low, high = (68, 188) if kind is np.uint8 else (-60, 60)
+    return net.const(net.rng.integers(low, high, shape).astype(kind), "stored")
+
+
+def _per(value: float, n: int | None, kind: Any) -> Any:
+    """The value once, or a little different for every one of n channels."""
+    spread = np.zeros(()) if n is None else np.arange(n) % 3
+    return (value + spread * (1 if np.issubdtype(kind, np.integer) else value / 8)).astype(kind)
+
+
+def _qlinear(
+    out: int = 6, *, channels: bool = False, kind: Any = np.int8, bias: bool = True, **attrs: Any
+) -> Body:
+    """A convolution in eight bits, between a float producer and a float consumer."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        n, scale, point = out if channels else None, np.float32(0.03), np.uint8(117)
+        w = _stored(net, out, a.shape[1] // attrs.get("group", 1), 3, 3, kind=kind)
+        zero = np.zeros((n,) if n else (), np.int8) if kind is np.int8 else np.uint8(128)
+        more = [net.const(net.rng.integers(-500, 500, out).astype(np.int32))] if bias else []
+        x = net.node("QuantizeLinear", a, scale, point)
+        y = net.node(
+            "QLinearConv", x, scale, point, w, _per(0.01, n, np.float32), zero, np.float32(0.05),
+            np.uint8(91), *more, pads=[1] * 4, **attrs,
+        )  # fmt: skip
+        return net.node("DequantizeLinear", y, np.float32(0.05), np.uint8(91))
+
+    return body
+
+
+def _integer(points: bool, channels: bool = False, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        scale, point = np.float32(0.03), np.uint8(117)
+        x = net.node("QuantizeLinear", a, scale, point if points else np.uint8(0))
+        w = _stored(net, 6, a.shape[1] // attrs.get("group", 1), 3, 3, kind=np.uint8)
+        more = [point, _per(128, 6 if channels else None, np.uint8)] if points else []
+        y = net.node("ConvInteger", x, w, *more, pads=[1] * 4, **attrs)
+        return net.mul(net.cast(y, TensorProto.FLOAT), 1e-3)
+
+    return body
 
 
 CASES = [
@@ -122,9 +177,31 @@ CASES = [
     case("DepthToSpace-opset-7", 2, _block("DepthToSpace", 16), opset=7, exact=True),
     case("DepthToSpace-to-one", 1, _block("DepthToSpace", 4, mode="CRD"), exact=True),
     case("SpaceToDepth", 2, _block("SpaceToDepth", 4), exact=True),
+    *(case(f"SpaceToDepth-{mode}", 2, _block("SpaceToDepth", 4, mode=mode), opset=28, exact=True)
+      for mode in ("DCR", "CRD")),
     case("SpaceToDepth-and-back", 2, lambda net, a: net.node(
         "DepthToSpace", _block("SpaceToDepth", 4)(net, a), blocksize=2), exact=True),
     case("Col2Im", 2, _col2im, opset=18, exact=True),
+    # In eight bits.
+    case("QLinearConv", 2, _qlinear(), exact=True),
+    case("QLinearConv-no-bias", 2, _qlinear(bias=False), exact=True),
+    case("QLinearConv-per-channel", 2, _qlinear(channels=True), exact=True),
+    case("QLinearConv-unsigned", 2, _qlinear(kind=np.uint8), exact=True),
+    case("QLinearConv-grouped", 2, _qlinear(group=2), exact=True),
+    case("QLinearConv-depthwise", 1, _qlinear(8, group=8, channels=True), exact=True),
+    case("QLinearConv-summed", 2, lambda net, a: summed(net, _qlinear()(net, a)), exact=True),
+    case("ConvInteger", 2, _integer(True), exact=True),
+    case("ConvInteger-no-points", 2, _integer(False), exact=True),
+    case("ConvInteger-grouped", 2, _integer(True, group=2), exact=True),
+    case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
+    # Each channel by itself.
+    case("CausalConvWithState", 1, _causal(), shape=SIGNAL, opset=27, exact=True),
+    case("CausalConvWithState-bias", 1, _causal(True, activation="silu"), shape=SIGNAL, opset=27,
+         exact=True),
+    case("CausalConvWithState-past", 1, _causal(True, past=True), shape=SIGNAL, opset=27,
+         exact=True),
+    case("CausalConvWithState-summed", 1, lambda net, a: summed(net, _causal(True)(net, a)),
+         shape=SIGNAL, opset=27, exact=True),
 ]  # fmt: skip
 
 

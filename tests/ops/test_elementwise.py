@@ -125,6 +125,14 @@ def _numbers(net: Net, *shape: int, dtype: Any = np.int32) -> Tensor:
 
 BROADCAST = [
     case("per-channel", 1, _with("Add", 8, 1, 1), exact=True),
+    case(
+        "SwiGLU",
+        2,
+        lambda net, a: net.node("SwiGLU", net.conv(a, 6, 1), net.conv(a, 6, 1)),
+        opset=28,
+        exact=True,
+        runnable=False,
+    ),
     case("per-channel-first", 1, _with("Sub", 8, 1, 1, first=True), exact=True),
     case("rank-4", 1, _with("Mul", 1, 8, 1, 1), exact=True),
     case("full", 1, _with("Add", 2, 8, 6, 6), exact=True),
@@ -260,6 +268,14 @@ def _dropout_mask_summed(net: Net, a: Tensor) -> Tensor:
 OTHERS = [
     case("Cast", 1, lambda net, a: net.cast(net.cast(a, TensorProto.DOUBLE), TensorProto.FLOAT)),
     case("Cast-to-half", 1, lambda net, a: net.cast(a, TensorProto.FLOAT16)),
+    case("Cast-saturate", 1, lambda net, a: net.node("Cast", a, to=TensorProto.DOUBLE, saturate=0),
+         opset=19),
+    case("Cast-round-mode", 1, lambda net, a: net.node(
+        "Cast", a, to=TensorProto.DOUBLE, round_mode="up"), opset=24),
+    case("CastLike-saturate", 1, lambda net, a: net.node(
+        "CastLike", a, np.float64(0), saturate=0), opset=19),
+    case("CastLike-round-mode", 1, lambda net, a: net.node(
+        "CastLike", a, np.float64(0), round_mode="up"), opset=24),
     case("CastLike", 1, lambda net, a: net.node("CastLike", a, np.float64(0))),
     case("CastLike-summed", 1, lambda net, a: summed(net, net.node("CastLike", a, np.float64(0)))),
     case("CastLike-of-a-constant", 1,

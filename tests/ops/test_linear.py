@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
 from tests.ops.cases import IMAGE, ROWS, TOKENS, Body, Case, case
@@ -144,7 +145,58 @@ EINSUM = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*MATMUL, *GEMM, *EINSUM])
+def _stored(net: Net, *shape: int) -> Tensor:
+    return net.const(net.rng.integers(68, 188, shape).astype(np.uint8), "stored")
+
+
+def _points(shape: tuple[int, ...]) -> Any:
+    return (120 + np.arange(np.prod(shape)).reshape(shape) % 5).astype(np.uint8)
+
+
+def _integer(*points: tuple[int, ...], dynamic: bool = False) -> Body:
+    """Rows in eight bits times a weight in eight bits, with zero points of these shapes."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        zeros: list[Any] = [_points(shape) for shape in points]
+        if dynamic:
+            x, _, zeros[0] = net.nodes("DynamicQuantizeLinear", [a], 3)
+        else:
+            x = net.node("QuantizeLinear", a, np.float32(0.03), np.uint8(120))
+        y = net.node("MatMulInteger", x, _stored(net, 8, 6), *zeros)
+        return net.mul(net.cast(y, TensorProto.FLOAT), 1e-3)
+
+    return body
+
+
+def _qlinear(rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        scale, point = np.float32(0.03), np.uint8(120)
+        x = net.node("QuantizeLinear", a, scale, point)
+        a_scale = np.full(rows, scale) if rows else scale
+        b_scale = np.full(columns, np.float32(0.01)) if columns else np.float32(0.01)
+        y = net.node(
+            "QLinearMatMul", x, a_scale, np.full(rows, point) if rows else point,
+            _stored(net, 8, 6), b_scale, _points(columns), np.float32(0.1), np.uint8(99),
+        )  # fmt: skip
+        return net.node("DequantizeLinear", y, np.float32(0.1), np.uint8(99))
+
+    return body
+
+
+QUANTISED = [
+    case("MatMulInteger", 2, _integer(), shape=ROWS, exact=True),
+    case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
+    case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),
+    case("MatMulInteger-per-column", 2, _integer((), (6,)), shape=ROWS, exact=True),
+    case("MatMulInteger-dynamic", 2, _integer((), (6,), dynamic=True), shape=TOKENS, exact=True),
+    case("QLinearMatMul", 2, _qlinear(), shape=ROWS, exact=True),
+    case("QLinearMatMul-of-tokens", 2, _qlinear(), shape=TOKENS, exact=True),
+    case("QLinearMatMul-per-column", 2, _qlinear(columns=(6,)), shape=ROWS, exact=True),
+    case("QLinearMatMul-opset-21", 2, _qlinear(), shape=ROWS, opset=21, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*MATMUL, *GEMM, *EINSUM, *QUANTISED])
 def test_linear(case: Case) -> None:
     case.check()
 
@@ -157,3 +209,11 @@ def test_heads_and_head_dims_go_separately() -> None:
     found = {(g.kind, g.size): g.members[0].index.shape[1] for g in spa.analyze(model)}
     assert found == {("linear", 8): 1, ("heads", 2): 4, ("head-dim", 4): 2}
     assert np.prod([2, 4]) == 8
+
+
+def test_a_scale_for_every_row() -> None:
+    """onnxruntime refuses it, so only the coupling is looked at."""
+    import spa
+
+    model = Case("rows", 2, _qlinear(rows=(4,)), ROWS).model()
+    assert [g.size for g in spa.analyze(model)] == [8, 6]

@@ -303,6 +303,10 @@ REPEAT = [
         "Shape", a, start=2), shape=a.shape), exact=True),
     case("Constant", 2, lambda net, a: net.node("Conv", a, net.node(
         "Constant", value=net.weight(6, 8, 1, 1).values)), exact=True),
+    case("Expand-computed-opset-8", 1, _computed_expand, opset=8, exact=True),
+    *(case(f"Constant-opset-{opset}", 2, lambda net, a: net.node("Conv", a, net.node(
+        "Constant", value=net.weight(6, 8, 1, 1).values)), opset=opset, exact=True)
+      for opset in (7, 11)),
     case("Constant-floats", 1, lambda net, a: net.node("Mul", a, net.node(
         "Constant", value_floats=[0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])), shape=TOKENS),
     case("Slice-of-a-signal", 2, _moved("Slice", [0], [3], [1]), shape=SIGNAL, exact=True),

@@ -24,6 +24,14 @@ def _mean_variance(**attrs: Any) -> Body:
     return lambda net, a: net.node("MeanVarianceNormalization", a, shape=a.shape, **attrs)
 
 
+def _trained(outputs: int, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        constants = (net.uniform(0.5, 1, 8) for _ in range(4))
+        return net.nodes("BatchNormalization", [a, *constants], outputs, **attrs)[0]
+
+    return body
+
+
 BATCH = [
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
@@ -31,6 +39,12 @@ BATCH = [
     case("rows", 1, lambda net, a: net.bn(a), shape=ROWS, exact=True),
     case("opset-7", 1, lambda net, a: net.bn(a), opset=7, exact=True),
     case("opset-9", 1, lambda net, a: net.bn(a), opset=9, exact=True),
+    case("opset-14", 1, lambda net, a: net.bn(a), opset=14, exact=True),
+    case("each-pixel-opset-7", 1, _scaled(
+        "BatchNormalization", *[(8, 6, 6)] * 4, spatial=0), opset=7, exact=True),
+    # In training mode statistics run over batch and pixels, not over channels.
+    case("all-outputs-opset-7", 1, _trained(5), opset=7, exact=True),
+    case("all-outputs-opset-14", 1, _trained(3, training_mode=1), opset=14, exact=True),
     case("summed", 1, lambda net, a: summed(net, net.bn(a)), exact=True),
     case("before-conv", 2, lambda net, a: net.conv(net.relu(net.bn(a)), 6), exact=True),
     case("of-the-input", 1, lambda net, a: net.add(a, net.conv(net.bn(

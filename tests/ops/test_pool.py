@@ -79,6 +79,13 @@ CASES = [
     *(case(f"{op}-3d", 1, lambda net, a, op=op: net.node(op, a), shape=VOLUME, exact=True)
       for op in GLOBAL),
     *(case(f"{op}-opset-7", 1, _pool(op), opset=7, exact=True) for op in POOLS),
+    *(case(f"AveragePool-dilated-opset-{opset}", 1, _pool("AveragePool", dilations=[2, 2]),
+           opset=opset, exact=True) for opset in (19, 22)),
+    *(case(f"LpPool-dilated-opset-{opset}", 1, _pool("LpPool", dilations=[2, 2], ceil_mode=1),
+           opset=opset, exact=True) for opset in (18, 22)),
+    case("AveragePool-ceil-opset-10", 1, _pool("AveragePool", ceil_mode=1), opset=10, exact=True),
+    case("MaxPool-opset-8", 1, _pool("MaxPool", storage_order=1), opset=8, exact=True),
+    case("RoiAlign-opset-10", 1, _roi_align, opset=10, exact=True),
     case("MaxPool-padded", 1, _pool("MaxPool", kernel_shape=[3, 3], pads=[1] * 4), exact=True),
     case("MaxPool-ceil", 1, _pool("MaxPool", kernel_shape=[4, 4], ceil_mode=1), exact=True),
     case("MaxPool-dilated", 1, _pool("MaxPool", dilations=[2, 2]), exact=True),

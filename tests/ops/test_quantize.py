@@ -25,7 +25,7 @@ def _activation(axis: int | None) -> Body:
     return body
 
 
-def _weight(axis: int | None, opset: int = 17) -> Body:
+def _weight(axis: int | None, point: int | None = None) -> Body:
     """A convolution whose weight is stored in eight bits."""
 
     def body(net: Net, a: Tensor) -> Tensor:
@@ -33,8 +33,10 @@ def _weight(axis: int | None, opset: int = 17) -> Body:
         n = 1 if axis is None else stored.shape[axis]
         scale = np.linspace(0.01, 0.02, n, dtype=np.float32)
         attrs = {} if axis is None else {"axis": axis}
-        scale = scale[0] if axis is None else scale
-        w = net.node("DequantizeLinear", net.const(stored, "stored"), scale, **attrs)
+        points = [] if point is None else [(point + np.arange(n) % 3).astype(np.int8)]
+        if axis is None:
+            scale, points = scale[0], [p[0] for p in points]
+        w = net.node("DequantizeLinear", net.const(stored, "stored"), scale, *points, **attrs)
         return net.node("Conv", a, w)
 
     return body
@@ -48,13 +50,43 @@ def _blocked(net: Net, a: Tensor) -> Tensor:
     return net.matmul(a, w)
 
 
+def _moved(net: Net, a: Tensor) -> Tensor:
+    """A table in eight bits that is transposed before it is made floats."""
+    stored = net.const(net.rng.integers(0, 255, (6, a.shape[1])).astype(np.uint8), "stored")
+    moved = net.transpose(stored, 1, 0)
+    return net.matmul(a, net.node("DequantizeLinear", moved, np.float32(0.01), np.uint8(128)))
+
+
+def _dynamic(net: Net, a: Tensor) -> Tensor:
+    return net.node("DequantizeLinear", *net.nodes("DynamicQuantizeLinear", [a], 3))
+
+
+def _blocked_points(net: Net, a: Tensor) -> Tensor:
+    stored = net.rng.integers(0, 255, (a.shape[1], 12)).astype(np.uint8)
+    scale = np.full((a.shape[1] // 4, 12), 0.01, np.float32)
+    point = net.rng.integers(100, 150, scale.shape).astype(np.uint8)
+    w = net.node("DequantizeLinear", net.const(stored), scale, point, axis=0, block_size=4)
+    return net.matmul(a, w)
+
+
 QUANTIZE = [
     case("tensor", 1, _activation(None), exact=True),
     case("axis", 1, _activation(1), exact=True),
     case("negative-axis", 1, _activation(-3), exact=True),
+    case("opset-10", 1, _activation(None), opset=10, exact=True),
+    case("opset-19", 1, _activation(1), opset=19, exact=True),
+    case("opset-23", 1, _activation(1), opset=23, exact=True),
     case("weight", 2, _weight(None), exact=True),
     case("weight-per-output", 2, _weight(0), exact=True),
     case("weight-per-input", 2, _weight(1), exact=True),
+    # A removed slice holds the zero point, which is not zero here.
+    case("weight-point", 2, _weight(None, 50), exact=True),
+    case("weight-points-per-output", 2, _weight(0, 50), exact=True),
+    case("weight-points-per-input", 2, _weight(1, 50), exact=True),
+    case("weight-moved", 2, _moved, shape=ROWS, exact=True),
+    case("weight-points-of-blocks", 2, _blocked_points, shape=ROWS, opset=21, exact=True),
+    case("dynamic", 1, _dynamic, exact=True),
+    case("dynamic-where-zero-speaks", 1, lambda net, a: _dynamic(net, net.sigmoid(a)), exact=False),
     case("blocks", 2, _blocked, shape=ROWS, opset=21, exact=True),
 ]
 

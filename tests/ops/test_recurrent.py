@@ -50,11 +50,14 @@ def _last(op: str, which: int) -> Body:
     return body
 
 
-def _stacked(op: str) -> Body:
+def _stacked(op: str, opset: int = 17) -> Body:
+    def squeeze(net: Net, y: Tensor) -> Tensor:
+        return net.node("Squeeze", y, axes=[1]) if opset < 13 else net.node("Squeeze", y, [1])
+
     def body(net: Net, a: Tensor) -> Tensor:
         (y,) = _cell(op, net, a)
-        (y,) = _cell(op, net, net.node("Squeeze", y, [1]))
-        return net.node("Squeeze", y, [1])
+        (y,) = _cell(op, net, squeeze(net, y))
+        return squeeze(net, y)
 
     return body
 
@@ -92,6 +95,7 @@ RECURRENT = [
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-last-hidden", 2, _last(op, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-stacked", 3, _stacked(op), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-opset-7", 3, _stacked(op, 7), shape=TOKENS, opset=7, exact=True) for op in GATES),
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
     case("LSTM-peepholes", 2, _peepholes, shape=TOKENS, exact=True),

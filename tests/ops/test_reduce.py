@@ -97,10 +97,18 @@ INDICES = [
         for op in ("ArgMax", "ArgMin")
         for name, axis, groups in (("channels", 1, 0), ("pixels", -1, 1), ("negative", -3, 0))
     ),
+    *(
+        case(f"{op}-{name}-opset-{opset}", groups, _attr_or_input(op, opset, axis), opset=opset,
+             exact=True)
+        for op in ("ArgMax", "ArgMin")
+        for name, axis, groups in (("channels", 1, 0), ("pixels", 3, 1))
+        for opset in (7, 12)
+    ),
     case("ArgMax-drops", 1, lambda net, a: net.node("ArgMax", a, axis=3, keepdims=0), exact=True),
     case("TopK-channels", 0, _top_k(1)),
     case("TopK-pixels", 1, _top_k(-1), exact=True),
     case("TopK-opset-7", 1, _top_k(3, 7), opset=7, exact=True),
+    case("TopK-opset-10", 1, _top_k(-1, 10), opset=10, exact=True),
     case("CumSum-channels", 0, lambda net, a: net.node("CumSum", a, np.int64(1))),
     case("CumSum-negative", 0, lambda net, a: net.node("CumSum", a, np.int64(-3))),
     case("CumSum-pixels", 1, lambda net, a: net.node("CumSum", a, np.int64(-1)), exact=True),
@@ -168,6 +176,8 @@ POSITIONS = [
     case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
     case("ScatterElements", 0, _scatter("ScatterElements")),
     case("ScatterND", 0, _scatter("ScatterND")),
+    case("ScatterND-opset-11", 0, _scatter("ScatterND"), opset=11),
+    case("ScatterND-opset-13", 0, _scatter("ScatterND"), opset=13),
     case("ScatterElements-pixels", 1, lambda net, a: net.node(
         "ScatterElements", a, np.zeros((2, 8, 6, 2), np.int64), net.uniform(0, 1, 2, 8, 6, 2),
         axis=3), exact=True),
@@ -185,6 +195,8 @@ POSITIONS = [
         exact=True),
     case("GatherND-one", 1, lambda net, a: net.unsqueeze(net.node(
         "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([2])), 1), exact=True),
+    case("GatherND-opset-11", 0, lambda net, a: net.node(
+        "GatherND", a, np.array([[[0]], [[1]]])), opset=11),
     case("Trilu-of-pixels", 1, lambda net, a: net.node("Trilu", a), exact=True),
     case("Trilu-of-channels", 0, lambda net, a: net.node("Trilu", a), shape=TOKENS),
     case("ReverseSequence", 0, lambda net, a: net.node(

@@ -1,0 +1,146 @@
+"""Attention in one operator, and the rotation of positions into queries and keys.
+
+H is a head of keys and values, G one of the queries that share it, D the size of a head of queries
+and keys, E that of values.
+"""
+
+import numpy as np
+
+from spa.rules import Op, Product, Resized, Sized, declare
+
+_WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
+
+
+def _heads(op: Op) -> tuple[int, int]:
+    """How many heads the queries have, and how many the keys."""
+    if len(op.shape()) == 4:
+        return op.shape(0)[1], op.shape(1)[1]
+    return int(op.attr("q_num_heads")), int(op.attr("kv_num_heads"))
+
+
+def _sizes(op: Op) -> dict[str, int]:
+    queries, keys = _heads(op)
+    return {"H": keys, "G": queries // keys}
+
+
+def _kinds(op: Op) -> dict[str, str]:
+    return {"H": "heads", "G": "heads", "D": "head-dim", "E": "head-dim"}
+
+
+def _attention(op: Op) -> str:
+    """B s (H G D), B t (H D), B t (H E), mask, B H p D, B H p E, B -> B s (H G E)"""
+    if len(op.out_shapes) > 3 and op.out_shapes[3] is not None:
+        return _WHOLE  # the scores are shown as well
+    packed = ("B s (H G D)", "B t (H D)", "B t (H E)", "B s (H G E)")
+    apart = ("B (H G) s D", "B H t D", "B H t E", "B (H G) s E")
+    q, k, v, y = packed if len(op.shape()) == 3 else apart
+    mask = "*"
+    if op.has(3) and len(op.shape(3)) > 2 and op.shape(3)[-3] > 1:
+        mask = "B (H G) *" if len(op.shape(3)) == 4 else "(H G) *"
+    return f"{q}, {k}, {v}, {mask}, B H p D, B H p E, B -> {y}, B H u D, B H u E"
+
+
+def _flex(op: Op) -> str:
+    """B (H G) s D, B H t D, B H t E -> B (H G) s E   (whole where a body changes the scores)"""
+    modified = {"score_mod", "prob_mod"} & op.node.attrs.keys()
+    return _WHOLE if modified else "B (H G) s D, B H t D, B H t E -> B (H G) s E"
+
+
+def _linear(op: Op) -> str:
+    """B t (H G D), B t (H D), B t (H E), B H D E, B t (H D), B t H -> B t (H G E), B H D E"""
+    each = op.has(4) and op.shape(4)[2] != _heads(op)[1]
+    decay, beta = "(H D)" if each else "H", "H" if op.has(5) and op.shape(5)[2] > 1 else "*"
+    state = f"B H D E, B t {decay}, B t {beta}"
+    return f"B t (H G D), B t (H D), B t (H E), {state} -> B t (H G E), B H D E"
+
+
+def _counted(node: Sized, k: int, heads: int) -> tuple[int, int]:
+    """How many heads are kept on the last axis of input k, and the size of each."""
+    kept = node.kept[k]
+    assert kept is not None
+    count = len(np.unique(kept[2] // (node.op.shape(k)[2] // heads)))
+    return count, len(kept[2]) // count
+
+
+def _resize(node: Sized) -> Resized:
+    """The scale that a head's size stands for is written out where that size changes."""
+    op, new = node.op, node.new_in[0]
+    assert new is not None
+    queries, keys = _heads(op)
+    attrs: dict[str, int | float] = {}
+    old, size = op.shape()[-1], new[-1]
+    if len(new) == 3:
+        old = old // queries
+        attrs["q_num_heads"], size = _counted(node, 0, queries)
+        attrs["kv_num_heads"], _ = _counted(node, 1, keys)
+    derived = None if op.node.op_type != "LinearAttention" else 0.0
+    if size != old and op.attr("scale", derived) == derived:
+        attrs["scale"] = old**-0.5
+    return Resized(attrs=attrs)
+
+
+def _macs(op: Op) -> list[Product]:
+    """Every element of a query, and every element of the output, meets every key once."""
+    at = len(op.shape(1)) - 2
+    keys = (-2, 2) if len(op.out_shapes) > 1 and op.out_shapes[1] else (1, at)
+    rank = range(len(op.shape()))
+    return [[*((0, k) for k in rank), keys], [*((-1, k) for k in rank), keys]]
+
+
+for _op, _domain, _pattern, _cost in (
+    ("Attention", "", _attention, _macs),
+    ("FlexAttention", "ai.onnx.preview", _flex, _macs),
+    ("LinearAttention", "", _linear, None),
+):
+    declare(
+        _op,
+        _pattern,
+        zero="0 1 + 2",
+        sizes=_sizes,
+        kinds=_kinds,
+        resize=_resize,
+        macs=_cost,
+        domain=_domain,
+    )
+
+
+# Rotary positions ------------------------------------------------------------------------------
+
+
+def _turned(op: Op) -> tuple[int, int, int]:
+    """The number of heads, the size of each, and how much of that is turned."""
+    packed = len(op.shape()) == 3
+    heads = int(op.attr("num_heads")) if packed else op.shape()[1]
+    size = op.shape()[-1] // (heads if packed else 1)
+    return heads, size, int(op.attr("rotary_embedding_dim", 0)) or size
+
+
+def _rotary(op: Op) -> str:
+    """B S (H 2 D), * D, * D, * -> B S (H 2 D)   (D 2 where interleaved; d where a part turns)"""
+    _, size, part = _turned(op)
+    turned = "d" if part != size else "D 2" if op.attr("interleaved", 0) else "2 D"
+    x = f"B S (H {turned})" if len(op.shape()) == 3 else f"B H S ({turned})"
+    cache = "*" if part != size else "* D"
+    return f"{x}, {cache}, {cache}, * -> {x}"
+
+
+def _resize_rotary(node: Sized) -> Resized:
+    new = node.new_in[0]
+    assert new is not None
+    heads, _, part = _turned(node.op)
+    attrs, size = {}, new[-1]
+    if len(new) == 3:
+        attrs["num_heads"], size = _counted(node, 0, heads)
+    if node.op.attr("rotary_embedding_dim", 0):
+        attrs["rotary_embedding_dim"] = min(part, size)
+    return Resized(attrs=attrs)
+
+
+declare(
+    "RotaryEmbedding",
+    _rotary,
+    zero="0",
+    sizes=lambda op: {"H": _turned(op)[0]},
+    kinds=_kinds,
+    resize=_resize_rotary,
+)

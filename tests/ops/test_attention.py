@@ -1,0 +1,200 @@
+"""Attention as one operator: packed and apart, shared heads, masks, caches, rotary positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+import spa
+from models.builder import Net, Tensor
+from spa.rewrite import rewrite
+from tests.ops.cases import TOKENS, Body, Case, case
+
+BATCH, STEPS = TOKENS[:2]
+
+
+def _packed(
+    heads: int = 2,
+    keys: int | None = None,
+    size: int = 4,
+    value: int = 4,
+    *,
+    mask: tuple[int, ...] | None = None,
+    outputs: int = 1,
+    past: int = 0,
+    **attrs: Any,
+) -> Body:
+    """Queries, keys and values from linear layers, all heads on the last axis."""
+    keys = keys or heads
+
+    def body(net: Net, a: Tensor) -> Any:
+        inputs: list[Any] = [net.linear(a, n) for n in (heads * size, keys * size, keys * value)]
+        inputs.append(None if mask is None else net.uniform(-1, 1, *mask))
+        if past:
+            inputs += [net.uniform(-1, 1, BATCH, keys, past, n) for n in (size, value)]
+        sizes = {"q_num_heads": heads, "kv_num_heads": keys}
+        made = net.nodes("Attention", inputs, 3 if past else outputs, **sizes, **attrs)
+        return made[0] if outputs == 1 else (net.linear(made[0], 5), *made[1:])
+
+    return body
+
+
+def _apart(heads: int = 2, keys: int = 2, size: int = 4, value: int = 4, **attrs: Any) -> Body:
+    """The same on four axes, as exporters reshape and transpose."""
+
+    def split(net: Net, a: Tensor, heads: int, size: int) -> Tensor:
+        flat = net.linear(a, heads * size)
+        return net.transpose(net.reshape(flat, [0, 0, heads, size]), 0, 2, 1, 3)
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q, k, v = (split(net, a, *n) for n in ((heads, size), (keys, size), (keys, value)))
+        y = net.node("Attention", q, k, v, **attrs)
+        return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
+def _by_weights(net: Net, a: Tensor) -> Tensor:
+    """Queries, keys and values that are stored head by head."""
+    q, k, v = (net.matmul(net.unsqueeze(a, 1), net.weight(2, 8, 4, fan=8)) for _ in "qkv")
+    y = net.node("Attention", q, k, v)
+    return net.node("ReduceSum", net.matmul(y, net.weight(2, 4, 6, fan=4)), [1], keepdims=0)
+
+
+# The producer's channels, what queries and keys share, what values have, and heads; with shared
+# heads also the queries of one.
+ATTENTION = [
+    case("packed", 4, _packed(), shape=TOKENS, opset=23, exact=True),
+    case("packed-opset-24", 4, _packed(), shape=TOKENS, opset=24, exact=True),
+    case("packed-opset-25", 4, _packed(), shape=TOKENS, opset=25, exact=True),
+    case("value-size", 4, _packed(value=3), shape=TOKENS, opset=23, exact=True),
+    case("one-head", 3, _packed(1), shape=TOKENS, opset=23, exact=True),
+    case("shared-heads", 5, _packed(6, 2), shape=TOKENS, opset=23, exact=True),
+    case("one-shared-head", 4, _packed(4, 1), shape=TOKENS, opset=23, exact=True),
+    case("causal", 4, _packed(is_causal=1), shape=TOKENS, opset=23, exact=True),
+    case("scaled", 4, _packed(scale=0.3), shape=TOKENS, opset=23, exact=True),
+    case("capped", 4, _packed(softcap=2.0), shape=TOKENS, opset=23, exact=True),
+    case("mask", 4, _packed(mask=(STEPS, STEPS)), shape=TOKENS, opset=23, exact=True),
+    case("mask-per-head", 5, _packed(6, 2, mask=(BATCH, 6, STEPS, STEPS)), shape=TOKENS,
+         opset=23, exact=True),
+    case("mask-of-three-axes", 4, _packed(mask=(2, STEPS, STEPS)), shape=TOKENS, opset=23,
+         exact=True),
+    case("mask-for-all-heads", 4, _packed(mask=(BATCH, 1, STEPS, STEPS)), shape=TOKENS, opset=23,
+         exact=True),
+    case("past", 4, _packed(past=3), shape=TOKENS, opset=23, exact=True),
+    case("present-is-output", 1, _packed(outputs=3), shape=TOKENS, opset=23, exact=True),
+    case("scores-are-output", 1, _packed(outputs=4), shape=TOKENS, opset=23, exact=True),
+    case("apart", 4, _apart(), shape=TOKENS, opset=23, exact=True),
+    case("apart-value-size", 4, _apart(value=3), shape=TOKENS, opset=23, exact=True),
+    case("apart-shared-heads", 5, _apart(6, 2), shape=TOKENS, opset=23, exact=True),
+    case("stored-head-by-head", 5, _by_weights, shape=TOKENS, opset=23, exact=True),
+]  # fmt: skip
+
+
+def _rotary(
+    heads: int = 2, size: int = 8, *, part: int = 0, table: bool = True, apart: bool = False,
+    **attrs: Any,
+) -> Body:  # fmt: skip
+    """Attention over turned queries and keys."""
+
+    def turn(net: Net, a: Tensor, angles: list[Any]) -> Tensor:
+        x = net.linear(a, heads * size)
+        if apart:
+            x = net.transpose(net.reshape(x, [0, 0, heads, size]), 0, 2, 1, 3)
+            x = net.node("RotaryEmbedding", x, *angles, **attrs)
+            return net.reshape(net.transpose(x, 0, 2, 1, 3), [0, 0, -1])
+        attrs_ = {**attrs, "num_heads": heads}
+        if part:
+            attrs_["rotary_embedding_dim"] = part
+        return net.node("RotaryEmbedding", x, *angles, **attrs_)
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        rows = (10,) if table else (BATCH, STEPS)
+        angle = net.rng.uniform(-3, 3, (*rows, (part or size) // 2)).astype(np.float32)
+        angles: list[Any] = [net.const(np.cos(angle), "cos"), net.const(np.sin(angle), "sin")]
+        if table:
+            angles.append(net.const(np.tile(np.arange(STEPS), (BATCH, 1)), "positions"))
+        q, k = (turn(net, a, angles) for _ in "qk")
+        count = {"q_num_heads": heads, "kv_num_heads": heads}
+        return net.node("Attention", q, k, net.linear(a, heads * 4), **count)
+
+    return body
+
+
+ROTARY = [
+    case("halves", 4, _rotary(), shape=TOKENS, opset=23, exact=True),
+    case("interleaved", 4, _rotary(interleaved=1), shape=TOKENS, opset=23, exact=True),
+    case("angles-per-step", 4, _rotary(table=False), shape=TOKENS, opset=23, exact=True),
+    case("all-by-name", 4, _rotary(part=8), shape=TOKENS, opset=23, exact=True),
+    case("a-part-turns", 3, _rotary(part=4), shape=TOKENS, opset=23, exact=True),
+    case("rotary-apart", 4, _rotary(apart=True), shape=TOKENS, opset=23, exact=True),
+]  # fmt: skip
+
+
+def _flex(modified: bool) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        q, k, v = (
+            net.transpose(net.reshape(net.linear(a, 8), [0, 0, 2, 4]), 0, 2, 1, 3) for _ in "qkv"
+        )
+        attrs = {}
+        if modified:
+            x, y = (gs.Variable(n, np.float32, (BATCH, 2, STEPS, STEPS)) for n in "xy")
+            tanh = gs.Node("Tanh", "tanh", inputs=[x], outputs=[y])
+            attrs["score_mod"] = gs.Graph([tanh], inputs=[x], outputs=[y])
+        y = net.node("FlexAttention", q, k, v, shape=q.shape, domain="ai.onnx.preview", **attrs)
+        return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
+def _linear(
+    rule: str, *, heads: int = 2, keys: int = 2, decay: int = 0, beta: int = 0, past: bool = False
+) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        q, k, v = (net.linear(a, n) for n in (heads * 4, keys * 4, keys * 3))
+        inputs = [q, k, v, net.uniform(-1, 1, BATCH, keys, 4, 3) if past else None]
+        inputs.append(net.sigmoid(net.linear(a, decay)) if decay else None)
+        inputs.append(net.sigmoid(net.linear(a, beta)) if beta else None)
+        sizes = {"q_num_heads": heads, "kv_num_heads": keys}
+        return net.nodes("LinearAttention", inputs, 2, update_rule=rule, **sizes)[0]
+
+    return body
+
+
+NEWER = [
+    case("FlexAttention", 4, _flex(False), shape=TOKENS, opset=26, exact=True, runnable=False),
+    case("FlexAttention-modified", 1, _flex(True), shape=TOKENS, opset=26, runnable=False),
+    case("linear", 4, _linear("linear"), shape=TOKENS, opset=27, exact=True),
+    case("linear-shared", 5, _linear("linear", heads=6), shape=TOKENS, opset=27, exact=True),
+    case("gated", 4, _linear("gated", decay=8, past=True), shape=TOKENS, opset=27, exact=True),
+    case("gated-per-head", 4, _linear("gated", decay=2), shape=TOKENS, opset=27, exact=True),
+    case("delta", 4, _linear("delta", beta=2), shape=TOKENS, opset=27, exact=True),
+    case("gated-delta", 4, _linear("gated_delta", decay=2, beta=1), shape=TOKENS, opset=27,
+         exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [*ATTENTION, *ROTARY, *NEWER])
+def test_attention(row: Case) -> None:
+    row.check()
+
+
+def _cut(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:
+    groups = spa.analyze(model)
+    pruned = rewrite(
+        groups, {g: np.arange(1) for g in range(len(groups)) if groups[g].kind == kind}
+    )
+    (node,) = [n for n in pruned.graph.node if n.op_type == "Attention"]
+    return node
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("head-dim", [2, 2, 0.5]), ("heads", [1, 1, None])])
+def test_the_scale_stays_what_it_was(kind: str, expected: list[float | None]) -> None:
+    """Its default is 1 / sqrt(size of a head), which must not follow a smaller head."""
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in _cut(
+        Case("scale", 4, _packed(), TOKENS, 23).model(), kind).attribute}  # fmt: skip
+    assert [attrs.get(n) for n in ("q_num_heads", "kv_num_heads", "scale")] == expected
