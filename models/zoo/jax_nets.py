@@ -175,9 +175,7 @@ class Block(nnx.Module):
     """A residual block; with a projection where the width changes."""
 
     def __init__(self, i: int, o: int, rngs: nnx.Rngs, stride: int = 1) -> None:
-        self.body = Stack(
-            *_conv_bn(i, o, rngs, strides=stride), nnx.relu, *_conv_bn(o, o, rngs)
-        )
+        self.body = Stack(*_conv_bn(i, o, rngs, strides=stride), nnx.relu, *_conv_bn(o, o, rngs))
         self.short = Stack(*(_conv_bn(i, o, rngs, 1, strides=stride) if i != o else ()))
 
     def __call__(self, x: Any) -> Any:
@@ -322,7 +320,9 @@ class Layer(nnx.Module):
         )
         self.norm2 = nnx.LayerNorm(width, rngs=rngs)
         self.body = Stack(
-            nnx.Linear(width, 2 * width, rngs=rngs), nnx.gelu, nnx.Linear(2 * width, width, rngs=rngs)
+            nnx.Linear(width, 2 * width, rngs=rngs),
+            nnx.gelu,
+            nnx.Linear(2 * width, width, rngs=rngs),
         )
 
     def __call__(self, x: Any) -> Any:

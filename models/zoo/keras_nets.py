@@ -36,26 +36,20 @@ application("EfficientNetB0")
 application("EfficientNetV2B0")
 
 
-def _resnet(module: str, stack: str, preact: bool, bias: bool) -> Sample:
-    """Keras's own blocks, one in each stage and with few channels."""
-    code = getattr(applications, module)
-    if not hasattr(code, "ResNet"):
-        from keras.src.applications import resnet as code
-    blocks = getattr(code, stack)
+def _resnet(stack: str, preact: bool) -> Sample:
+    """Keras's own blocks, in two stages of few channels."""
+    from keras.src.applications import resnet as code
 
     def stages(x: Any) -> Any:
-        x = blocks(x, 16, 2, stride1=1, name="a")
-        return blocks(x, 24, 2, name="b")
+        x = getattr(code, stack)(x, 16, 2, stride1=1, name="a")
+        return getattr(code, stack)(x, 24, 2, name="b")
 
-    model = code.ResNet(stages, preact, bias, weights=None, input_shape=(SIDE, SIDE, 3), classes=10)
+    model = code.ResNet(stages, preact, True, weights=None, input_shape=(SIDE, SIDE, 3), classes=10)
     return Sample(model, ((2, SIDE, SIDE, 3),))
 
 
-for _name, _stack, _preact in (
-    ("resnet", "stack_residual_blocks_v1", False),
-    ("resnetv2", "stack_residual_blocks_v2", True),
-):
-    net(name=_name, source="keras")(partial(_resnet, "resnet", _stack, _preact, True))
+net(name="resnet", source="keras")(partial(_resnet, "stack_residual_blocks_v1", False))
+net(name="resnetv2", source="keras")(partial(_resnet, "stack_residual_blocks_v2", True))
 
 
 @net(source="keras")
@@ -237,7 +231,8 @@ def squeeze_excite() -> Sample:
     def body(x: Any) -> Any:
         x = layers.Conv2D(16, 3, padding="same", activation="swish")(x)
         gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
-        gate = layers.Conv2D(16, 1, activation="sigmoid")(layers.Conv2D(6, 1, activation="relu")(gate))
+        gate = layers.Conv2D(6, 1, activation="relu")(gate)
+        gate = layers.Conv2D(16, 1, activation="sigmoid")(gate)
         x = layers.multiply([x, gate])
         return layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
 

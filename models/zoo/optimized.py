@@ -57,7 +57,7 @@ timm-regnety_002 timm-resnest14d timm-swin_tiny_patch4_window7_224 timm-visforme
 torch-conformer torch-crnn torch-gru_last torch-lstm_state torch-se_conv torch-shufflenet_v1
 torch-super_resolution torch-unet_groupnorm torch-wavenet torch-yolo_v8 tf-bert tf-resnet
 keras-vit keras-mobilenetv2 keras-lstm paddle-crnn paddle-svtr jax-llama jax-resnet
-""".split()
+"""
 
 
 def _sources(name: str) -> list[str]:
@@ -66,7 +66,7 @@ def _sources(name: str) -> list[str]:
     return [s for s in found if not re.search(r"@dynamo(19|20|21)", s)] or found or [name]
 
 
-for _k, _name in enumerate(NAMES):
+for _k, _name in enumerate(NAMES.split()):
     for _i, _source in enumerate(_sources(_name)[:2]):
         for _how in (ALL[(_k + _i) % 3], *ALL[3 + _k % 2 :][: 1 - _i]):
             add(f"{_source}+{_how}", partial(_export, _source, _how))

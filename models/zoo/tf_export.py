@@ -1,8 +1,8 @@
 """Export Keras models and TensorFlow functions, by Keras itself and by tf2onnx.
 
-A variant is written ``keras15``, ``tf2onnx13d``, ``saved17d``: exporter, opset, and ``d`` for a
-free batch. ``keras`` is ``model.export(format="onnx")``, whose batch is always free; ``saved``
-goes through a SavedModel.
+A variant is written ``keras15``, ``tf2onnx13d``, ``saved17d``, ``tflite13``: exporter, opset, and
+``d`` for a free batch. ``keras`` is ``model.export(format="onnx")``, whose batch is always free;
+``saved`` goes through a SavedModel, ``tflite`` through TensorFlow Lite.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def tell_apart(model: keras.Model, seed: int) -> None:
 
 
 def export(make: Make, variant: str, path: Path) -> None:
-    matched = re.fullmatch(r"(keras|tf2onnx|saved)(\d+)(d?)", variant)
+    matched = re.fullmatch(r"(keras|tf2onnx|saved|tflite)(\d+)(d?)", variant)
     if matched is None:
         raise ValueError(f"{variant!r} is not a variant")
     kind, opset, dynamic = matched[1], int(matched[2]), bool(matched[3])
@@ -95,7 +95,9 @@ def export(make: Make, variant: str, path: Path) -> None:
     function = tf.function(lambda *args: call(args if len(args) > 1 else args[0]))
     if not isinstance(call, keras.Model):
         function = tf.function(call)
-    if kind == "tf2onnx":
+    if kind == "tflite":
+        model = _through_lite(function, specs, opset)
+    elif kind == "tf2onnx":
         model, _ = tf2onnx.convert.from_function(function, specs, opset=opset)
     else:
         model = _through_file(call, function, specs, opset)
@@ -119,6 +121,15 @@ def _through_file(call: Any, function: Any, specs: Sequence[Any], opset: int) ->
     return tf2onnx.optimizer.optimize_graph(made).make_model("saved")
 
 
+def _through_lite(function: Any, specs: Sequence[Any], opset: int) -> Any:
+    signature = function.get_concrete_function(*specs)
+    lite = tf.lite.TFLiteConverter.from_concrete_functions([signature]).convert()
+    with tempfile.TemporaryDirectory() as folder:
+        name = Path(folder) / "net.tflite"
+        name.write_bytes(lite)
+        return tf2onnx.convert.from_tflite(str(name), opset=opset)[0]
+
+
 def net(*variants: str, name: str = "", source: str = "tf") -> Callable[[Make], Make]:
     """Register a maker as ``source-name@variant``; without variants the name decides two."""
 
@@ -129,6 +140,8 @@ def net(*variants: str, name: str = "", source: str = "tf") -> Callable[[Make], 
         usual = (f"tf2onnx{first}{'d' if k % 2 else ''}", f"saved{second}d")
         if source == "keras":
             usual = (f"keras{max(second, 13)}", f"tf2onnx{first}{'d' if k % 2 else ''}")
+        if k % 2:
+            usual += (f"tflite{first}",)
         for variant in variants or usual:
             add(f"{called}@{variant}", partial(export, make, variant))
         return make

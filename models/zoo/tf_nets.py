@@ -1,4 +1,4 @@
-"""TensorFlow functions written with tf.nn, and tf.keras-free modules: channels last throughout."""
+"""TensorFlow functions written with tf.nn, channels last throughout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ class Weights(tf.Module):
 
     def norm(self, width: int) -> tuple[tf.Variable, ...]:
         """mean, variance, offset, scale"""
-        return self(width), self(width, low=0.6, high=1.4), self(width), self(width, low=0.6, high=1.4)
+        return (
+            self(width),
+            self(width, low=0.6, high=1.4),
+            self(width),
+            self(width, low=0.6, high=1.4),
+        )
 
 
 def _conv(x: Any, w: Any, stride: int = 1, padding: str = "SAME") -> Any:
@@ -106,13 +111,19 @@ def mobile_block() -> Sample:
 def shuffle() -> Sample:
     """Grouped convolution by split and concat, then a channel shuffle, channels last."""
     w = Weights()
-    stem, parts, out, head = w(3, 3, 3, 16), [w(1, 1, 8, 12) for _ in "ab"], w(1, 1, 24, 16), w(16, 10)
+    stem, parts, out, head = (
+        w(3, 3, 3, 16),
+        [w(1, 1, 8, 12) for _ in "ab"],
+        w(1, 1, 24, 16),
+        w(16, 10),
+    )
 
     def call(x: Any) -> Any:
         x = tf.nn.relu(_conv(x, stem))
-        x = tf.concat([_conv(t, p) for t, p in zip(tf.split(x, 2, -1), parts)], -1)
-        n, h, v, c = x.shape
-        x = tf.reshape(tf.transpose(tf.reshape(x, [-1, h, v, 2, c // 2]), [0, 1, 2, 4, 3]), [-1, h, v, c])
+        x = tf.concat([_conv(t, p) for t, p in zip(tf.split(x, 2, -1), parts, strict=True)], -1)
+        _, h, v, c = x.shape
+        x = tf.transpose(tf.reshape(x, [-1, h, v, 2, c // 2]), [0, 1, 2, 4, 3])
+        x = tf.reshape(x, [-1, h, v, c])
         return tf.reduce_mean(tf.nn.relu(_conv(x, out)), [1, 2]) @ head
 
     return Sample(w.own(call), ((2, 8, 8, 3),))
@@ -198,7 +209,8 @@ def bert() -> Sample:
     """A layer of Google's BERT: products on flattened tokens, heads by reshape and transpose."""
     w = Weights()
     words, places = w(40, 32), w(16, 32)
-    rows = [[(w(32, 32), w(32)) for _ in range(4)] + [(w(32, 64), w(64)), (w(64, 32), w(32))] for _ in "ab"]
+    sizes = [(32, 32)] * 4 + [(32, 64), (64, 32)]
+    rows = [[(w(i, o), w(o)) for i, o in sizes] for _ in "ab"]
     norms = [(w(32), w(32, low=0.6, high=1.4)) for _ in range(4)]
     pool = w(32, 5)
 
@@ -214,7 +226,10 @@ def bert() -> Sample:
         x = tf.gather(words, ids) + places[None, :s]
         x = tf.reshape(x, [-1, 32])
         for k, (q, k_, v, o, up, down) in enumerate(rows):
-            heads = [tf.transpose(tf.reshape(dense(x, p), [b, s, 4, 8]), [0, 2, 1, 3]) for p in (q, k_, v)]
+            heads = [
+                tf.transpose(tf.reshape(dense(x, p), [b, s, 4, 8]), [0, 2, 1, 3])
+                for p in (q, k_, v)
+            ]
             scores = tf.nn.softmax(tf.matmul(heads[0], heads[1], transpose_b=True) * 8**-0.5)
             y = tf.reshape(tf.transpose(tf.matmul(scores, heads[2]), [0, 2, 1, 3]), [-1, 32])
             x = norm(x + dense(y, o), norms[2 * k])
