@@ -735,6 +735,63 @@ def pads_by_reversed_pairs(net: Net, x: Tensor) -> Any:
     return net.conv(padded, 6)
 
 
+def _unfold(net: Net, a: Tensor, wide: Any) -> Tensor:
+    """Windows of 3 x 3 as rows, the way PyTorch's older exporter writes `unfold`."""
+    out = a
+    for at, axis in ((2, 2), (3, 4)):
+        end = net.sub(net.dim(a, at), _int(2))
+        starts = net.node("Range", _int(0), end, _int(1), shape=[None], dtype=np.int64)
+        index = net.add(net.unsqueeze(starts, 0), net.const([[0], [1], [2]]))
+        out = net.gather(out, index, axis=axis)
+    out = net.transpose(out, 0, 1, 2, 4, 3, 5)
+    rows = _view(net, out, net.dim(a, 0), wide, -1, shape=["n", 72, None])
+    return net.linear(net.transpose(rows, 0, 2, 1), 5)
+
+
+@hazard(1, shape=IMAGES)
+def unfold_by_constants(net: Net, x: Tensor) -> Any:
+    return (_unfold(net, net.relu(net.conv(x, 8)), 72),)
+
+
+@hazard(1, shape=IMAGES)
+def unfold_by_shape(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 8))
+    return (_unfold(net, a, net.mul(net.dim(a, 1), _int(9))),)
+
+
+@hazard(2, shape=IMAGES)
+def pixel_shuffle_by_views(net: Net, x: Tensor) -> Any:
+    a = net.relu(net.conv(x, 16))
+    n, c, h, w = (net.dim(a, k) for k in range(4))
+    c = net.div(c, _int(4))
+    b = _view(net, a, n, c, 2, 2, h, w, shape=["n", 4, 2, 2, None, None])
+    h, w = net.mul(h, _int(2)), net.mul(w, _int(2))
+    b = net.transpose(b, 0, 1, 4, 2, 5, 3)
+    return net.conv(_view(net, b, n, c, h, w, shape=["n", 4, None, None]), 6)
+
+
+@hazard(2, shape=IMAGES)
+def norm_of_computed_groups(net: Net, x: Tensor) -> Any:
+    """Two groups of channels, their width computed; the view back copies the shape."""
+    a = net.conv(x, 8)
+    n, c, h, w = (net.dim(a, k) for k in range(4))
+    b = _view(net, a, n, 2, net.mul(net.div(c, _int(2)), net.mul(h, w)), shape=["n", 2, None])
+    scale, bias = net.const(np.ones(2, np.float32)), net.const(np.zeros(2, np.float32))
+    b = net.node("InstanceNormalization", b, scale, bias)
+    b = net.node("Reshape", b, net.node("Shape", a), shape=a.shape)
+    return net.conv(net.relu(net.mul(b, net.uniform(0.5, 1, 8, 1, 1))), 6)
+
+
+@hazard(2, shape=IMAGES)
+def repeat_by_tile(net: Net, x: Tensor) -> Any:
+    """One pooled vector put back on every pixel, by sizes that are read from elsewhere."""
+    a = net.relu(net.conv(x, 8))
+    pooled = net.node("ReduceMax", a, axes=[2, 3], keepdims=1)
+    repeats = net.shape_vector(1, 1, net.dim(x, 2), net.dim(x, 3))
+    spread = net.node("Tile", pooled, repeats, shape=["n", 8, "h", "w"])
+    return net.conv(net.mul(a, spread), 6)
+
+
 @hazard(None, shape=SENTENCES)
 def scale_by_shape(net: Net, x: Tensor) -> Any:
     """The square root of the head size, read from the shape."""

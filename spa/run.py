@@ -21,7 +21,7 @@ from spa.graph import Graph
 from spa.parts import Parts, parts
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
-Feeds = dict[str, NDArray[Any]]
+Feeds = dict[str, Any]  # an array, or a list of arrays for a sequence
 Outputs = dict[str, NDArray[Any]]
 
 
@@ -109,9 +109,16 @@ def _refusal(error: Exception) -> ModelError:
 
 
 def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
-    """All tensor outputs; sequences and maps are left out."""
+    """All tensor outputs; sequences and maps are left out.
+
+    Raises:
+        CannotCheck: if an input of the model has no value.
+    """
     names = [o.name for o in running.get_outputs()]
-    wanted = {i.name for i in running.get_inputs()}
+    wanted = {i.name: i.type for i in running.get_inputs()}
+    for name, kind in wanted.items():
+        if name not in feeds and not kind.startswith("optional"):
+            raise CannotCheck(f"spa cannot make up a value for the input {name!r} of type {kind}")
     got = running.run(names, {n: v for n, v in feeds.items() if n in wanted})
     return {n: v for n, v in zip(names, got, strict=True) if isinstance(v, np.ndarray)}
 
@@ -197,28 +204,37 @@ def _runs_at(
 
 
 def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
-    """One array per input: floats from a normal distribution, integers that index any table."""
+    """One value per input: floats from a normal distribution, integers that index any table; of a
+    sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
     top = _smallest_table(graph)
     for info in graph.model.graph.input:
-        if info.name not in graph.inputs or not info.type.HasField("tensor_type"):
+        if info.name not in graph.inputs:
             continue
-        tensor = info.type.tensor_type
-        shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
-        if tensor.elem_type == TensorProto.STRING:
-            feeds[info.name] = np.full(shape, "a", dtype=object)
-            continue
-        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if kind.kind == "b":
-            value = np.ones(shape, bool) if style != "zeros" else np.zeros(shape, bool)
-        elif kind.kind in "iu":
-            value = random.integers(0, top, shape) if style == "random" else np.ones(shape)
-            value = np.zeros(shape) if style == "zeros" else value
-        else:
-            value = random.standard_normal(shape)
-        feeds[info.name] = value.astype(kind)
+        if info.type.HasField("tensor_type"):
+            shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
+            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, top, style)
+        elif info.type.sequence_type.elem_type.HasField("tensor_type"):
+            tensor = info.type.sequence_type.elem_type.tensor_type
+            shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
+            feeds[info.name] = [_array(tensor.elem_type, shape, random, top, style)] * 2
     return feeds
+
+
+def _array(
+    kind: int, shape: Sequence[int], random: np.random.Generator, top: int, style: str
+) -> NDArray[Any]:
+    if kind == TensorProto.STRING:
+        return np.full(shape, "a", dtype=object)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.kind not in "biu":
+        return np.asarray(random.standard_normal(shape), dtype)
+    if style == "zeros":
+        return np.zeros(shape, dtype)
+    if style == "ones" or dtype.kind == "b":
+        return np.ones(shape, dtype)
+    return random.integers(0, top, shape).astype(dtype)
 
 
 def _smallest_table(graph: Graph) -> int:

@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.protos import bodies
-from spa.sizes import TRIES, Sizes, bindings, dims, variations
+from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
 
@@ -83,19 +83,21 @@ def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
 def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Shapes:
     """The shapes at the first of these sizes at which all is consistent, reshapes included; else
     at the first at which ONNX's inference finds no fault."""
-    error: Exception | None = None
-    lenient: Sizes | None = None
+    faults: list[Exception] = []
+    uneven: list[Sizes] = []
     for bound in tries:
         try:
             return _complete(graph, _walk(graph, bound, {}), observe)
         except _UnevenError:
-            lenient = lenient or bound
-        except (onnx.shape_inference.InferenceError, ValueError) as fault:
-            error = error or fault
-    if lenient is not None:
-        with suppress(onnx.shape_inference.InferenceError, ValueError):
-            return _complete(graph, _walk(graph, lenient, {}, strict=False), observe)
-    text = str(error).strip().splitlines()[-1] if error else ""
+            uneven.append(bound)
+        except _FAULTS as fault:
+            faults.append(fault)
+    for bound in uneven[:LIKELY]:
+        try:
+            return _complete(graph, _walk(graph, bound, {}, strict=False), observe)
+        except _FAULTS as fault:
+            faults.append(fault)
+    text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
 
@@ -104,6 +106,9 @@ def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
     if not silent or observe is None:
         return found
     return _walk(graph, found.sizes, observe(graph, found.sizes, silent), strict=False)
+
+
+_FAULTS = (onnx.shape_inference.InferenceError, ValueError)
 
 
 class _UnevenError(Exception):
