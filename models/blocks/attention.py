@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from models.blocks.table import TOKENS, block
 from models.builder import Net, Tensor
 
@@ -304,3 +306,32 @@ def cross_covariance(net: Net, x: Tensor) -> Any:
     a = net.softmax(net.mul(a, net.uniform(0.5, 2, H, 1, 1, name="temperature")))
     y = net.transpose(net.matmul(a, v), 0, 3, 1, 2)
     return net.reshape(y, [0, 0, H * D])
+
+
+# --- unusual partners
+
+
+@block("pairs 4, qk 6, v 8~", TOKENS)
+def differential_attention(net: Net, x: Tensor) -> Any:
+    """Two softmaxes per head, an axis of 2, are subtracted; wide values are normalised."""
+    q, k, v = project(net, x, 2 * H), project(net, x, 2 * H), project(net, x, H, 8)
+    a = net.reshape(net.softmax(scores(net, q, k)), [B, H, 2, S, S])
+    first, second = (net.gather(a, np.int64(i), 2) for i in (0, 1))
+    y = net.matmul(net.sub(first, net.mul(second, net.uniform(0, 1, 1, name="lambda"))), v)
+    return merge_heads(net, net.rms_norm(y))
+
+
+@block("heads 4, qk 6, v 6", TOKENS)
+def shared_queries_and_keys(net: Net, x: Tensor) -> Any:
+    """Reformer: keys are the queries, divided by their norm."""
+    q, v = project(net, x), project(net, x)
+    norm = net.node("ReduceL2", q, axes=[-1], keepdims=1)
+    return attend(net, q, net.div(q, net.add(norm, 1e-6)), v)
+
+
+@block("heads 4, qk 6, v 6, places 3~", TOKENS)
+def projected_tokens(net: Net, x: Tensor) -> Any:
+    """Linformer: stored matrices shorten keys and values along the tokens, under the softmax."""
+    q, k, v = (project(net, x) for _ in "qkv")
+    k, v = (net.matmul(net.weight(3, S), y) for y in (k, v))
+    return attend(net, q, k, v)
