@@ -113,7 +113,7 @@ def grouped_by_expand(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS, today=3, why="places of a stored list have no ids beside those picked")
 def grouped_by_gather(net: Net, x: Tensor) -> Any:
     """repeat_interleave: each key is picked twice by a list of positions."""
     return _grouped(net, x, lambda y: net.gather(y, [0, 0, 1, 1], axis=1))
@@ -130,15 +130,15 @@ def grouped_by_tile(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS, today=3, why="the copies of a Tile have no ids beside those copied")
 def grouped_by_tiled_heads(net: Net, x: Tensor) -> Any:
     """The keys are tiled as a whole, so query h meets key h % 2."""
     return _grouped(net, x, lambda y: net.node("Tile", y, [1, 2, 1, 1]))
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block("kv-groups 2, qk 6, v 6", TOKENS)
 def grouped_by_concat(net: Net, x: Tensor) -> Any:
-    """Each key is concatenated with itself, stacked on a new axis."""
+    """Each key is joined with itself: a Concat loses no input, so only whole groups can go."""
 
     def repeat(y: Tensor) -> Tensor:
         y = net.unsqueeze(y, 2)
