@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from models.blocks.table import TOKENS, block
 from models.builder import Net, Tensor
 
@@ -111,7 +113,7 @@ def grouped_by_expand(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS, today=3, why="places of a stored list have no ids beside those picked")
 def grouped_by_gather(net: Net, x: Tensor) -> Any:
     """repeat_interleave: each key is picked twice by a list of positions."""
     return _grouped(net, x, lambda y: net.gather(y, [0, 0, 1, 1], axis=1))
@@ -128,15 +130,15 @@ def grouped_by_tile(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS, today=3, why="the copies of a Tile have no ids beside those copied")
 def grouped_by_tiled_heads(net: Net, x: Tensor) -> Any:
     """The keys are tiled as a whole, so query h meets key h % 2."""
     return _grouped(net, x, lambda y: net.node("Tile", y, [1, 2, 1, 1]))
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block("kv-groups 2, qk 6, v 6", TOKENS)
 def grouped_by_concat(net: Net, x: Tensor) -> Any:
-    """Each key is concatenated with itself, stacked on a new axis."""
+    """Each key is joined with itself: a Concat loses no input, so only whole groups can go."""
 
     def repeat(y: Tensor) -> Tensor:
         y = net.unsqueeze(y, 2)
@@ -304,3 +306,32 @@ def cross_covariance(net: Net, x: Tensor) -> Any:
     a = net.softmax(net.mul(a, net.uniform(0.5, 2, H, 1, 1, name="temperature")))
     y = net.transpose(net.matmul(a, v), 0, 3, 1, 2)
     return net.reshape(y, [0, 0, H * D])
+
+
+# --- unusual partners
+
+
+@block("pairs 4, qk 6, v 8~", TOKENS)
+def differential_attention(net: Net, x: Tensor) -> Any:
+    """Two softmaxes per head, an axis of 2, are subtracted; wide values are normalised."""
+    q, k, v = project(net, x, 2 * H), project(net, x, 2 * H), project(net, x, H, 8)
+    a = net.reshape(net.softmax(scores(net, q, k)), [B, H, 2, S, S])
+    first, second = (net.gather(a, np.int64(i), 2) for i in (0, 1))
+    y = net.matmul(net.sub(first, net.mul(second, net.uniform(0, 1, 1, name="lambda"))), v)
+    return merge_heads(net, net.rms_norm(y))
+
+
+@block("heads 4, qk 6, v 6", TOKENS)
+def shared_queries_and_keys(net: Net, x: Tensor) -> Any:
+    """Reformer: keys are the queries, divided by their norm."""
+    q, v = project(net, x), project(net, x)
+    norm = net.node("ReduceL2", q, axes=[-1], keepdims=1)
+    return attend(net, q, net.div(q, net.add(norm, 1e-6)), v)
+
+
+@block("heads 4, qk 6, v 6, places 3~", TOKENS)
+def projected_tokens(net: Net, x: Tensor) -> Any:
+    """Linformer: stored matrices shorten keys and values along the tokens, under the softmax."""
+    q, k, v = (project(net, x) for _ in "qkv")
+    k, v = (net.matmul(net.weight(3, S), y) for y in (k, v))
+    return attend(net, q, k, v)

@@ -224,8 +224,27 @@ def random_features(net: Net, x: Tensor) -> Any:
     return merge_heads(net, net.div(y, net.matmul(q, net.transpose(total, 0, 1, 3, 2))))
 
 
+@block("hidden 4~", TOKENS)
+def grouped_positions(net: Net, x: Tensor) -> Any:
+    """wav2vec 2: a convolution in 2 groups on the residual stream, so hidden goes in pairs."""
+    x = net.linear(x, 8)
+    y = net.slice(net.conv(net.transpose(x, 0, 2, 1), 8, 4, pad=2, groups=2), 0, -1, axis=2)
+    return net.layer_norm(net.add(x, net.transpose(net.gelu(y), 0, 2, 1)))
+
+
+@block("hidden 9~, halves 6", TOKENS)
+def convolution_module(net: Net, x: Tensor) -> Any:
+    """Conformer: GLU over the channels of a 1x1 convolution, a depthwise one, a norm."""
+    x = net.linear(x, 9)
+    y = net.conv(net.transpose(net.layer_norm(x), 0, 2, 1), 12, 1)
+    a, b = net.split(y, [6, 6])
+    y = net.conv(net.mul(a, net.sigmoid(b)), 6, groups=6)
+    y = net.conv(net.silu(net.bn(y)), 9, 1)
+    return net.add(x, net.transpose(y, 0, 2, 1))
+
+
 @block("hidden 9", TOKENS)
-def max_over_tokens(net: Net, x: Tensor) -> Any:
+def mean_over_tokens(net: Net, x: Tensor) -> Any:
     """Sentence encoders: a masked mean over the tokens, all of it beside the live axis."""
     mask = net.unsqueeze(net.cast(net.input("mask", (B, S), np.int64), 1), 2)
     y = net.mul(net.linear(x, 9), net.node("Expand", mask, [B, S, 9]))

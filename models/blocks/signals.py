@@ -104,6 +104,19 @@ def basis_expansion(net: Net, x: Tensor) -> Any:
     return net.sub(x, back), forecast
 
 
+@block("state 5, out 6")
+def unrolled_gates(net: Net, x: Tensor) -> Any:
+    """ConvLSTM: one convolution of input and state makes four gates; two steps, zeros at first."""
+    w, b = net.weight(20, 8, 3, 3), net.uniform(-1, 1, 20)
+    h = c = net.const(np.zeros((B, 5, 8, 8), np.float32), "zeros")
+    for _ in range(2):
+        gates = net.node("Conv", net.concat(x, h), w, b, pads=[1] * 4)
+        i, f, o, g = net.split(gates, [5] * 4)
+        c = net.add(net.mul(net.sigmoid(f), c), net.mul(net.sigmoid(i), net.node("Tanh", g)))
+        h = net.mul(net.sigmoid(o), net.node("Tanh", c))
+    return net.conv(h, 6)
+
+
 # --- video
 
 
