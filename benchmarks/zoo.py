@@ -1,6 +1,9 @@
 """Analyse, prune and verify every file of the zoo (see `models.zoo`); print a table.
 
-    python -m benchmarks.zoo [REGEX...] --torch PYTHON
+    python -m benchmarks.zoo [REGEX...] --python PYTHON --python PYTHON
+
+Every PYTHON exports what its frameworks can; an optimiser among them, which starts from files that
+are there, comes last.
 
 Columns: groups by kind; *locked*, the share of parameters in float constants that have no axis
 with a unit that can be removed; what locks most of them; *macs*, the least share reachable with
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -120,14 +124,16 @@ def study_apart(path: Path, timeout: float) -> Row:
 
 def export(python: str, folder: Path, patterns: list[str], retry: bool) -> list[str]:
     """Write the files that are not there yet; returns the names that match."""
+    here = {**os.environ, "SPA_ZOO": str(folder)}
     listed = subprocess.run(
-        [python, "-m", "models.zoo"], capture_output=True, text=True, check=True
+        [python, "-m", "models.zoo"], capture_output=True, text=True, check=True, env=here
     )
     names = [n for n in listed.stdout.split() if not patterns or _matches(n, patterns)]
     done = (".onnx",) if retry else (".onnx", ".error")
     wanted = [n for n in names if not any((folder / f"{n}{s}").exists() for s in done)]
     for k in range(0, len(wanted), 20):
-        subprocess.run([python, "-m", "models.zoo", str(folder), *wanted[k : k + 20]], check=False)
+        command = [python, "-m", "models.zoo", str(folder), *wanted[k : k + 20]]
+        subprocess.run(command, check=False, env=here)
     return names
 
 
@@ -155,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("patterns", nargs="*", help="regular expressions of names")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/spa-zoo"))
-    parser.add_argument("--torch", default=sys.executable, help="a Python with the frameworks")
+    parser.add_argument("--python", action="append", help="a Python with some of the frameworks")
     parser.add_argument("--timeout", type=float, default=120)
     parser.add_argument("--no-export", action="store_true", help="only what the cache holds")
     parser.add_argument("--retry", action="store_true", help="export again what failed before")
@@ -169,7 +175,9 @@ def main() -> None:
         names = [p.stem for p in sorted(args.cache.glob("*.onnx"), key=lambda p: p.stat().st_mtime)]
         names = [n for n in names if not args.patterns or _matches(n, args.patterns)]
     else:
-        names = export(args.torch, args.cache, args.patterns, args.retry)
+        pythons = args.python or [sys.executable]
+        found = [export(p, args.cache, args.patterns, args.retry) for p in pythons]
+        names = list(dict.fromkeys(name for listed in found for name in listed))
     print(HEADER, flush=True)
     rows = []
     for name in names:

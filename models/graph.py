@@ -43,10 +43,7 @@ class Graph:
         array = np.asarray(values)
         if not isinstance(values, np.ndarray | np.generic) and array.dtype == np.float64:
             array = array.astype(np.float32)
-        name = self._scope + name
-        self._counts[name] += 1
-        n = self._counts[name] - 1
-        return gs.Constant(f"{name}_{n}" if n else name, array)
+        return gs.Constant(self._name(name), array)
 
     def weight(
         self, *shape: int, fan: int | None = None, gain: float = HE, name: str = "weight"
@@ -112,6 +109,13 @@ class Graph:
             )
         return model
 
+    def _name(self, base: str) -> str:
+        """A name for a constant that no other has."""
+        name = self._scope + base
+        self._counts[name] += 1
+        n = self._counts[name] - 1
+        return f"{name}_{n}" if n else name
+
     def _next(self, kind: str) -> str:
         """The name, less its scope, of the next node of this kind: `Conv_0`."""
         return f"{kind}_{self._counts[self._scope + kind]}"
@@ -137,7 +141,7 @@ class Graph:
         values = {
             f.name: numpy_helper.from_array(f.values, f.name)
             for f in feeds
-            if isinstance(f, gs.Constant) and f.values.size <= 64
+            if isinstance(f, gs.Constant) and prod(f.shape) <= 64
         }
         opset = self.graph.opset
         found = shape_inference.infer_node_outputs(

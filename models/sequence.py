@@ -171,8 +171,9 @@ def llama_like(
     seq: Dim = 8,
     legacy: bool = False,
     seed: int = 0,
+    net: Net | None = None,
 ) -> ModelProto:
-    net = Net("llama_like", seed)
+    net = net or Net("llama_like", seed)
     ids = net.input("input_ids", [batch, seq], np.int64)
     shaper, d = Shaper(net, ids, legacy), hidden // heads
     angles = np.outer(np.arange(LONGEST), 1e4 ** (-np.arange(0, d, 2) / d))

@@ -43,9 +43,26 @@ def _macs_transpose(op: Op) -> list[Product]:
     return [x + [(1, k) for k in range(1, len(op.shape(1)))]]
 
 
+def _conv(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O) -> N (G O) *   (an axis behind C with a window of 1 passes)"""
+    kernel = op.shape(1)[2:]
+    steps, pads = op.attr("strides", [1] * len(kernel)), op.attr("pads", [0] * 2 * len(kernel))
+    passes = [
+        size == step == 1 and not (before or behind)
+        for size, step, before, behind in zip(
+            kernel, steps, pads[: len(kernel)], pads[len(kernel) :], strict=True
+        )
+    ]
+    if not any(passes):
+        return "N (G I) *, (G O) I *, (G O) -> N (G O) *"
+    axes = " ".join(f"X{k}" if p else f"window{k}" for k, p in enumerate(passes))
+    made = " ".join(f"X{k}" if p else f"windows{k}" for k, p in enumerate(passes))
+    return f"N (G I) {axes}, (G O) I *, (G O) -> N (G O) {made}"
+
+
 declare(
     "Conv",
-    "N (G I) *, (G O) I *, (G O) -> N (G O) *",
+    _conv,
     zero="0 1 + 2",
     sizes=_groups,
     kinds=_kinds,
@@ -89,13 +106,23 @@ declare(
 
 
 def _deform(op: Op) -> str:
-    """N C *, O C *, *, O, * -> N O *   (whole where grouped: offsets count the groups)"""
-    if int(op.attr("group", 1)) > 1 or int(op.attr("offset_group", 1)) > 1:
-        return "*, *, *, *, * -> *"
-    return "N C *, O C *, N *, O, N * -> N O *"
+    """N (f C) *, O (f C) *, N *, O, N * -> N O *   (whole where both kinds of groups are many)"""
+    if int(op.attr("group", 1)) == 1:  # a channel goes from every group of offsets
+        return "N (f C) *, O (f C) *, N *, O, N * -> N O *"
+    if int(op.attr("offset_group", 1)) == 1:
+        return "N (G C) *, (G O) C *, N *, (G O), N * -> N (G O) *"
+    return "*, *, *, *, * -> *"
 
 
-declare("DeformConv", _deform, zero="0 1 + 3", kinds=lambda op: {"O": "conv"}, macs=_macs)
+declare(
+    "DeformConv",
+    _deform,
+    zero="0 1 + 3",
+    sizes=lambda op: {"f": int(op.attr("offset_group", 1)), "G": int(op.attr("group", 1))},
+    kinds=lambda op: dict.fromkeys("GCO", "conv"),
+    resize=_resize_conv,
+    macs=_macs,
+)
 
 declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
 

@@ -13,11 +13,15 @@ declare(
     zero="0",
 )
 declare("Cast", "... -> ...", zero="0")
-declare("CastLike", "..., * -> ...", zero="0")
 declare(
     "Acos Acosh BitwiseNot Cos Cosh Exp HardSigmoid Log Not Reciprocal Sigmoid Softplus",
     "... -> ...",
 )
+
+
+@rule("CastLike", text="... -> ...   (the other input gives only its type)")
+def cast_like(op: Op) -> list[Axes]:
+    return [list(op.input(0))]
 
 
 @rule("Clip", text="..., *, * -> ...")

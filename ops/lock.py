@@ -20,9 +20,8 @@ _REASONS = {
     "what it makes depends on positions": (
         "",
         "NonZero NonMaxSuppression Unique Compress Multinomial EyeLike Range RandomNormal"
-        " RandomUniform RandomNormalLike RandomUniformLike Bernoulli Scatter ScatterElements"
-        " ScatterND TensorScatter ReverseSequence Det CenterCropPad"
-        " BitCast",
+        " RandomUniform RandomNormalLike RandomUniformLike Bernoulli TensorScatter"
+        " ReverseSequence Det CenterCropPad BitCast",
     ),
     "runs a body, which is not analysed": ("", "If Loop Scan"),
     "is a loss": ("", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"),

@@ -194,14 +194,73 @@ def gather_elements(op: Op) -> list[Axes]:
     return [out]
 
 
-@rule("GatherND", text="locks the axes it indexes; the axes behind them pass")
+def _rows(op: Op) -> NDArray[Any] | None:
+    """The stored positions of a GatherND that picks along the first axis alone."""
+    indices, shape = op.fixed(1), op.shape(1)
+    first = not op.attr("batch_dims", 0) and shape[-1] == 1 and len(shape) <= 2
+    return indices[..., 0] if indices is not None and first else None
+
+
+def _resize_gather_nd(node: Sized) -> Resized:
+    rows, kept = _rows(node.op), node.kept[0]
+    assert kept is not None
+    size = node.op.shape()[0]
+    if rows is None or len(kept[0]) == size:
+        return Resized()
+    old = rows % size
+    old = old[np.isin(old, kept[0])] if old.ndim else old
+    return Resized(inputs={1: np.searchsorted(kept[0], old).astype(np.int64)[..., None]})
+
+
+@rule(
+    "GatherND",
+    resize=_resize_gather_nd,
+    text="picks by a stored list, else locks the axes it indexes; the axes behind them pass",
+)
 def gather_nd(op: Op) -> list[Axes]:
-    data, indices = op.input(0), op.input(1)
+    data, indices, rows = op.input(0), op.input(1), _rows(op)
     op.lock_input(1, "lists positions")
+    if rows is not None and not is_whole(data[0]):
+        picked = data[0]._replace(ids=data[0].ids[np.atleast_1d(rows)])
+        if rows.ndim:
+            return [[picked, *data[1:]]]
+        op.lock(picked, "the index picked here")
+        return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
     for axis in data[:first]:
         op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
+
+
+@rule("Scatter ScatterElements", text="locks axis; the other axes couple data and updates")
+def scatter_elements(op: Op) -> list[Axes]:
+    at, out = op.axis(), []
+    for k, (data, index, new) in enumerate(zip(*map(op.input, range(3)), strict=True)):
+        if k == at or len(data.ids) != len(index.ids):
+            for axis in (data, index, new):
+                op.lock(axis, "written to at positions")
+            out.append(whole(len(data.ids)))
+            continue
+        op.tie(data.ids, index.ids)
+        op.tie(data.ids, new.ids)
+        live = new if is_whole(data) else data
+        out.append(live._replace(zero=data.zero and new.zero))
+    return [out]
+
+
+@rule("ScatterND", text="locks the axes it writes to; the axes behind them pass")
+def scatter_nd(op: Op) -> list[Axes]:
+    data, new = op.input(0), op.input(2)
+    op.lock_input(1, "lists positions")
+    first, listed = op.shape(1)[-1], len(op.shape(1)) - 1
+    for axis in (*data[:first], *new[:listed]):
+        op.lock(axis, "written to at positions")
+    out = [whole(len(axis.ids)) for axis in data[:first]]
+    for one, other in zip(data[first:], new[listed:], strict=True):
+        op.tie(one.ids, other.ids)
+        live = other if is_whole(one) else one
+        out.append(live._replace(zero=one.zero and other.zero))
+    return [out]
 
 
 # Pad -------------------------------------------------------------------------------------------
@@ -251,7 +310,7 @@ def pad(op: Op) -> list[Axes]:
             op.lock(out[k], "padded")
             out[k] = whole(n)
         else:
-            parts = [op.recorder.fresh(b).ids, out[k].ids, op.recorder.fresh(e).ids]
+            parts = [op.fresh(b).ids, out[k].ids, op.fresh(e).ids]
             out[k] = out[k]._replace(ids=np.concatenate(parts))
     return [out]
 
@@ -285,7 +344,7 @@ def expand(op: Op) -> list[Axes]:
     grows = op.values[1] is not None
     return [
         [
-            axis if len(axis.ids) == n else op.recorder.fresh(n, zero=False) if grows else whole(n)
+            axis if len(axis.ids) == n else op.fresh(n, zero=False) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]
@@ -312,7 +371,7 @@ def constant_of_shape(op: Op) -> list[Axes]:
     op.lock_input(0, "lists sizes")
     value = op.attr("value")
     silent = value is None or (not any(value.raw_data) and not any(value.float_data))
-    return [[op.recorder.fresh(n, zero=silent) for n in op.out_shape()]]
+    return [[op.fresh(n, zero=silent) for n in op.out_shape()]]
 
 
 @rule("Shape Size", text="reads sizes only")

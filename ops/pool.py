@@ -4,8 +4,14 @@ import numpy as np
 
 from spa.rules import Axes, Op, Resized, Sized, declare, rule, whole
 
+declare("AveragePool LpPool", "N C * -> N C *", zero="0")
+# A reduction over all axes behind C, and written so for the mean of a layer normalisation.
 declare(
-    "AveragePool GlobalAveragePool GlobalMaxPool GlobalLpPool LpPool", "N C * -> N C *", zero="0"
+    "GlobalAveragePool GlobalMaxPool GlobalLpPool",
+    "N C ... -> N C *",
+    zero="0",
+    inexact="...",
+    kinds=lambda op: {"...": "hidden"} if len(op.shape()) == 3 else {},
 )
 
 
@@ -19,7 +25,15 @@ declare("MaxPool", _max_pool, zero="0")
 declare("MaxUnpool", "*, *, * -> *")
 declare("MaxRoiPool", "n C *, r * -> r C *", zero="0")
 declare("RoiAlign", "n C *, r *, r -> r C *", zero="0")
-declare("GridSample", "N C *, N * -> N C *", zero="0")
+
+
+def _grid_sample(op: Op) -> str:
+    """N C *, N ... p -> N C ...   (behind C, the axes of the grid)"""
+    places = " ".join(f"X{k}" for k in range(len(op.shape(1)) - 2))
+    return f"N C *, N {places} p -> N C {places}"
+
+
+declare("GridSample", _grid_sample, zero="0")
 declare("AffineGrid", "*, * -> *")
 
 

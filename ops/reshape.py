@@ -118,31 +118,34 @@ def _take(factors: list[int], size: int) -> list[int]:
 
 
 def _split(op: Op, axis: Axis, dims: list[int]) -> Axes:
-    """One axis as its factors: where ids vary along several, one stays live, the rest is tied."""
+    """One axis as its factors; where ids vary along several, its indices are cells of a grid."""
     if len(dims) <= 1:
         return [axis] * len(dims)
     if is_whole(axis):
         return [whole(n) for n in dims]
     grid = axis.ids.reshape(dims)
     varying = [k for k in range(len(dims)) if (grid != grid.take([0], k)).any()]
-    keep = varying[op.choose(len(varying)) if len(varying) > 1 else 0] if varying else 0
-    flat = np.moveaxis(grid, keep, 0).reshape(dims[keep], -1)
-    if len(varying) > 1:
-        op.tie(flat[:, 1:], flat[:, :1])
-    return [Axis(flat[:, 0], axis.zero) if k == keep else whole(n) for k, n in enumerate(dims)]
+    if len(varying) <= 1:
+        (keep,) = varying or [0]
+        line = np.moveaxis(grid, keep, 0).reshape(dims[keep], -1)[:, 0]
+        return [Axis(line, axis.zero) if k == keep else whole(n) for k, n in enumerate(dims)]
+    out = [op.fresh(n, axis.zero) if k in varying else whole(n) for k, n in enumerate(dims)]
+    op.grid(axis.ids, [part.ids if k in varying else None for k, part in enumerate(out)], dims)
+    return out
 
 
 def _merge(op: Op, parts: Axes, dims: list[int]) -> Axis:
-    """Factors as one axis: where several are live, one stays so, the rest is kept whole."""
+    """Factors as one axis; where several are live, its indices are cells of a grid."""
+    live = [k for k, part in enumerate(parts) if not is_whole(part)]
     if len(parts) == 1:
         return parts[0]
-    live = [k for k, part in enumerate(parts) if not is_whole(part)]
     if not live:
         return whole(int(np.prod(dims, dtype=int)))
-    keep = live[op.choose(len(live)) if len(live) > 1 else 0]
-    for k in live:
-        if k != keep:
-            op.lock(parts[k], "merged into one axis with another that stays live")
-    view = [n if k == keep else 1 for k, n in enumerate(dims)]
-    ids = np.broadcast_to(parts[keep].ids.reshape(view), dims).ravel()
-    return Axis(ids, parts[keep].zero)
+    if len(live) == 1:
+        (keep,) = live
+        view = [n if k == keep else 1 for k, n in enumerate(dims)]
+        ids = np.broadcast_to(parts[keep].ids.reshape(view), dims).ravel()
+        return Axis(ids, parts[keep].zero)
+    cells = op.fresh(int(np.prod(dims, dtype=int)), all(parts[k].zero for k in live))
+    op.grid(cells.ids, [part.ids if k in live else None for k, part in enumerate(parts)], dims)
+    return cells

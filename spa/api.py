@@ -126,11 +126,9 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     say("inferring shapes")
     shapes = infer(graph, runs.observe)
     say("propagating ids")
-    first = propagate(graph, shapes)
-    # Where an axis splits into several live factors, each choice of one is a view of its own.
-    others = [propagate(graph, shapes, view) for view in range(1, first.recorder.choices)]
+    ties = propagate(graph, shapes)
     say("solving for groups")
-    return merge(graph, shapes, [solve(graph, ties) for ties in (first, *others)], exact)
+    return merge(graph, shapes, solve(graph, ties), exact)
 
 
 def choose(
@@ -395,15 +393,13 @@ def verify(
     removed = plans.replay(groups, plan)
     after = load(pruned)
     validation.check_file(groups.graph, after.model)
-    subject = after.path if after.path is not None else after.model
     reference = rewrite(groups, removed)
-    verification = validation.verify(groups, subject, removed, seed, reference)
+    verification = validation.verify(groups, after, removed, seed, reference)
     before_s = after_s = None
     if verification.runs:
-        source = groups.graph.path or groups.graph.model
         with (
-            runs.session(source, optimize=True) as one,
-            runs.session(subject, optimize=True) as other,
+            runs.session(groups.graph.path or groups.graph.model, optimize=True) as one,
+            runs.session(after.path or after.model, optimize=True) as other,
         ):
             before_s, after_s = runs.latencies(one, other, verification.feeds, repeats)
     figures = measure(groups, removed, CostModel(groups))

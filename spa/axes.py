@@ -42,14 +42,26 @@ def is_whole(axis: Axis) -> bool:
     return axis.ids.strides == (0,) or not axis.ids.any()
 
 
-class Recorder:
-    """Collects what the rules say: ties, locks, inexact ids and the kinds of axes."""
+class Grid(NamedTuple):
+    """An axis that is a product of several axes, of which more than one may lose indices.
 
-    def __init__(self, view: int) -> None:
-        self.view = view
+    cells: the ids of the axis, shape (size,); a cell goes exactly when one of its lines goes.
+    lines: for each factor the id of the line that every cell lies on, shape (factors, size).
+    node: the index of the node that lays the grid.
+    """
+
+    cells: Ids
+    lines: Ids
+    node: int
+
+
+class Recorder:
+    """Collects what the rules say: ties, grids, locks, inexact ids and the kinds of axes."""
+
+    def __init__(self) -> None:
         self.count = LOCKED + 1
-        self.choices = 1  # the most factors that any operator had to choose among
         self.ties: list[tuple[Ids, Ids, int]] = []
+        self.grids: list[Grid] = []
         self.locks: list[tuple[Ids, int, str]] = []
         self.inexact: list[tuple[Ids, int]] = []
         self.kinds: list[tuple[Ids, str]] = []

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import rules
+from spa.axes import whole
 from spa.graph import WEIGHTS
 from spa.groups import Groups
 
@@ -94,20 +95,16 @@ class CostModel:
         rows: list[int] = []
         counts: list[NDArray[np.intp]] = []
         cells: list[NDArray[np.intp]] = []
-        known: dict[tuple[int, ...], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+        known: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+        axes = self._groups.views[0].ties.axes
         for (name, k), row in self._axes.items():
-            ids = [
-                view.ties.axes[name][k].ids if name in view.ties.axes else None
-                for view in self._groups.views
-            ]
-            key = (int(self._full[row]), *(id(i) for i in ids))
+            ids = axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+            key = id(ids)
             if key not in known:
-                code = np.zeros(int(self._full[row]), np.int64)  # the groups of all views in one
-                for v, i in enumerate(ids):
-                    labels = self._groups.views[v].labels
-                    code = code * (none + 1) + (none if i is None else owner[v][labels[i]])
-                found, count = np.unique(code, return_counts=True)
-                known[key] = np.stack(np.unravel_index(found, (none + 1,) * len(ids))), count
+                of = np.stack(
+                    [by[v.labels[ids]] for by, v in zip(owner, self._groups.views, strict=True)]
+                )
+                known[key] = np.unique(of, axis=1, return_counts=True)
             cells.append(known[key][0])
             counts.append(known[key][1])
             rows += [row] * len(known[key][1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,18 +34,10 @@ def follow(
         if op.has(k)
     ]
     size = patterns.solve_sizes([(t, op.shape(k)) for k, t in present], sizes or {}, text)
-    made = [
-        patterns.lay(term, len(shape), text)
-        for term, shape in zip(pattern.outputs, op.out_shapes, strict=False)
-        if shape is not None
-    ]
-    live = _live_letters(op, [*(t for _, t in present), *made], size)
-
-    letters: dict[str, Axis] = {}
-    zeros: dict[str, dict[int, bool]] = {}
+    bound = _Bound(op, size)
     for k, term in present:
         for factors, axis in zip(term, op.input(k), strict=True):
-            _bind(op, k, factors, axis, size, live, letters, zeros)
+            bound.bind(k, factors, axis)
     for k in range(len(terms), len(op.axes)):
         op.lock_input(k, "an input that the rule keeps whole")
 
@@ -54,7 +46,7 @@ def follow(
     else:
         products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
     products = [p for p in ([k for k in p if op.has(k)] for p in products) if p]
-    for letter, axis in letters.items():
+    for letter, axis in bound.letters.items():
         base = "..." if letter.startswith("...") else letter
         if base in inexact.split():
             op.inexact(axis)
@@ -62,7 +54,7 @@ def follow(
             op.kind(axis, kinds[base])
 
     def zero_at(letter: str, summed: bool) -> bool:
-        carried = zeros.get(letter, {})
+        carried = bound.zeros.get(letter, {})
         asked = [p for p in products if not summed or any(k in carried for k in p)]
         return bool(asked) and all(any(carried.get(k, False) for k in p) for p in asked)
 
@@ -76,86 +68,97 @@ def follow(
         shown.update(f for factors in term for f in factors)
         outputs.append(
             [
-                _spread(factors, n, size, letters, lambda f: zero_at(f, False))
+                bound.spread(factors, n, lambda f: zero_at(f, False))
                 for factors, n in zip(term, shape, strict=True)
             ]
         )
-    for letter, axis in letters.items():
+    for letter, axis in bound.letters.items():
         if letter not in shown and not zero_at(letter, True):
             op.inexact(axis)  # summed away without being zero: what it leaves is lost
     return outputs
 
 
-def _live_letters(
-    op: Op, terms: Sequence[tuple[Factors, ...]], size: dict[str, int]
-) -> dict[str, bool]:
-    """Which letters may be removed here: of several in one product, one, as the view chooses."""
-    live = {f: patterns.is_live(f) for term in terms for factors in term for f in factors}
-    chosen: set[str] = set()
-    for term in terms:
-        for factors in term:
-            rivals = [f for f in factors if live[f] and size.get(f, 1) > 1]
-            if len(rivals) > 1:
-                earlier = [f for f in rivals if f in chosen]
-                keep = earlier[0] if earlier else rivals[op.choose(len(rivals))]
-                chosen.add(keep)
-                live.update({f: False for f in rivals if f != keep})
-    return live
+class _Bound:
+    """What the letters of a pattern stand for in one node, once its inputs are read.
 
+    letters: the axis of every letter that is live. cells: the axis of every product of several.
+    zeros: letter -> input -> whether that input is zero where the letter's index is removed.
+    """
 
-def _bind(
-    op: Op,
-    k: int,
-    factors: Factors,
-    axis: Axis,
-    size: dict[str, int],
-    live: dict[str, bool],
-    letters: dict[str, Axis],
-    zeros: dict[str, dict[int, bool]],
-) -> None:
-    """Tie one axis to the letters that its pattern names."""
-    moving = [f for f in factors if live.get(f) and size.get(f, 1) > 1]
-    if not moving:
-        if len(axis.ids) > 1:
-            op.lock(axis, WINDOW if factors == STAR else f"kept whole as {' '.join(factors)!r}")
-        return
-    (letter,) = moving
-    if len(axis.ids) == 1:
-        return  # broadcast
-    if len(factors) > 1:
-        dims = [int(f) if f.isdigit() else size[f] for f in factors]
-        lines: Ids = np.moveaxis(axis.ids.reshape(dims), factors.index(letter), 0)
-        grid = lines.reshape(size[letter], -1)
-        op.tie(grid[:, 1:], grid[:, :1])
-        axis = Axis(grid[:, 0], axis.zero)
-    if letter in letters:
-        op.tie(axis.ids, letters[letter].ids)
-        if is_whole(letters[letter]):
-            letters[letter] = axis
-    else:
-        letters[letter] = axis
-    zeros.setdefault(letter, {})[k] = axis.zero
+    def __init__(self, op: Op, size: dict[str, int]) -> None:
+        self.op, self.size = op, size
+        self.letters: dict[str, Axis] = {}
+        self.cells: dict[Factors, Axis] = {}
+        self.zeros: dict[str, dict[int, bool]] = {}
 
+    def bind(self, k: int, factors: Factors, axis: Axis) -> None:
+        """Tie one axis of input k to the letters that its pattern names."""
+        moving = [f for f in factors if patterns.is_live(f) and self.size.get(f, 1) > 1]
+        if not moving:
+            if len(axis.ids) > 1:
+                why = WINDOW if factors == STAR else f"kept whole as {' '.join(factors)!r}"
+                self.op.lock(axis, why)
+            return
+        if len(axis.ids) == 1:
+            return  # broadcast
+        for letter in moving:
+            self.zeros.setdefault(letter, {})[k] = axis.zero
+        if len(factors) > 1:
+            dims = self._dims(factors)
+            if len(moving) > 1:
+                self._lay(factors, axis, dims)
+                return
+            at = factors.index(moving[0])
+            grid: Ids = np.moveaxis(axis.ids.reshape(dims), at, 0).reshape(dims[at], -1)
+            self.op.tie(grid[:, 1:], grid[:, :1])
+            axis = Axis(grid[:, 0], axis.zero)
+        self._name(moving[0], axis)
 
-def _spread(
-    factors: Factors,
-    n: int,
-    size: dict[str, int],
-    letters: dict[str, Axis],
-    zero: Callable[[str], bool],
-) -> Axis:
-    """The axis of an output: its live letter's ids, repeated along the other factors."""
-    moving = [f for f in factors if f in letters and not is_whole(letters[f])]
-    if not moving:
-        return whole(n)
-    (letter,) = moving
-    ids = letters[letter].ids
-    if len(factors) > 1:
-        dims = [int(f) if f.isdigit() else size[f] for f in factors]
-        at = factors.index(letter)
-        view = [1] * len(dims)
-        view[at] = dims[at]
-        ids = np.broadcast_to(ids.reshape(view), dims).ravel()
-    if len(ids) != n:
-        raise patterns.PatternError(f"axis {' '.join(factors)} has {len(ids)} ids for size {n}")
-    return Axis(ids, zero(letter))
+    def _name(self, letter: str, axis: Axis) -> Axis:
+        known = self.letters.setdefault(letter, axis)
+        self.op.tie(axis.ids, known.ids)
+        if is_whole(known):
+            self.letters[letter] = axis
+        return self.letters[letter]
+
+    def _lay(self, factors: Factors, axis: Axis, dims: list[int]) -> None:
+        """Several letters of a product are live: its axis holds the cells of their grid."""
+        known = self.cells.setdefault(factors, axis)
+        if known is not axis:
+            self.op.tie(axis.ids, known.ids)
+            return
+        make = whole if is_whole(axis) else self.op.fresh
+        lines = [
+            self._name(f, make(n)).ids if patterns.is_live(f) and n > 1 else None
+            for f, n in zip(factors, dims, strict=True)
+        ]
+        self.op.grid(axis.ids, lines, dims)
+
+    def _dims(self, factors: Factors) -> list[int]:
+        return [int(f) if f.isdigit() else self.size[f] for f in factors]
+
+    def spread(self, factors: Factors, n: int, zero: Callable[[str], bool]) -> Axis:
+        """The axis of an output: the ids of its live letters, laid on the grid of its factors."""
+        if factors in self.cells:
+            silent = all(zero(f) for f in factors if f in self.letters)
+            return Axis(self.cells[factors].ids, silent)
+        dims = self._dims(factors) if len(factors) > 1 else [n]
+        parts = [self.letters.get(f) for f in factors]
+        moving = [None if part is None or is_whole(part) else part for part in parts]
+        live = [(k, part) for k, part in enumerate(moving) if part is not None]
+        if not live:
+            return whole(n)
+        silent = all(zero(factors[k]) for k, _ in live)
+        if len(live) == 1:
+            ((at, part),) = live
+            view = [m if k == at else 1 for k, m in enumerate(dims)]
+            ids = part.ids
+            if len(dims) > 1:
+                ids = np.broadcast_to(ids.reshape(view), dims).ravel()
+            if len(ids) != n:
+                text = " ".join(factors)
+                raise patterns.PatternError(f"axis {text} has {len(ids)} ids for size {n}")
+            return Axis(ids, silent)
+        cells = self.op.fresh(n, silent)
+        self.op.grid(cells.ids, [None if part is None else part.ids for part in moving], dims)
+        return cells

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.errors import ModelError
-from spa.protos import PACKED, bodies, is_external, mapped
+from spa.protos import bodies, read
 
 AttrValue = Any
 
@@ -51,7 +51,7 @@ class Node:
     @cached_property
     def captured(self) -> frozenset[str]:
         """Names that the bodies of this node (If, Loop, Scan) may read from the outer graph."""
-        return frozenset(name for body in bodies(self.proto) for name in _free_names(body))
+        return frozenset(name for body in bodies(self.proto) for name in free_names(body))
 
 
 @dataclass(frozen=True)
@@ -114,24 +114,22 @@ class Graph:
         return frozenset(found)
 
     def array(self, name: str) -> NDArray[Any]:
-        """The value of a constant, in its stored shape; external data is read on demand."""
-        tensor = self.constants[name].tensor
+        """The value of a constant, in its stored shape; external data is mapped, not read."""
         folder = self.path.parent if self.path else Path()
-        if is_external(tensor) and tensor.data_type not in PACKED and 0 not in tensor.dims:
-            return mapped(tensor, folder)
-        return onnx.numpy_helper.to_array(tensor, str(folder))
+        return read(self.constants[name].tensor, folder)
 
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)
 
 
-def _free_names(body: GraphProto) -> set[str]:
+def free_names(body: GraphProto) -> set[str]:
+    """What a body reads from outside."""
     own = {i.name for i in body.input} | {t.name for t in body.initializer}
     read: set[str] = set()
     for node in body.node:
         read.update(node.input)
         for inner in bodies(node):
-            read.update(_free_names(inner))
+            read.update(free_names(inner))
         own.update(node.output)
     read.update(o.name for o in body.output)
     return read - own - {""}
@@ -153,7 +151,7 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
     outputs = tuple(o.name for o in graph.output)
     inputs = tuple(i.name for i in graph.input if i.name not in stored)
 
-    pinned = {*outputs, *(n for node in graph.node for b in bodies(node) for n in _free_names(b))}
+    pinned = {*outputs, *(n for node in graph.node for b in bodies(node) for n in free_names(b))}
     constants: dict[str, Constant] = dict(stored)
     known = {*stored, *inputs, *(t.values.name for t in graph.sparse_initializer), ""}
     others = (n for node in graph.node if node.op_type != "Identity" for n in node.input)
@@ -165,7 +163,7 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
             if name not in known:
                 raise ModelError(
                     f"node {proto.name or proto.op_type!r} (number {k}) reads {name!r}, "
-                    "which nothing before it makes: the nodes must be in topological order"
+                    "which nothing before it makes: the nodes have no topological order"
                 )
             if name in stored and name not in pinned and (alias or _is_small(stored[name])):
                 if name in read:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from spa.axes import Axis, is_whole
+from spa.axes import LOCKED, Axis, Ids, is_whole
 from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
 from spa.shapes import Shapes
@@ -42,7 +44,7 @@ class Group:
     size: how many units it has.
     exact: whether the law holds in value; if not, a statistic runs over the group.
     kind: heads, head-dim, hidden, conv, linear or other.
-    view: the analysis that found it, see `spa.rules.Op.choose`.
+    view: the choice of factors that it belongs to, see `spa.factors`.
     units: labels of its units in that view, shape (size,).
     """
 
@@ -57,13 +59,15 @@ class Group:
 
 @dataclass(frozen=True)
 class View:
-    """One walk over the graph, solved.
+    """The ids of a graph in units, for one choice of factors; see `spa.factors`.
 
+    chosen: for every grid the ids that the choice ties.
     labels: id -> unit. locked: the unit of everything locked.
-    reasons: id -> number of the tie or lock that locks it, or -1.
+    reasons: id -> what locks it, or -1: a tie, a grid or a lock, numbered in this order.
     """
 
     ties: Ties
+    chosen: Sequence[tuple[Ids, Ids]]
     labels: NDArray[np.int32]
     locked: int
     groups: tuple[Group, ...]
@@ -79,8 +83,17 @@ class View:
         recorder = self.ties.recorder
         if reason < len(recorder.ties):
             return recorder.ties[reason][2], COMBINED
-        _, index, why = recorder.locks[reason - len(recorder.ties)]
+        reason -= len(recorder.ties)
+        if reason < len(recorder.grids):
+            return recorder.grids[reason].node, COMBINED
+        _, index, why = recorder.locks[reason - len(recorder.grids)]
         return index, why
+
+    def edges(self) -> Iterator[tuple[Ids, Ids, int]]:
+        """Pairs of ids that are tied, with the index of the node that ties them."""
+        yield from self.ties.recorder.ties
+        for grid, (a, b) in zip(self.ties.recorder.grids, self.chosen, strict=False):
+            yield a[b > 0], b[b > 0], grid.node
 
 
 Removed = Mapping[int, Index]  # group number -> positions of the units to remove
@@ -96,7 +109,7 @@ class Kept:
         for g, positions in removed.items():
             group = groups.groups[g]
             self._gone[group.view][group.units[positions]] = True
-        self._known: dict[tuple[int, ...], Index] = {}
+        self._known: dict[int, Index] = {}
 
     def axes(self, tensor: str) -> list[Index] | None:
         """Kept indices of every axis of a tensor; None where its shape is not known."""
@@ -109,11 +122,14 @@ class Kept:
         return None if axes is None else tuple(len(kept) for kept in axes)
 
     def _axis(self, tensor: str, k: int) -> Index:
-        found = [(v, v.ties.axes[tensor][k].ids) for v in self._views if tensor in v.ties.axes]
-        key = (self._shapes[tensor][k], *(id(ids) for _, ids in found))
+        axes = self._views[0].ties.axes
+        if tensor not in axes:
+            return np.arange(self._shapes[tensor][k])
+        ids = axes[tensor][k].ids
+        key = id(ids)
         if key not in self._known:
-            gone = np.zeros(self._shapes[tensor][k], bool)
-            for (view, ids), removed in zip(found, self._gone, strict=False):
+            gone = np.zeros(len(ids), bool)
+            for view, removed in zip(self._views, self._gone, strict=True):
                 gone |= removed[view.labels[ids]]
             self._known[key] = np.flatnonzero(~gone)
         return self._known[key]
@@ -313,8 +329,8 @@ def explain(groups: Groups, a: str, b: str) -> Path | None:
 
 
 def _draw(network: nx.Graph, graph: Graph, view: View) -> None:
-    by_node: dict[int, list[tuple[NDArray[np.int32], NDArray[np.int32]]]] = {}
-    for a, b, at in view.ties.recorder.ties:
+    by_node: dict[int, list[tuple[Ids, Ids]]] = {}
+    for a, b, at in view.edges():
         by_node.setdefault(at, []).append((a, b))
     for index, op in view.ties.ops.items():
         node = op.node
@@ -324,16 +340,28 @@ def _draw(network: nx.Graph, graph: Graph, view: View) -> None:
             for k, axis in enumerate(view.ties.axes.get(name, []))
             if name and not is_whole(axis)
         }
-        edges = set()
-        for source in [n for n in here if n[0] in node.inputs]:
-            for target in [n for n in here if n[0] in node.outputs]:
-                same = here[source] is here[target]
-                if same or np.isin(here[source], here[target]).any():
-                    edges.add((source, target))
-        for a, b in by_node.get(index, []):
-            ones = [n for n, ids in here.items() if np.isin(a, ids).any()]
-            others = [n for n, ids in here.items() if np.isin(b, ids).any()]
-            edges.update((one, other) for one in ones for other in others if one != other)
+        coupled = _coupled(here, by_node.get(index, []))
+        edges = [(one, two) for one, two in combinations(here, 2) if coupled[one] & coupled[two]]
         for name in here:
             network.add_node(name, size=len(here[name]), constant=name[0] in graph.constants)
         network.add_edges_from(edges, operator=node.op_type, node=node.name)
+
+
+def _coupled(axes: dict[AxisName, Ids], pairs: list[tuple[Ids, Ids]]) -> dict[AxisName, set[int]]:
+    """What the ids of every axis are tied to by one node, as numbers that tied ids share."""
+    parts = [*axes.values(), *(a for a, _ in pairs), *(b for _, b in pairs)]
+    if not parts:
+        return {}
+    known, place = np.unique(np.concatenate(parts), return_inverse=True)
+    places = np.split(place, np.cumsum([len(part) for part in parts])[:-1])
+    n, k = len(known), len(axes)
+    half = len(pairs)
+    one = np.concatenate([*places[k : k + half], place[:0]])
+    two = np.concatenate([*places[k + half :], place[:0]])
+    free = (known[one] != LOCKED) & (known[two] != LOCKED)
+    joined = coo_array((np.ones(int(free.sum()), np.int8), (one[free], two[free])), shape=(n, n))
+    labels = connected_components(joined, directed=False)[1]
+    return {
+        name: set(labels[at[known[at] != LOCKED]].tolist())
+        for name, at in zip(axes, places, strict=False)
+    }

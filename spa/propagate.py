@@ -29,16 +29,14 @@ from spa.shapes import Shapes
 class Ties:
     """Everything that one walk found, before it is solved.
 
-    view: which of several live factors was kept, see `Op.choose`.
     axes: tensor -> its axes; a tensor of unknown shape is absent.
-    recorder: ties, locks, inexact ids and kinds, in node order.
+    recorder: ties, grids, locks, inexact ids and kinds, in node order.
     ops: node index -> what its rule was given.
     unknown: indices of nodes without a rule.
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     """
 
-    view: int
     axes: dict[str, Axes]
     recorder: Recorder
     ops: dict[int, Op]
@@ -66,10 +64,10 @@ def load_rules() -> None:
         importlib.import_module(f"ops.{module}")
 
 
-def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
+def propagate(graph: Graph, shapes: Shapes) -> Ties:
     """Run every node's rule on ids."""
     load_rules()
-    recorder = Recorder(view)
+    recorder = Recorder()
     axes: dict[str, Axes] = {}
     for name in graph.inputs:
         if name in shapes.shapes:
@@ -114,7 +112,7 @@ def propagate(graph: Graph, shapes: Shapes, view: int = 0) -> Ties:
         for axis in axes_of(name) or []:
             if not is_whole(axis):
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
-    return Ties(view, axes, recorder, ops, tuple(unknown), refused, misfit)
+    return Ties(axes, recorder, ops, tuple(unknown), refused, misfit)
 
 
 def _op(

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    external_data_helper,
+    helper,
+    numpy_helper,
+)
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
 
@@ -68,20 +77,23 @@ def external(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def mapped(tensor: TensorProto, folder: Path) -> NDArray[Any]:
-    """The data of an external tensor, read from its file as it is used."""
-    entry = external(tensor)
-    return np.memmap(
-        folder / entry["location"],
-        helper.tensor_dtype_to_np_dtype(tensor.data_type),
-        "r",
-        int(entry.get("offset", 0)),
-        tuple(tensor.dims),
-    )
-
-
 def has_external_data(model: ModelProto) -> bool:
     return any(is_external(t) for t in stored_tensors(model.graph))
+
+
+def read(tensor: TensorProto, folder: Path) -> NDArray[Any]:
+    """The value of a stored tensor; a file beside the model is mapped into memory, not read."""
+    if not is_external(tensor):
+        return numpy_helper.to_array(tensor)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    entry, size = external(tensor), math.prod(tensor.dims)
+    offset = int(entry.get("offset", 0))
+    if tensor.data_type in PACKED or not size or offset % dtype.itemsize:
+        copy = TensorProto()
+        copy.CopyFrom(tensor)
+        external_data_helper.load_external_data_for_tensor(copy, str(folder))
+        return numpy_helper.to_array(copy)
+    return np.memmap(folder / entry["location"], dtype, "r", offset, tuple(tensor.dims))
 
 
 LIMIT = 2**31 - 2**20  # what protobuf can serialise in one piece, less room to spare

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, OperatorSetIdProto, TensorProto, inliner
 
 from spa.errors import ModelError
-from spa.graph import WEIGHTS, Graph, index
-from spa.protos import external, is_external, stored_tensors
+from spa.graph import WEIGHTS, Graph, free_names, index
+from spa.protos import bodies, external, is_external, stored_tensors
 from spa.sparse import dense
 
 _FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
@@ -35,7 +36,7 @@ def load(model: str | Path | ModelProto | Graph) -> Graph:
     _check_external(proto, path)
     if proto.functions:
         proto = inliner.inline_local_functions(_of_one_opset(proto))
-    return index(dense(proto, path), path)
+    return index(_in_order(dense(proto, path)), path)
 
 
 def _of_one_opset(model: ModelProto) -> ModelProto:
@@ -60,6 +61,25 @@ def _since(op_type: str, opset: OperatorSetIdProto, version: int | None = None) 
     if not onnx.defs.has(op_type, version, opset.domain):
         return None
     return int(onnx.defs.get_schema(op_type, version, opset.domain).since_version)
+
+
+def _in_order(model: ModelProto) -> ModelProto:
+    """The model with every node behind what it reads; converters to float16 put some in front."""
+    nodes = model.graph.node
+    makers = {name: k for k, node in enumerate(nodes) for name in node.output if name}
+    reads = [{*n.input, *(i for b in bodies(n) for i in free_names(b))} for n in nodes]
+    needs = {k: {makers[i] for i in names if i in makers} for k, names in enumerate(reads)}
+    if all(k > max(before, default=-1) for k, before in needs.items()):
+        return model
+    try:
+        order = [nodes[k] for k in TopologicalSorter(needs).static_order()]
+    except CycleError:
+        return model  # which `index` refuses
+    ordered = ModelProto()
+    ordered.CopyFrom(model)
+    del ordered.graph.node[:]
+    ordered.graph.node.extend(order)
+    return ordered
 
 
 def _read(path: Path) -> ModelProto:

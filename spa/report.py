@@ -62,6 +62,9 @@ def verification_lines(found: Verification | None) -> list[str]:
             else (f" on {found.law_units} of {found.units} removed units (the rest are inexact)")
         )
         lines.append(f"law: holds{part}, largest relative difference {found.law:.1e}")
+    if found.still:
+        seen = ", ".join(f"{name}={found.sizes[0][name]}" for name in found.still)
+        lines.append(f"free sizes that the original ran at with one number only: {seen}")
     drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
     lines.append(f"drift from the original (relative L2 on random inputs, 0 is unchanged): {drift}")
     return lines

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import patterns
-from spa.axes import Axes, Axis, Ids, Recorder, Shape, is_whole, whole
+from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
 from spa.follow import follow
 
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class Op:
 
     # What a rule can say -------------------------------------------------------------------
 
+    def fresh(self, size: int, zero: bool = True) -> Axis:
+        """An axis of new ids; one of size 1 is whole."""
+        return self.recorder.fresh(size, zero)
+
     def tie(self, a: Ids, b: Ids) -> None:
         """Ids at equal positions (after broadcasting) can only be removed together."""
         if a is not b:
@@ -140,14 +144,19 @@ class Op:
         if not is_whole(axis):
             self.recorder.kinds.append((axis.ids, kind))
 
-    def choose(self, factors: int) -> int:
-        """Which of several live factors of one axis stays live in this view.
+    def grid(self, cells: Ids, factors: Sequence[Ids | None], dims: Sequence[int]) -> None:
+        """The cells of a row-major grid of size ``dims`` go where a line of one factor goes.
 
-        View 0 takes the last, view 1 the first, view 2 the second, ...
+        Args:
+            factors: the ids of the lines of every dimension; None where all of them are kept.
         """
-        self.recorder.choices = max(self.recorder.choices, factors)
-        view = self.recorder.view
-        return factors - 1 if view == 0 else min(view - 1, factors - 1)
+        lines = [
+            np.broadcast_to(ids.reshape([n if i == k else 1 for i, n in enumerate(dims)]), dims)
+            for k, ids in enumerate(factors)
+            if ids is not None
+        ]
+        flat = np.stack([line.ravel() for line in lines])
+        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
 
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]

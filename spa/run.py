@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,19 +16,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
-from spa import shapes
 from spa.errors import ModelError
 from spa.graph import Graph
-from spa.protos import has_external_data, serialize
-from spa.shapes import Sizes
+from spa.parts import Parts, parts
+from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
-Feeds = dict[str, NDArray[Any]]
+Feeds = dict[str, Any]  # an array, or a list of arrays for a sequence
 Outputs = dict[str, NDArray[Any]]
 
 
 @contextmanager
 def session(
-    model: ModelProto | Path | bytes, *, optimize: bool = False, threads: int = 0
+    model: ModelProto | Parts | Path, *, optimize: bool = False, threads: int = 0
 ) -> Iterator[ort.InferenceSession]:
     """An onnxruntime session on the CPU.
 
@@ -44,23 +43,19 @@ def session(
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(prefix="spa-") as folder:
-        try:
-            source: str | bytes
-            if isinstance(model, Path):
-                source = str(model)
-            elif isinstance(model, bytes):
-                source = model
-            elif (data := serialize(model)) is not None:
-                source = data
-            else:
-                source = str(Path(folder) / "model.onnx")
-                copy = ModelProto()
-                copy.CopyFrom(model)
-                onnx.save(copy, source, save_as_external_data=True, location="model.data")
-            yield _open(source, options)
-        except ORT_ERRORS as error:
-            raise _refusal(error) from None
+    try:
+        source: str | bytes
+        if isinstance(model, Path):
+            source = str(model)
+        else:
+            apart = parts(model) if isinstance(model, ModelProto) else model
+            held = [ort.OrtValue.ortvalue_from_numpy(v) for v in apart.weights.values()]
+            if held:  # these point to the arrays, which outlive the session
+                options.add_external_initializers(list(apart.weights), held)
+            source = apart.whole().SerializeToString()
+        yield _open(source, options)
+    except ORT_ERRORS as error:
+        raise _refusal(error) from None
 
 
 def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -78,7 +73,7 @@ def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSess
     )
 
 
-_LIKELY = 6  # bindings of the free sizes that deserve more than one try
+STYLES = ("random", "ones", "zeros")
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
 ORT_ERRORS = (
@@ -114,9 +109,16 @@ def _refusal(error: Exception) -> ModelError:
 
 
 def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
-    """All tensor outputs; sequences and maps are left out."""
+    """All tensor outputs; sequences and maps are left out.
+
+    Raises:
+        CannotCheck: if an input of the model has no value.
+    """
     names = [o.name for o in running.get_outputs()]
-    wanted = {i.name for i in running.get_inputs()}
+    wanted = {i.name: i.type for i in running.get_inputs()}
+    for name, kind in wanted.items():
+        if name not in feeds and not kind.startswith("optional"):
+            raise CannotCheck(f"spa cannot make up a value for the input {name!r} of type {kind}")
     got = running.run(names, {n: v for n, v in feeds.items() if n in wanted})
     return {n: v for n, v in zip(names, got, strict=True) if isinstance(v, np.ndarray)}
 
@@ -137,67 +139,102 @@ def latencies(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Feeds that the model was seen to run on."""
+    """Feeds that the model was seen to run on, and what it made of them."""
 
     sizes: Sizes
     feeds: Feeds
+    outputs: Outputs
 
 
-def find_inputs(
-    graph: Graph, running: ort.InferenceSession, seed: int = 0, offset: int = 0
-) -> Inputs:
-    """Random inputs on which the model runs.
+def find_inputs(graph: Graph, running: ort.InferenceSession, seed: int = 0) -> list[Inputs]:
+    """Random inputs on which the model runs, with two numbers or more for every free size.
 
-    Free sizes and integer ranges are tried from the likeliest to the plainest.
+    Free sizes and integer ranges are tried from the likeliest to the plainest. A size that has no
+    second number is one for which none was found.
 
     Raises:
         CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
-    first: Exception | None = None
-    for k, sizes in enumerate(shapes.bindings(graph, offset)):
-        for style in ("random", "ones", "zeros") if k < _LIKELY else ("ones",):
+    k, style, first = _find(graph, running, seed)
+    found = [first]
+    other = next(islice(bindings(graph, 1), k, None), first.sizes)
+    if other != first.sizes:
+        found += _runs_at(graph, running, [other], seed + 1, style)
+    for name in first.sizes:
+        if name in same_sizes([i.sizes for i in found]):
+            tries = islice(variations(first.sizes, name), TRIES)
+            found += _runs_at(graph, running, tries, seed + len(found), style)
+    return found
+
+
+def same_sizes(seen: Sequence[Sizes]) -> list[str]:
+    """The free sizes that have the same number everywhere."""
+    return [name for name in seen[0] if len({sizes[name] for sizes in seen}) == 1] if seen else []
+
+
+def _find(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
+    """Which binding ran first, and with integers of which style."""
+    error: Exception | None = None
+    for k, sizes in enumerate(bindings(graph)):
+        for style in STYLES if k < LIKELY else ("ones",):
             feeds = make_feeds(graph, sizes, seed, style)
             try:
-                run(running, feeds)
-            except ORT_ERRORS as error:
-                first = first or error
+                found = Inputs(sizes, feeds, run(running, feeds))
+            except ORT_ERRORS as refused:
+                error = error or refused
                 continue
-            return Inputs(sizes, feeds)
-    assert first is not None
+            again = _runs_at(graph, running, [sizes], seed, "random") if k >= LIKELY else []
+            return (k, "random", again[0]) if again else (k, style, found)
+    assert error is not None
     whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
-    if whole or shapes.free_sizes(graph):  # it may well run, on inputs that are not guessed here
-        raise CannotCheck(f"no input that was tried runs: {_refusal(first)}")
-    raise _refusal(first)
+    if whole or free_sizes(graph):  # it may well run, on inputs that are not guessed here
+        raise CannotCheck(f"no input that was tried runs: {_refusal(error)}")
+    raise _refusal(error)
+
+
+def _runs_at(
+    graph: Graph, running: ort.InferenceSession, tries: Iterable[Sizes], seed: int, style: str
+) -> list[Inputs]:
+    """The first of these sizes that it runs at, if any."""
+    for sizes in tries:
+        feeds = make_feeds(graph, sizes, seed, style)
+        with suppress(*ORT_ERRORS):
+            return [Inputs(sizes, feeds, run(running, feeds))]
+    return []
 
 
 def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
-    """One array per input: floats from a normal distribution, integers that index any table."""
+    """One value per input: floats from a normal distribution, integers that index any table; of a
+    sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
     top = _smallest_table(graph)
     for info in graph.model.graph.input:
-        if info.name not in graph.inputs or not info.type.HasField("tensor_type"):
+        if info.name not in graph.inputs:
             continue
-        tensor = info.type.tensor_type
-        shape = [
-            d.dim_value
-            if d.HasField("dim_value") and d.dim_value > 0
-            else sizes.get(d.dim_param or f"{info.name}.{k}", 1)
-            for k, d in enumerate(tensor.shape.dim)
-        ]
-        if tensor.elem_type == TensorProto.STRING:
-            feeds[info.name] = np.full(shape, "a", dtype=object)
-            continue
-        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if kind.kind == "b":
-            value = np.ones(shape, bool) if style != "zeros" else np.zeros(shape, bool)
-        elif kind.kind in "iu":
-            value = random.integers(0, top, shape) if style == "random" else np.ones(shape)
-            value = np.zeros(shape) if style == "zeros" else value
-        else:
-            value = random.standard_normal(shape)
-        feeds[info.name] = value.astype(kind)
+        if info.type.HasField("tensor_type"):
+            shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
+            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, top, style)
+        elif info.type.sequence_type.elem_type.HasField("tensor_type"):
+            tensor = info.type.sequence_type.elem_type.tensor_type
+            shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
+            feeds[info.name] = [_array(tensor.elem_type, shape, random, top, style)] * 2
     return feeds
+
+
+def _array(
+    kind: int, shape: Sequence[int], random: np.random.Generator, top: int, style: str
+) -> NDArray[Any]:
+    if kind == TensorProto.STRING:
+        return np.full(shape, "a", dtype=object)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    if dtype.kind not in "biu":
+        return np.asarray(random.standard_normal(shape), dtype)
+    if style == "zeros":
+        return np.zeros(shape, dtype)
+    if style == "ones" or dtype.kind == "b":
+        return np.ones(shape, dtype)
+    return random.integers(0, top, shape).astype(dtype)
 
 
 def _smallest_table(graph: Graph) -> int:
@@ -219,14 +256,9 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     A size that depends on the data is seen as it was on this run: the rules of the operators that
     make such sizes keep those axes whole.
     """
-    more = ModelProto()
-    more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    data = serialize(graph.model)
-    if data is None or has_external_data(graph.model):
-        return {}
     try:
-        with session(data + more.SerializeToString()) as running:
-            for style in ("random", "ones", "zeros"):
+        with session(parts(graph).showing(names)) as running:
+            for style in STYLES:
                 try:
                     got = run(running, make_feeds(graph, sizes, 0, style))
                 except ORT_ERRORS:

@@ -1,14 +1,15 @@
 """The shape of every tensor, and the value of the small ones that shapes are computed from.
 
-Free sizes (batch, sequence, height ...) are bound to numbers for the analysis, distinct primes
-where the model runs with those, so that no product of sizes can be taken for another.
+Free sizes are bound to numbers for the analysis, see `spa.sizes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count, cycle, repeat
+from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from onnx.reference import ReferenceEvaluator
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.protos import bodies
+from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
-Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
 
 # Runs the model at these sizes and gives the types of the named tensors, as far as it can.
 Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto]]
@@ -49,47 +50,6 @@ class Shapes:
     moving: frozenset[str] = frozenset()
 
 
-def free_sizes(graph: Graph) -> dict[str, list[tuple[str, int, int]]]:
-    """Free size -> the (input, axis, rank) where it stands."""
-    found: dict[str, list[tuple[str, int, int]]] = {}
-    for info in graph.model.graph.input:
-        if info.name in graph.inputs and info.type.HasField("tensor_type"):
-            dims = info.type.tensor_type.shape.dim
-            for axis, dim in enumerate(dims):
-                if not dim.HasField("dim_value") or dim.dim_value <= 0:
-                    name = dim.dim_param or f"{info.name}.{axis}"
-                    found.setdefault(name, []).append((info.name, axis, len(dims)))
-    return found
-
-
-def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
-    """Numbers to try for the free sizes, likeliest first; another offset gives other numbers."""
-    free = free_sizes(graph)
-    if not free:
-        yield {}
-        return
-    batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-    spatial = (67, 71, 73, 79, 83, 89)
-
-    def bind(lengths: Iterator[int], sides: Iterator[int], one: int = batch) -> Sizes:
-        bound: Sizes = {}
-        for name, places in free.items():
-            _, axis, rank = places[0]
-            bound[name] = one if axis == 0 else next(sides if rank >= 4 else lengths)
-        return bound
-
-    yield bind(cycle(sequence[offset:]), cycle(spatial[offset:]))
-    for unit in (64, 32):  # nets that halve the sides again and again, and join the halves
-        yield bind(cycle(sequence[offset:]), count(unit * (offset + 2), unit))
-        yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
-    yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
-    for length in (512, 16000):  # frames and seconds of sound
-        yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
-    # A size that was written into the graph when it was traced is the only one that works.
-    for length, side in zip((*range(2, 130), 1), cycle((224, 256, 299, 320, 384, 416, 512, 640))):
-        yield bind(repeat(length), repeat(side), 1)
-
-
 def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
     """Infer all shapes, with the free sizes bound to the first numbers that are consistent.
 
@@ -100,32 +60,59 @@ def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
-    found = _infer_at(graph, 0, observe)
+    found = _first(graph, bindings(graph), observe)
     if not found.sizes:
         return found
-    there = _infer_at(graph, 1, observe).values
+    others = [_first(graph, bindings(graph, 1), observe)]
+    for name, size in found.sizes.items():
+        if all(other.sizes[name] == size for other in others):
+            with suppress(ModelError):  # then it is the only number that fits
+                tries = islice(variations(found.sizes, name), TRIES)
+                others.append(_first(graph, tries, observe))
     moving = [
         name
         for name, value in found.values.items()
         if name not in graph.constants
-        and not (name in there and np.array_equal(there[name], value))
+        and not all(
+            name in other.values and np.array_equal(other.values[name], value) for other in others
+        )
     ]
     return replace(found, moving=frozenset(moving))
 
 
-def _infer_at(graph: Graph, offset: int, observe: Observe | None) -> Shapes:
-    first: Exception | None = None
-    for bound in bindings(graph, offset):
+def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Shapes:
+    """The shapes at the first of these sizes at which all is consistent, reshapes included; else
+    at the first at which ONNX's inference finds no fault."""
+    faults: list[Exception] = []
+    uneven: list[Sizes] = []
+    for bound in tries:
         try:
-            found = _walk(graph, bound, {})
-            silent = _silent(graph, found)
-            if not silent or observe is None:
-                return found
-            return _walk(graph, bound, observe(graph, bound, silent))
-        except (onnx.shape_inference.InferenceError, ValueError) as error:
-            first = first or error
-    text = str(first).strip().splitlines()[-1] if first else ""
+            return _complete(graph, _walk(graph, bound, {}), observe)
+        except _UnevenError:
+            uneven.append(bound)
+        except _FAULTS as fault:
+            faults.append(fault)
+    for bound in uneven[:LIKELY]:
+        try:
+            return _complete(graph, _walk(graph, bound, {}, strict=False), observe)
+        except _FAULTS as fault:
+            faults.append(fault)
+    text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
+
+
+def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
+    silent = _silent(graph, found)
+    if not silent or observe is None:
+        return found
+    return _walk(graph, found.sizes, observe(graph, found.sizes, silent), strict=False)
+
+
+_FAULTS = (onnx.shape_inference.InferenceError, ValueError)
+
+
+class _UnevenError(Exception):
+    """A Reshape whose input and output differ in their number of elements."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
@@ -138,7 +125,9 @@ def _silent(graph: Graph, found: Shapes) -> list[str]:
     ]
 
 
-def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
+def _walk(
+    graph: Graph, sizes: Sizes, observed: dict[str, TypeProto], strict: bool = True
+) -> Shapes:
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
@@ -152,7 +141,7 @@ def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
 
     for info in graph.model.graph.input:
         if info.name in graph.inputs:
-            put(info.name, _bound(info, sizes))
+            put(info.name, _input_type(graph, info, sizes))
     for constant in graph.constants.values():
         tensor = constant.tensor
         put(
@@ -178,7 +167,23 @@ def _walk(graph: Graph, sizes: Sizes, observed: dict[str, TypeProto]) -> Shapes:
             continue
         for name, type_ in _infer_node(graph, node, types, found, imports, declared).items():
             put(name, type_)
+        if strict and node.op_type == "Reshape":
+            _check_even(found, node)
     return found
+
+
+def _check_even(found: Shapes, node: Node) -> None:
+    shapes = [found.shapes.get(name) for name in (node.inputs[0], node.outputs[0])]
+    if shapes[0] is not None and shapes[1] is not None and prod(shapes[0]) != prod(shapes[1]):
+        raise _UnevenError
+
+
+def _input_type(graph: Graph, info: ValueInfoProto, sizes: Sizes) -> TypeProto:
+    type_ = info.type
+    if not type_.HasField("tensor_type"):
+        return type_
+    shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
+    return onnx.helper.make_tensor_type_proto(type_.tensor_type.elem_type, shape)
 
 
 def _bound(info: ValueInfoProto, sizes: Sizes) -> TypeProto:

@@ -15,14 +15,30 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from spa.axes import KINDS, LOCKED, Ids
+from spa.factors import Pairs, choices
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Group, Member, View
 from spa.propagate import Ties
 
 
-def solve(graph: Graph, ties: Ties) -> View:
-    """The groups of one view, with the reason of every lock."""
-    labels, reasons = _components(ties)
+def solve(graph: Graph, ties: Ties) -> list[View]:
+    """The groups of every view, with the reason of every lock."""
+    recorder = ties.recorder
+    pairs = [(a, b) for a, b, _ in recorder.ties]
+    pairs += [(ids, np.zeros_like(ids)) for ids, _, _ in recorder.locks]
+    labels, _ = _components(recorder.count, pairs)
+    return [
+        _view(graph, ties, number, chosen)
+        for number, chosen in enumerate(choices(recorder.grids, labels))
+    ]
+
+
+def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
+    """The groups where the factors of all grids are chosen."""
+    recorder = ties.recorder
+    pairs = [(a, b) for a, b, _ in recorder.ties] + chosen
+    pairs += [(ids, np.zeros_like(ids)) for ids, _, _ in recorder.locks]
+    labels, reasons = _components(recorder.count, pairs)
     locked = labels[LOCKED]
 
     signature = _signatures(ties, labels)
@@ -71,26 +87,21 @@ def solve(graph: Graph, ties: Ties) -> View:
                 members=tuple(found[g]),
                 exact=not any(u in inexact for u in members),
                 kind=next((k for k in KINDS if one in kinds[k]), "other"),
-                view=ties.view,
+                view=number,
                 units=np.asarray(members),
             )
         )
-    return View(ties, labels, int(locked), tuple(groups), reasons)
+    return View(ties, chosen, labels, int(locked), tuple(groups), reasons)
 
 
-def _components(ties: Ties) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The unit of every id, and for every locked id the tie or lock that pins it (else -1).
-
-    Ties are numbered from 0 in the order made, locks follow them.
-    """
-    recorder = ties.recorder
-    n = recorder.count
-    pairs = [(a, b, np.full(len(a), t)) for t, (a, b, _) in enumerate(recorder.ties)]
-    for t, (ids, _, _) in enumerate(recorder.locks, start=len(recorder.ties)):
-        pairs.append((ids, np.zeros_like(ids), np.full(len(ids), t)))
+def _components(
+    n: int, pairs: list[tuple[Ids, Ids]]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The unit of every id, and for every locked id the number of the pair that pins it, or -1."""
     if not pairs:
         return np.arange(n, dtype=np.int32), np.full(n, -1)
-    a, b, edge = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    a, b = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    edge = np.repeat(np.arange(len(pairs)), [len(ids) for ids, _ in pairs])
     adjacency = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n)).tocsr()
     _, labels = connected_components(adjacency, directed=False)
 

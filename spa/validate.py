@@ -10,9 +10,7 @@ with others in the plan the law is checked on a second cut that leaves those in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import Graph
 from spa.groups import Groups, Kept, Removed
+from spa.parts import Parts, parts
 from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.run import Feeds, Outputs
@@ -45,6 +44,7 @@ class Verification:
     sizes: the free sizes it ran at.
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
     why: what it says where it cannot.
+    still: the free sizes for which only one number was found that the original runs at.
     feeds: the inputs of the first run.
     """
 
@@ -55,6 +55,7 @@ class Verification:
     sizes: tuple[dict[str, int], ...]
     runs: bool
     why: str = ""
+    still: tuple[str, ...] = ()
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -104,13 +105,13 @@ def _types(infos: Sequence[ValueInfoProto]) -> str:
 
 def verify(
     groups: Groups,
-    pruned: ModelProto | Path,
+    pruned: ModelProto | Graph,
     removed: Removed,
     seed: int = 0,
     reference: ModelProto | None = None,
 ) -> Verification:
-    """Run original, pruned and masked original on the same inputs, at two sizes where sizes are
-    free.
+    """Run original, pruned and masked original on the same inputs, with two numbers or more for
+    every free size.
 
     Args:
         reference: a fresh cut by the same plan, for a pruned model of unknown origin: where the
@@ -124,24 +125,20 @@ def verify(
     exact = {g: u for g, u in removed.items() if groups[g].exact}
     units = sum(len(u) for u in removed.values())
     count = sum(len(u) for u in exact.values())
-    source = graph.path if graph.path is not None else graph.model
+    source = parts(graph)
     try:
         with runs.session(source) as original:
-            given = [runs.find_inputs(graph, original, seed)]
-            if given[0].sizes:
-                with suppress(ModelError):
-                    other = runs.find_inputs(graph, original, seed + 1, offset=1)
-                    given += [other] if other.sizes != given[0].sizes else []
-            wanted = [runs.run(original, i.feeds) for i in given]
+            given = runs.find_inputs(graph, original, seed)
     except runs.CannotCheck as error:
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    feeds = [i.feeds for i in given]
+    feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
     sums = _last_sums(graph) if count else []
     whole = len(exact) == len(removed)
+    cut = parts(pruned)
     try:
-        got = _outputs(pruned, feeds, sums if whole else [])
+        got = _outputs(cut, feeds, sums if whole else [])
     except (ModelError, *runs.ORT_ERRORS) as error:
         raise ValidationError(f"the pruned model does not run: {error}") from None
     drift = {
@@ -156,30 +153,21 @@ def verify(
     law = None
     if count:
         law_got = got if whole else _outputs(rewrite(groups, exact), feeds, sums)
-        masked = _outputs(mask(groups, exact), feeds, sums)
+        masked = _outputs(mask(groups, exact, source), feeds, sums)
         if not _are_finite(masked) and _are_finite(law_got):
-            masked = _outputs(mask(groups, exact, _NEARLY), feeds, sums)
+            masked = _outputs(mask(groups, exact, source, _NEARLY), feeds, sums)
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
-    return Verification(law, count, units, drift, tuple(i.sizes for i in given), True, "", feeds[0])
+    sizes = tuple(i.sizes for i in given)
+    still = tuple(runs.same_sizes(sizes))
+    return Verification(law, count, units, drift, sizes, True, "", still, feeds[0])
 
 
 def _outputs(
-    model: ModelProto | Path, feeds: list[Feeds], inner: Sequence[str] = ()
+    model: ModelProto | Parts, feeds: list[Feeds], inner: Sequence[str] = ()
 ) -> list[Outputs]:
     """The outputs on each of the feeds, and the inner tensors that are asked for."""
-    subject: ModelProto | Path | bytes = model
-    if inner:
-        proto = onnx.load(model) if isinstance(model, Path) else model
-        more = ModelProto()
-        more.graph.output.extend(onnx.ValueInfoProto(name=n) for n in inner)
-        data = serialize(proto)
-        if data is not None:  # to append a message is to merge it: no second copy of the weights
-            subject = data + more.SerializeToString()
-        else:
-            subject = ModelProto()
-            subject.CopyFrom(proto)
-            subject.MergeFrom(more)
-    with runs.session(subject) as running:
+    apart = parts(model) if isinstance(model, ModelProto) else model
+    with runs.session(apart.showing(inner)) as running:
         return [runs.run(running, f) for f in feeds]
 
 
@@ -261,7 +249,7 @@ def _are_finite(outputs: list[Outputs]) -> bool:
     return all(np.isfinite(v).all() for o in outputs for v in o.values() if v.dtype.kind == "f")
 
 
-def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
+def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
     """The original with every stored slice of the removed units set to zero.
 
     Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
@@ -271,19 +259,15 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
         scale: where zero has no norm to divide by, multiply by this instead.
     """
     graph, kept = groups.graph, groups.kept(removed)
-    model = ModelProto()
-    model.CopyFrom(graph.model)
-    initializers = {t.name: t for t in model.graph.initializer}
-    added = []
     values: dict[str, NDArray[np.generic]] = {}
+    reads: dict[tuple[int, int], str] = {}
     for name, constant in graph.constants.items():
         axes = kept.axes(name) or []
         gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
         if not gone:
-            if constant.tensor.data_location == TensorProto.EXTERNAL and name == constant.source:
-                initializers[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
             continue
-        value = np.array(graph.array(name))
+        held = original.weights.get(name)
+        value = np.array(graph.array(name) if held is None else held)
         stored = TensorProto.DataType.Name(constant.tensor.data_type)
         point = _point(graph, name, value) if "INT" in stored else None
         for k in gone:
@@ -292,22 +276,15 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
             if point is not None:
                 lines[cut] = np.moveaxis(point, k, 0)[cut]
             else:
-                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
-        values[name] = value
-    for name, value in values.items():
+                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale if scale else 0
         # Per-reader constants get an initializer of their own here.
         own = name if "@" in name else f"{name}@masked"
-        tensor = onnx.numpy_helper.from_array(value, own)
-        added.append(tensor)
+        values[own] = value
         for k in graph.readers.get(name, []):
             for position, read in enumerate(graph.nodes[k].inputs):
                 if read == name:
-                    model.graph.node[k].input[position] = own
-    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in added]
-    rest = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes + rest)
-    return model
+                    reads[k, position] = own
+    return original.reading(values, reads)
 
 
 def _point(graph: Graph, name: str, value: NDArray[Any]) -> NDArray[Any] | None:
@@ -355,7 +332,8 @@ def _divides(graph: Graph, name: str) -> bool:
         if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
             return True
         rule = rules.find(node.op_type, node.domain)
-        ends = rule is None or rule.macs is not None  # past a product its slice stands alone
+        # Past a product or a sum its slice no longer stands alone.
+        ends = rule is None or rule.macs is not None or node.op_type.startswith("Reduce")
         if ends or any(n in graph.activations for n in node.outputs):
             continue
         if any(_divides(graph, n) for n in node.outputs):

@@ -91,6 +91,7 @@ def check_law(
     assert verification.runs == runnable, "onnxruntime can run this" if not runnable else "not run"
     if not runnable:
         return
+    assert not verification.still, "a free size was seen at one number only"
     exact = sum(len(units) for g, units in removed.items() if groups[g].exact)
     assert verification.law_units == exact
     assert not any(np.isnan(d) for d in verification.drift.values()), "an output changed its shape"

@@ -40,6 +40,19 @@ def test_weights_in_external_files_are_read_when_needed(external: Path) -> None:
         assert np.array_equal(graph.array(name), inline.array(name))
 
 
+def test_nodes_in_any_order(digits: Path) -> None:
+    model = onnx.load(digits)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(nodes))
+    result = spa.prune(model, "macs=0.7")
+    onnx.checker.check_model(result.model)
+    assert result.verification is not None and result.verification.law is not None
+    assert result.verification.law < 1e-4
+    assert [n.name for n in model.graph.node] == [n.name for n in reversed(nodes)]
+    assert len(result.groups) == len(spa.analyze(digits))
+
+
 def test_relative_path(external: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(external.parent)
     assert load(external.name).array("stem.0.weight").shape == (32, 1, 3, 3)

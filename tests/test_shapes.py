@@ -10,13 +10,15 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper
 
+import spa
 from models.builder import Net
 from models.hazards import HAZARDS, UNRUNNABLE
 from models.vision import MAKERS
 from spa.errors import ModelError
 from spa.reader import load
 from spa.run import make_feeds
-from spa.shapes import bindings, free_sizes, infer
+from spa.shapes import infer
+from spa.sizes import bindings, free_sizes
 
 
 def free_net(*shape: int | str | None) -> ModelProto:
@@ -142,6 +144,52 @@ def test_large_tensors_are_not_evaluated() -> None:
     found = infer(load(model))
     assert model.graph.node[0].output[0] not in found.values
     assert found.shapes[model.graph.node[0].output[0]] == (2000, 2000)
+
+
+def traced_length(net: Net) -> onnx.ModelProto:
+    """Only a sequence of 9 fits; the batch is free and read at run time."""
+    x = net.input("x", ["n", "s", 6])
+    x = net.add(x, net.uniform(-1, 1, 1, 9, 6))
+    y = net.relu(net.linear(x, 8))
+    y = net.node("Reshape", y, net.shape_vector(net.dim(y, 0), 72), shape=["n", 72])
+    return net.model(net.gemm(y, 5))
+
+
+def test_each_free_size_that_can_move_moves() -> None:
+    model = traced_length(Net("traced"))
+    graph = load(model)
+    found = infer(graph)
+    assert found.sizes["s"] == 9
+    assert any(node.op_type == "Gather" and node.outputs[0] in found.moving for node in graph.nodes)
+    result = spa.prune(model, "channels=0.5")
+    assert result.verification is not None
+    assert result.verification.still == ("s",)
+    session = ort.InferenceSession(result.model.SerializeToString())
+    for n in (1, 5):
+        assert session.run(None, {"x": np.zeros((n, 9, 6), np.float32)})[0].shape == (n, 5)
+
+
+def uneven(net: Net) -> onnx.ModelProto:
+    """Sides that are no multiple of 4 do not fit; only a Reshape would say so."""
+    x = net.input("x", ["n", 3, "h", "w"])
+    a = net.conv(x, 4)
+    n, h, w = (net.dim(a, k) for k in (0, 2, 3))
+    four = np.int64(4)
+    sizes = net.shape_vector(n, 4, net.div(h, four), 4, net.div(w, four), 4)
+    return net.model(net.node("Reshape", a, sizes, shape=["n", 4, None, 4, None, 4]))
+
+
+def test_sizes_at_which_reshapes_fit_are_found() -> None:
+    found = infer(load(uneven(Net("uneven"))))
+    assert found.sizes["h"] % 4 == found.sizes["w"] % 4 == 0
+
+
+def test_where_no_size_fits_the_rest_is_still_known() -> None:
+    net = Net("never")
+    x = net.relu(net.input("x", ["n", 5]))
+    y = net.node("Reshape", x, [7, 6], shape=[7, 6])  # 5 n is never 42
+    model = net.model(y, net.linear(x, 4))
+    assert infer(load(model)).shapes[y.name] == (7, 6)
 
 
 def wrong_add(model: ModelProto) -> None:

@@ -9,7 +9,17 @@ from importlib import import_module
 
 from models.zoo.registry import ZOO, Export
 
-SOURCES = ("torch_nets", "transformers_nets", "timm_nets", "sklearn_nets")
+SOURCES = (
+    "torch_nets",
+    "transformers_nets",
+    "timm_nets",
+    "sklearn_nets",
+    "jax_nets",
+    "paddle_nets",
+    "keras_nets",
+    "tf_nets",
+    "optimized",
+)
 
 __all__ = ["SOURCES", "ZOO", "Export", "load"]
 

@@ -17,10 +17,21 @@ POLICY = {
     "bias_shared_with_output": 1,  # likewise, so that the first convolution is free
     "if_captures_outer": 1,  # what a body reads is whole
     "multi_head": 3,  # whole heads; the dims of q and k; the dims of v
+    "scale_by_shape": 2,  # the dims of q and k, whose number the scale keeps; the dims of v
+    "mean_by_shape": 1,  # the divisor stays what it was
+    "range_over_channels": 1,  # numbers of channels are data: only the second convolution is free
+    "heads_by_shared_quotient": 4,  # the input's width, and as multi_head
+    "relative_positions": 3,  # as multi_head
+    "causal_by_range": 3,
+    "heads_in_the_batch": 3,
 }
+WRONG = {"heads_by_shared_quotient"}  # a size that several readers share, of a width cut to 1
 
 
-@pytest.mark.parametrize("name", HAZARDS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.xfail(strict=True)) if n in WRONG else n for n in HAZARDS],
+)
 def test_hazard(name: str) -> None:
     make, groups = HAZARDS[name]
     expected = POLICY[name] if groups is None else groups

@@ -90,7 +90,7 @@ ATTENTION = [
     case("scores-are-output", 1, _packed(outputs=4), shape=TOKENS, opset=23, exact=True),
     case("apart", 4, _apart(), shape=TOKENS, opset=23, exact=True),
     case("apart-value-size", 4, _apart(value=3), shape=TOKENS, opset=23, exact=True),
-    case("apart-shared-heads", 4, _apart(6, 2), shape=TOKENS, opset=23, exact=True),
+    case("apart-shared-heads", 5, _apart(6, 2), shape=TOKENS, opset=23, exact=True),
     case("stored-head-by-head", 5, _by_weights, shape=TOKENS, opset=23, exact=True),
 ]  # fmt: skip
 

@@ -57,6 +57,13 @@ def _weight_from_activation(net: Net, a: Tensor) -> Tensor:
     return net.node("Conv", a, kernel)
 
 
+def _along_channels(k: int, **options: Any) -> Body:
+    """A convolution whose space is the producer's channels and whose channels are pixels."""
+    return lambda net, a: net.transpose(
+        net.conv(net.transpose(a, 0, 2, 1), a.shape[2], k, **options), 0, 2, 1
+    )
+
+
 def _causal(bias: bool = False, past: bool = False, **attrs: Any) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         b = net.uniform(-1, 1, 8) if bias else None
@@ -112,6 +119,13 @@ def _integer(points: bool, channels: bool = False, **attrs: Any) -> Body:
 
 
 CASES = [
+    case("window-of-one", 1, _along_channels(1), shape=SIGNAL, exact=True),
+    case("window-of-three", 0, _along_channels(3), shape=SIGNAL),
+    case("window-of-one-with-stride", 0, lambda net, a: (
+        net.conv(net.transpose(a, 0, 2, 1), 8, 1, 2),), shape=SIGNAL),
+    case("window-of-one-and-three", 1, lambda net, a: net.transpose(net.node(
+        "Conv", net.transpose(a, 0, 2, 1, 3), net.weight(6, 6, 1, 3), pads=[0, 1, 0, 1],
+    ), 0, 2, 1, 3), exact=True),
     case("2d", 2, _conv(6), exact=True),
     case("1d", 2, _conv(6), shape=SIGNAL, exact=True),
     case("3d", 2, _conv(6), shape=VOLUME, exact=True),
@@ -153,8 +167,9 @@ CASES = [
     # Deformable.
     case("deformable", 2, _deform(), opset=19, exact=True),
     case("deformable-mask", 2, _deform(mask=True), opset=19, exact=True),
-    case("deformable-grouped", 0, _deform(groups=2), opset=19),
-    case("deformable-offset-groups", 0, _deform(offset_groups=2), opset=19),
+    case("deformable-grouped", 2, _deform(groups=2), opset=19, exact=True),
+    case("deformable-offset-groups", 2, _deform(offset_groups=2), opset=19, exact=True),
+    case("deformable-both", 0, _deform(groups=2, offset_groups=2), opset=19),
     case("deformable-computed-offsets", 2, _computed_offsets, opset=19, exact=True),
     # Between channels and space: 16 channels are 4 units of a 2x2 block.
     case("DepthToSpace-DCR", 2, _block("DepthToSpace", 16, mode="DCR"), exact=True),

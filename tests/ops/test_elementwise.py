@@ -278,6 +278,8 @@ OTHERS = [
         "CastLike", a, np.float64(0), round_mode="up"), opset=24),
     case("CastLike", 1, lambda net, a: net.node("CastLike", a, np.float64(0))),
     case("CastLike-summed", 1, lambda net, a: summed(net, net.node("CastLike", a, np.float64(0)))),
+    case("CastLike-of-a-constant", 1,
+         lambda net, a: net.add(a, net.node("CastLike", np.float64(0.1), a)), exact=True),
     case("Dropout", 1, lambda net, a: net.node("Dropout", a)),
     case("Dropout-ratio", 1, lambda net, a: net.node("Dropout", a, 0.3)),
     case("Dropout-not-training", 1, lambda net, a: net.node("Dropout", a, 0.3, np.bool_(False))),

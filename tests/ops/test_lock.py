@@ -17,7 +17,7 @@ LOCKING = sorted(key for key, rule in RULES.items() if rule.family == "lock")
 
 @pytest.mark.parametrize(("domain", "op_type"), LOCKING)
 def test_lock(domain: str, op_type: str) -> None:
-    recorder = Recorder(view=0)
+    recorder = Recorder()
     axes = [[recorder.fresh(4), recorder.fresh(8)], None, [recorder.fresh(3)]]
     proto = onnx.helper.make_node(op_type, ["a", "", "c"], ["y"], domain=domain)
     op = Op(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+from tests.ops.cases import SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -52,6 +52,13 @@ def _grid_sample(net: Net, a: Tensor) -> Tensor:
     return net.node("GridSample", a, net.uniform(-1, 1, 2, 4, 4, 2))
 
 
+def _sampled_at(net: Net, a: Tensor) -> Tensor:
+    """The producer's channels are the places that are sampled; every one gives a pixel."""
+    grid = net.reshape(net.slice(a, 0, 2, axis=2), [2, 8, 6, 2])
+    sampled = net.node("GridSample", net.uniform(-1, 1, 2, 3, 5, 5), grid)
+    return net.transpose(sampled, 0, 2, 1, 3)
+
+
 def _affine_grid(net: Net, a: Tensor) -> Tensor:
     grid = net.node(
         "AffineGrid", net.uniform(-1, 1, 2, 2, 3), np.array([2, 8, 4, 4]), shape=[2, 4, 4, 2]
@@ -66,6 +73,9 @@ CASES = [
     *(case(f"{op}-summed", 1, lambda net, a, op=op: summed(net, _pool(op)(net, a)), exact=True)
       for op in POOLS),
     *(case(op, 1, lambda net, a, op=op: net.node(op, a), exact=True) for op in GLOBAL),
+    # Channels last: the pool is a mean over them, as in a layer normalisation of tf2onnx.
+    *(case(f"{op}-over-channels", 1, lambda net, a, op=op: net.sub(a, net.node(op, a)),
+           shape=TOKENS, exact=False) for op in GLOBAL),
     *(case(f"{op}-3d", 1, lambda net, a, op=op: net.node(op, a), shape=VOLUME, exact=True)
       for op in GLOBAL),
     *(case(f"{op}-opset-7", 1, _pool(op), opset=7, exact=True) for op in POOLS),
@@ -89,6 +99,7 @@ CASES = [
     case("RoiAlign", 1, _roi_align, exact=True),
     case("MaxRoiPool", 1, _roi_pool, exact=True, typed=True),
     case("GridSample", 1, _grid_sample, exact=True),
+    case("GridSample-at-channels", 1, _sampled_at, exact=True),
     case("AffineGrid", 1, _affine_grid, opset=20, exact=True, typed=True),
     case("Resize-scales", 1, _resize(None, [1.0, 1.0, 2.0, 2.0]), exact=True),
     case("Resize-scales-linear", 1, _resize(None, [1.0, 1.0, 1.5, 1.5], mode="linear"), exact=True),

@@ -176,9 +176,25 @@ POSITIONS = [
     case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
     case("ScatterElements", 0, _scatter("ScatterElements")),
     case("ScatterND", 0, _scatter("ScatterND")),
+    case("ScatterND-opset-11", 0, _scatter("ScatterND"), opset=11),
+    case("ScatterND-opset-13", 0, _scatter("ScatterND"), opset=13),
+    case("ScatterElements-pixels", 1, lambda net, a: net.node(
+        "ScatterElements", a, np.zeros((2, 8, 6, 2), np.int64), net.uniform(0, 1, 2, 8, 6, 2),
+        axis=3), exact=True),
+    case("ScatterElements-adds", 1, lambda net, a: net.node(
+        "ScatterElements", net.const(np.zeros((2, 8, 6, 6), np.float32)),
+        np.zeros((2, 8, 6, 6), np.int64), a, axis=-1, reduction="add"), exact=True),
+    case("ScatterND-rows", 1, lambda net, a: net.transpose(net.node(
+        "ScatterND", net.transpose(a, 2, 0, 1, 3), np.array([[3], [1]]),
+        net.uniform(0, 1, 2, 2, 8, 6)), 1, 2, 0, 3), exact=True),
     case("GatherElements", 0, lambda net, a: net.node(
         "GatherElements", a, np.zeros((2, 4, 6, 6), np.int64), axis=1)),
     case("GatherND", 0, lambda net, a: net.node("GatherND", a, np.array([[[0]], [[1]]]))),
+    case("GatherND-list", 2, lambda net, a: net.transpose(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), 1, 0, 2, 3),
+        exact=True),
+    case("GatherND-one", 1, lambda net, a: net.unsqueeze(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([2])), 1), exact=True),
     case("GatherND-opset-11", 0, lambda net, a: net.node(
         "GatherND", a, np.array([[[0]], [[1]]])), opset=11),
     case("Trilu-of-pixels", 1, lambda net, a: net.node("Trilu", a), exact=True),

@@ -1,0 +1,245 @@
+"""Axes that are products of several live axes: which factor to follow, in every way that pays.
+
+An index (h, d) of an axis of heads times head size goes where head h goes or where place d of
+every head goes. Such an axis is a *grid* (`spa.axes.Grid`): cell = line or line. A set of indices
+that satisfies all ties, grids and locks may be removed, and so may the union of two such sets. A
+*choice* locks all factors but one of a grid, so that what is left is ties; what several choices
+find, each for itself, may be removed side by side. Heads follow one choice, head sizes another.
+
+Grids that share ids make a *knot*, and choices are made per knot: for every factor of every grid
+once, with the other grids of the knot following as they leave that factor the most units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from spa.axes import LOCKED, Grid, Ids
+
+Labels = NDArray[np.int64]
+Pairs = tuple[Ids, Ids]
+Sizes = tuple[int, ...]
+
+
+def choices(grids: Sequence[Grid], labels: NDArray[np.int32]) -> list[list[Pairs]]:
+    """What to tie in each view, as pairs of ids for every grid; at least one view.
+
+    Args:
+        labels: the unit of every id by ties and locks alone.
+    """
+    if not grids:
+        return [[]]
+    unit = labels.astype(np.int64)
+    laid = [(unit[grid.cells], unit[grid.lines]) for grid in grids]
+    sizes = [tuple(len(np.unique(line)) for line in grid.lines) for grid in grids]
+    knots = list(_knots(laid, sizes, int(labels[LOCKED])))
+    known: dict[bytes, list[Labels]] = {}
+    solved = []
+    for knot in knots:
+        if knot.key not in known:
+            known[knot.key] = _solutions(knot)
+        solved.append(known[knot.key])
+    views = []
+    none = np.zeros(0, np.int32)
+    for v in range(max((len(found) for found in solved), default=1)):
+        pairs: list[Pairs] = [(none, none)] * len(grids)
+        for knot, found in zip(knots, solved, strict=True):
+            for at, g in enumerate(knot.numbers):
+                pairs[g] = knot.pairs(at, grids[g], found[v if v < len(found) else 0])
+        views.append(pairs)
+    return views
+
+
+@dataclass(frozen=True)
+class _Knot:
+    """Grids that share ids, in numbers of their own: 0 is locked, the rest as first met.
+
+    numbers: which grids. sizes: the lines of every factor of each. cells: (size,) of each.
+    lines: (factors, size) of each. back: what the numbers were called before.
+    """
+
+    numbers: tuple[int, ...]
+    sizes: tuple[Sizes, ...]
+    cells: tuple[Labels, ...]
+    lines: tuple[Labels, ...]
+    back: Labels
+
+    @cached_property
+    def key(self) -> bytes:
+        """Knots of equal structure, such as those of equal layers, have equal keys."""
+        parts = [a for pair in zip(self.cells, self.lines, strict=True) for a in pair]
+        return b"|".join(str(a.shape).encode() + a.tobytes() for a in parts)
+
+    def pairs(self, at: int, grid: Grid, labels: Labels) -> Pairs:
+        """The ids of one grid that a solution ties, and those that it locks."""
+        lines, cells = labels[self.lines[at]], labels[self.cells[at]]
+        follow = (lines == cells) & (lines != labels[LOCKED])
+        gone = np.unique(grid.lines[(lines == labels[LOCKED]) & (self.lines[at] != LOCKED)])
+        kept = np.unique(grid.cells[(cells == labels[LOCKED]) & (self.cells[at] != LOCKED)])
+        cell = np.broadcast_to(grid.cells, lines.shape)
+        ones = np.concatenate([cell[follow], gone, kept])
+        others = np.concatenate([grid.lines[follow], np.zeros(len(gone) + len(kept), np.int32)])
+        return ones, others
+
+    def settle(self, labels: Labels, ones: Labels, others: Labels) -> Labels:
+        """Tie these pairs and all that follows: a cell with one line left goes with that line."""
+        while len(ones):
+            labels = _join(labels, ones, others)
+            locked = labels[LOCKED]
+            found = []
+            for cells, lines in zip(self.cells, self.lines, strict=True):
+                cell, line = labels[cells], labels[lines]
+                live, held = line != locked, cell == locked
+                found.append((line[live & held], locked))
+                found.append((cell[~live.any(axis=0) & ~held], locked))
+                last = np.where(live, line, 0).sum(axis=0)
+                alone = (live.sum(axis=0) == 1) & ~held & (last != cell)
+                found.append((cell[alone], last[alone]))
+            ones = np.concatenate([a for a, _ in found])
+            others = np.concatenate([np.broadcast_to(b, a.shape) for a, b in found])
+        return labels
+
+    def follow(self, labels: Labels, at: int, factor: int) -> Labels:
+        """Lock all factors of a grid but one."""
+        rest = np.unique(np.delete(self.lines[at], factor, axis=0))
+        return self.settle(labels, labels[rest], np.full(len(rest), labels[LOCKED]))
+
+    def is_open(self, labels: Labels, at: int) -> bool:
+        """Whether a cell of a grid still has lines to choose among."""
+        line, cell = labels[self.lines[at]], labels[self.cells[at]]
+        live = line != labels[LOCKED]
+        return bool(((live.sum(axis=0) > 1) & (live & (line != cell)).any(axis=0)).any())
+
+    def parts(self, labels: Labels) -> list[_Knot]:
+        """What is still open, taken apart."""
+        open_ = [k for k in range(len(self.lines)) if self.is_open(labels, k)]
+        laid = [(labels[self.cells[k]], labels[self.lines[k]]) for k in open_]
+        return list(_knots(laid, [self.sizes[k] for k in open_], int(labels[LOCKED])))
+
+    def units(self, labels: Labels, at: int, factor: int) -> Labels:
+        """The units on the lines of one factor."""
+        return np.setdiff1d(labels[self.lines[at][factor]], labels[:1])
+
+
+@dataclass(frozen=True)
+class _Seed:
+    """The factor that a solution is made for: the lines of its grid, and which of them."""
+
+    sizes: Sizes
+    factor: int
+
+
+def _solutions(knot: _Knot) -> list[Labels]:
+    """Labels for every way to follow the factors of a knot that finds units of its own."""
+    nothing = np.zeros(1, np.int64)  # ties the locked to itself
+    start = knot.settle(np.arange(len(knot.back)), nothing, nothing)
+    tokens = np.random.default_rng(0).integers(0, 2**64, len(start), np.uint64)
+    found: list[Labels] = []
+    known: set[int] = set()
+
+    def covered(most: int, at: int, factor: int) -> bool:
+        return most < 2 or any(len(knot.units(one, at, factor)) >= most for one in found)
+
+    for at, sizes in enumerate(knot.sizes):
+        for factor in reversed(range(len(sizes))):
+            if covered(len(knot.units(start, at, factor)), at, factor):
+                continue
+            labels = knot.follow(start, at, factor)
+            own = knot.units(labels, at, factor)
+            if covered(len(own), at, factor):
+                continue
+            labels = _close(knot, labels, own, _Seed(sizes, factor), {})
+            sums = np.zeros(len(labels), np.uint64)
+            np.add.at(sums, labels, tokens)  # one hash for every unit
+            if not set(sums[knot.units(labels, at, factor)].tolist()) <= known:
+                found.append(labels)
+                known.update(sums[np.unique(labels)].tolist())
+    return found or [_close(knot, start, start[:0], _Seed((), 0), {})]
+
+
+def _close(
+    knot: _Knot, labels: Labels, own: Labels, seed: _Seed, known: dict[bytes, Labels]
+) -> Labels:
+    """Choose in every grid that is still open, part by part.
+
+    Args:
+        own: the units that the seed is after.
+        known: solutions of parts, by structure.
+    """
+    ties = []
+    for part in knot.parts(labels):
+        mine = np.isin(part.back, own)
+        key = part.key + mine.tobytes()
+        if key not in known:
+            known[key] = _choose(part, mine, seed, known)
+        ties.append((part.back, part.back[_first(known[key])]))
+    if not ties:
+        return labels
+    ones, others = (np.concatenate(half) for half in zip(*ties, strict=True))
+    return _join(labels, ones, others)
+
+
+def _choose(
+    part: _Knot, mine: NDArray[np.bool_], seed: _Seed, known: dict[bytes, Labels]
+) -> Labels:
+    """Choose in the grid with most of the seed's units, so that it keeps most; then in the rest."""
+    near = [mine[cells].sum() for cells in part.cells]
+    at = int(np.argmax(near))
+    alike = part.sizes[at] == seed.sizes
+    ways = []
+    for factor in reversed(range(len(part.sizes[at]))):
+        labels = part.follow(np.arange(len(part.back)), at, factor)
+        own = np.setdiff1d(labels[mine], labels[:1])
+        worth = len(own), alike and factor == seed.factor, len(np.unique(labels))
+        ways.append((worth, labels, own))
+    _, labels, own = max(ways, key=lambda way: way[0])
+    return _close(part, labels, own, seed, known)
+
+
+def _knots(
+    grids: Sequence[tuple[Labels, Labels]], sizes: Sequence[Sizes], locked: int
+) -> Iterator[_Knot]:
+    """Grids, given by the labels of their cells and lines, in sets that share labels."""
+    if not grids:
+        return
+    met = [np.concatenate([cells, lines.ravel()]) for cells, lines in grids]
+    met = [np.unique(labels[labels != locked]) for labels in met]
+    n = 1 + max((int(labels[-1]) for labels in met if len(labels)), default=0)
+    ends = [(labels[1:], labels[:-1]) for labels in met]
+    a, b = (np.concatenate(half) for half in zip(*ends, strict=True))
+    joined = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n))
+    _, knot_of = connected_components(joined, directed=False)
+    members: dict[int, list[int]] = {}
+    for g, labels in enumerate(met):
+        if len(labels):
+            members.setdefault(int(knot_of[labels[0]]), []).append(g)
+    for numbers in members.values():
+        parts = [part for g in numbers for part in grids[g]]
+        flat = np.concatenate([[locked], *(part.ravel() for part in parts)])
+        back, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty(len(first), np.int64)
+        rank[order] = np.arange(len(first))
+        split = np.split(rank[inverse[1:]], np.cumsum([part.size for part in parts])[:-1])
+        shaped = [s.reshape(part.shape) for s, part in zip(split, parts, strict=True)]
+        named = tuple(sizes[g] for g in numbers)
+        yield _Knot(tuple(numbers), named, tuple(shaped[::2]), tuple(shaped[1::2]), back[order])
+
+
+def _first(labels: Labels) -> Labels:
+    """For every number the first one with the same label."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def _join(labels: Labels, ones: Labels, others: Labels) -> Labels:
+    n = len(labels)
+    joined = coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(n, n))
+    return connected_components(joined, directed=False)[1][labels].astype(np.int64)

@@ -1,0 +1,115 @@
+"""A model whose large weights stand beside it as arrays, so that sessions share them uncopied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto
+
+from spa.graph import Graph
+from spa.protos import bodies, copy_fields, read
+
+_LARGE = 1024  # bytes
+_KINDS = "fiu"  # of the arrays that onnxruntime takes from outside
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model in two parts; neither is ever changed.
+
+    model: everything but its large initializers.
+    weights: those, by name.
+    """
+
+    model: ModelProto
+    weights: Mapping[str, NDArray[Any]]
+
+    def showing(self, names: Iterable[str]) -> Parts:
+        """The same model with more outputs."""
+        model = _copy(self.model)
+        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+        return Parts(model, self.weights)
+
+    def reading(
+        self, values: Mapping[str, NDArray[Any]], reads: Mapping[tuple[int, int], str]
+    ) -> Parts:
+        """The same model with more initializers.
+
+        Args:
+            reads: (node, position) -> which of them it reads there from now on.
+        """
+        model = _copy(self.model)
+        for (node, position), name in reads.items():
+            model.graph.node[node].input[position] = name
+        large = {name: value for name, value in values.items() if _is_large(value)}
+        model.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, name)
+            for name, value in values.items()
+            if name not in large
+        )
+        return _only_read(Parts(model, {**self.weights, **large}))
+
+    def whole(self) -> ModelProto:
+        """The model with its large initializers as references to memory."""
+        model = _copy(self.model)
+        for name, value in self.weights.items():
+            kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+            tensor = model.graph.initializer.add(name=name, data_type=kind, dims=value.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="memory")
+        model.ir_version = max(model.ir_version, 4)  # before, each had to be an input as well
+        return model
+
+
+def parts(model: ModelProto | Graph) -> Parts:
+    """Take a model apart; weights in external files are mapped, not read."""
+    proto = model.model if isinstance(model, Graph) else model
+    folder = model.path.parent if isinstance(model, Graph) and model.path else Path()
+    shell = ModelProto()
+    copy_fields(proto, shell, but=("graph",))
+    copy_fields(proto.graph, shell.graph, but=("initializer",))
+    weights = {}
+    for tensor in proto.graph.initializer:
+        value = None if tensor.data_type == TensorProto.STRING else read(tensor, folder)
+        if value is not None and _is_large(value):
+            weights[tensor.name] = value
+        elif value is not None and tensor.data_location == TensorProto.EXTERNAL:
+            shell.graph.initializer.append(onnx.numpy_helper.from_array(value, tensor.name))
+        else:
+            shell.graph.initializer.append(tensor)
+    return _only_read(Parts(shell, weights))
+
+
+def _only_read(apart: Parts) -> Parts:
+    """Without large initializers that nothing reads: onnxruntime drops those and then asks."""
+    graph = apart.model.graph
+    read = {*(o.name for o in graph.output), *_reads(graph)}
+    unread = {name for name in apart.weights if name not in read}
+    for k in reversed(range(len(graph.input))):
+        if graph.input[k].name in unread:  # in old files an initializer is an input as well
+            del graph.input[k]
+    return Parts(apart.model, {n: v for n, v in apart.weights.items() if n not in unread})
+
+
+def _reads(graph: GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        for body in bodies(node):
+            yield from (o.name for o in body.output)
+            yield from _reads(body)
+
+
+def _is_large(value: NDArray[Any]) -> bool:
+    known = value.dtype.kind in _KINDS and value.dtype.isbuiltin == 1
+    return known and value.nbytes > _LARGE
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy

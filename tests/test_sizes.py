@@ -1,0 +1,116 @@
+"""Free sizes: where they stand, what numbers are tried, how they hang together."""
+
+from __future__ import annotations
+
+import pytest
+from onnx import ModelProto
+
+from models.builder import Net
+from spa.reader import load
+from spa.sizes import bindings, dims, free_sizes, variations
+
+
+def net_of(*shapes: tuple[int | str, ...]) -> ModelProto:
+    """One input of each shape; nothing is done to them but a Relu."""
+    net = Net("sizes")
+    return net.model(*(net.relu(net.input(f"x{k}", shape)) for k, shape in enumerate(shapes)))
+
+
+def first(model: ModelProto, offset: int = 0) -> dict[str, int]:
+    return next(bindings(load(model), offset))
+
+
+@pytest.mark.parametrize(
+    ("size", "free"), [(0, True), (-1, True), (3, False), ("n", True), (None, True)]
+)
+def test_what_is_free(size: int | str | None, free: bool) -> None:
+    model = net_of((1, 4))
+    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    dim.Clear()
+    if isinstance(size, str):
+        dim.dim_param = size
+    elif size is not None:
+        dim.dim_value = size
+    name = size if isinstance(size, str) else "x0.0"
+    assert list(free_sizes(load(model))) == ([name] if free else [])
+
+
+def test_empty_names_are_places() -> None:
+    model = net_of((1, 4))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = ""
+    assert list(free_sizes(load(model))) == ["x0.0"]
+
+
+def test_expressions_are_computed() -> None:
+    for offset in range(2):
+        bound = first(net_of(("n", "past"), ("n", "now"), ("n", "past + now"), ("2*n",)), offset)
+        assert bound["past + now"] == bound["past"] + bound["now"]
+        assert bound["2*n"] == 2 * bound["n"]
+
+
+@pytest.mark.parametrize("name", ["past + other", "batch-size", "f(n)", "a b", "unk__1", "n + 'a'"])
+def test_what_is_no_expression_is_a_name(name: str) -> None:
+    assert first(net_of(("n", name)))[name] == 7
+
+
+def test_a_sum_is_tried() -> None:
+    tried = list(bindings(load(net_of(("b", "now"), ("b", "total"), ("b", 2, "past", 4)))))
+    assert any(t["total"] == t["now"] + t["past"] and t["now"] != t["past"] for t in tried)
+
+
+def test_a_sum_is_tried_among_many_unnamed_sizes() -> None:
+    ids = [(f"b{k}", f"s{k}") for k in range(3)]
+    past = [(f"p{k}", 2, f"t{k}", 4) for k in range(12)]
+    tried = list(bindings(load(net_of(*ids, *past))))
+    assert any(
+        t["s1"] == t["s0"] + t["t0"] and t["s2"] == t["s0"] and t["t11"] == t["t0"] for t in tried
+    )
+
+
+def test_no_binding_comes_twice() -> None:
+    tried = list(bindings(load(net_of(("n", "s")))))
+    assert len({tuple(t.items()) for t in tried}) == len(tried)
+
+
+def test_variations_change_the_named_size() -> None:
+    sizes = {"n": 2, "a": 7, "b": 7, "sum": 14}
+    tried = list(variations(sizes, "a"))
+    assert all(t["a"] != 7 and min(t.values()) > 0 for t in tried)
+    for others in ({"b": 8}, {"sum": 15}, {}):  # alike, a sum, alone
+        assert {**sizes, "a": 8, **others} in tried
+
+
+def linear(last: int | str) -> ModelProto:
+    net = Net("linear")
+    y = net.linear(net.relu(net.input("x", ["n", "s", 6])), 5)
+    model = net.model(y)
+    if isinstance(last, str):
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = last
+    del model.graph.value_info[:]
+    return model
+
+
+def test_the_weights_of_the_first_layer_fix_a_free_size() -> None:
+    for offset in range(2):
+        assert first(linear("c"), offset)["c"] == 6
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2)])
+def test_channels_that_are_free_are_those_of_the_convolution(order: tuple[int, ...]) -> None:
+    net = Net("image")
+    shape = [2, 3, 8, 8]
+    x = net.input("x", [shape[order.index(k)] for k in range(4)])
+    model = net.model(net.conv(net.transpose(net.mul(x, 2.0), *order), 4))
+    for k, dim in enumerate(model.graph.input[0].type.tensor_type.shape.dim):
+        dim.dim_param = f"d{k}"
+    bound = first(model)
+    assert bound[f"d{order[1]}"] == 3
+
+
+def test_an_input_of_unknown_rank_has_that_of_its_reader() -> None:
+    net = Net("image")
+    model = net.model(net.conv(net.relu(net.input("x", [2, 3, 8, 8])), 4))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    graph = load(model)
+    assert dims(graph, model.graph.input[0]) == ["x.0", "x.1", "x.2", "x.3"]
+    assert first(model)["x.1"] == 3
