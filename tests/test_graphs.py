@@ -16,6 +16,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 import spa
 from models.builder import Net, Tensor
 from models.hazards import HAZARDS
+from spa.errors import ModelError
 from spa.reader import load
 from tests.oracle import check
 
@@ -108,6 +109,19 @@ def test_sparse_initializer(flat: bool) -> None:
     onnx.checker.check_model(model)
     groups = check(model, 2)
     assert "Conv_1.weight:1" in {f"{m.tensor}:{m.axis}" for m in groups[0].members}
+
+
+@pytest.mark.parametrize(
+    ("where", "shape", "says"),
+    [([5, 99], (4, 4), "contradicts itself"), ([0, 1], (2**20, 2**20), "too large")],
+)
+def test_bad_sparse_tensors(where: list[int], shape: tuple[int, ...], says: str) -> None:
+    model = two_convs()
+    values = numpy_helper.from_array(np.ones(2, np.float32), "spare")
+    places = numpy_helper.from_array(np.asarray(where, np.int64), "places")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, shape))
+    with pytest.raises(ModelError, match=f"'spare'.*{says}"):
+        load(model)
 
 
 @pytest.mark.parametrize("ir_version", [3, 8])

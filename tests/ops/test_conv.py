@@ -190,6 +190,12 @@ CASES = [
     case("QLinearConv-grouped", 2, _qlinear(group=2), exact=True),
     case("QLinearConv-depthwise", 1, _qlinear(8, group=8, channels=True), exact=True),
     case("QLinearConv-summed", 2, lambda net, a: summed(net, _qlinear()(net, a)), exact=True),
+    case("QLinearConv-unsigned-summed", 2, lambda net, a: summed(
+        net, _qlinear(kind=np.uint8)(net, a)), exact=True),
+    case("QLinearConv-of-what-speaks", 2, lambda net, a: _qlinear(kind=np.uint8)(
+        net, net.sigmoid(a)), exact=True),
+    case("ConvInteger-of-what-speaks", 2, lambda net, a: _integer(True)(net, net.sigmoid(a)),
+         exact=True),
     case("ConvInteger", 2, _integer(True), exact=True),
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
     case("ConvInteger-grouped", 2, _integer(True, group=2), exact=True),

@@ -188,6 +188,10 @@ QUANTISED = [
     case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
     case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),
     case("MatMulInteger-per-column", 2, _integer((), (6,)), shape=ROWS, exact=True),
+    case("MatMulInteger-of-what-speaks", 2, lambda net, a: _integer((), (6,))(net, net.sigmoid(a)),
+         shape=ROWS, exact=True),
+    case("QLinearMatMul-of-what-speaks", 2, lambda net, a: _qlinear(columns=(6,))(
+        net, net.sigmoid(a)), shape=ROWS, exact=True),
     case("MatMulInteger-dynamic", 2, _integer((), (6,), dynamic=True), shape=TOKENS, exact=True),
     case("QLinearMatMul", 2, _qlinear(), shape=ROWS, exact=True),
     case("QLinearMatMul-of-tokens", 2, _qlinear(), shape=TOKENS, exact=True),

@@ -79,7 +79,35 @@ QUANTIZE = [
     case("weight", 2, _weight(None), exact=True),
     case("weight-per-output", 2, _weight(0), exact=True),
     case("weight-per-input", 2, _weight(1), exact=True),
-    # A removed slice holds the zero point, which is not zero here.
+    # A removed slice holds the zero point, which is not zero here: what reads it must hear nothing.
+    *(
+        case(
+            f"{name}-of-what-speaks",
+            2,
+            lambda net, a, body=body: body(net, net.sigmoid(a)),
+            exact=True,
+        )
+        for name, body in (
+            ("weight-point", _weight(None, 50)),
+            ("weight-points-per-output", _weight(0, 50)),
+            ("weight-points-per-input", _weight(1, 50)),
+        )
+    ),
+    case(
+        "weight-moved-of-what-speaks",
+        2,
+        lambda net, a: _moved(net, net.sigmoid(a)),
+        shape=ROWS,
+        exact=True,
+    ),
+    case(
+        "weight-points-of-blocks-of-what-speaks",
+        2,
+        lambda net, a: _blocked_points(net, net.sigmoid(a)),
+        shape=ROWS,
+        opset=21,
+        exact=True,
+    ),
     case("weight-point", 2, _weight(None, 50), exact=True),
     case("weight-points-per-output", 2, _weight(0, 50), exact=True),
     case("weight-points-per-input", 2, _weight(1, 50), exact=True),
