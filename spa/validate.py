@@ -281,11 +281,11 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
             if constant.tensor.data_location == TensorProto.EXTERNAL and name == constant.source:
                 stored[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
             continue
-        value = np.array(graph.array(name))
+        value, zero = np.array(graph.array(name)), _zero_point(graph, name)
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
-            lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
+            lines[cut] = 1 if _divides(graph, name) else zero or lines[cut] * scale
         values[name] = value
     for name, value in values.items():
         # Per-reader constants get an initializer of their own here.
@@ -301,6 +301,16 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes + rest)
     return model
+
+
+def _zero_point(graph: Graph, name: str) -> int:
+    """What stands for zero in a tensor that is stored quantised."""
+    for reader in (graph.nodes[k] for k in graph.readers.get(name, [])):
+        point = reader.inputs[2:] if reader.op_type == "DequantizeLinear" else ()
+        if reader.inputs[0] == name and point and point[0] in graph.constants:
+            value = graph.array(point[0])
+            return int(value.item()) if value.size == 1 else 0  # else its scale goes as well
+    return 0
 
 
 def _divides(graph: Graph, name: str) -> bool:
