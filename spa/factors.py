@@ -88,19 +88,30 @@ class _Knot:
         others = np.concatenate([grid.lines[follow], np.zeros(len(gone) + len(kept), np.int32)])
         return ones, others
 
+    @cached_property
+    def held(self) -> list[Labels]:
+        """The numbers in each grid."""
+        both = zip(self.cells, self.lines, strict=True)
+        return [np.unique(np.concatenate([cells, lines.ravel()])) for cells, lines in both]
+
     def settle(self, labels: Labels, ones: Labels, others: Labels) -> Labels:
         """Tie these pairs and all that follows: a cell with one line left goes with that line."""
+        locked = labels[LOCKED]
         while len(ones):
-            labels = _join(labels, ones, others)
-            locked = labels[LOCKED]
-            found = []
-            for cells, lines in zip(self.cells, self.lines, strict=True):
+            hot = np.zeros(len(labels), bool)
+            hot[ones] = hot[others] = True
+            hot[locked] = False
+            labels, hot = _join(labels, ones, others), hot[labels]
+            found = [(ones[:0], ones[:0])]
+            for held, cells, lines in zip(self.held, self.cells, self.lines, strict=True):
+                if not hot[held].any():
+                    continue  # nothing in it has changed
                 cell, line = labels[cells], labels[lines]
-                live, held = line != locked, cell == locked
-                found.append((line[live & held], locked))
-                found.append((cell[~live.any(axis=0) & ~held], locked))
+                live, free = line != locked, cell != locked
+                found.append((line[live & ~free], locked))
+                found.append((cell[~live.any(axis=0) & free], locked))
                 last = np.where(live, line, 0).sum(axis=0)
-                alone = (live.sum(axis=0) == 1) & ~held & (last != cell)
+                alone = (live.sum(axis=0) == 1) & free & (last != cell)
                 found.append((cell[alone], last[alone]))
             ones = np.concatenate([a for a, _ in found])
             others = np.concatenate([np.broadcast_to(b, a.shape) for a, b in found])
@@ -128,57 +139,54 @@ class _Knot:
         return np.setdiff1d(labels[self.lines[at][factor]], labels[:1])
 
 
-@dataclass(frozen=True)
-class _Seed:
-    """The factor that a solution is made for: the lines of its grid, and which of them."""
-
-    sizes: Sizes
-    factor: int
-
-
 def _solutions(knot: _Knot) -> list[Labels]:
     """Labels for every way to follow the factors of a knot that finds units of its own."""
-    nothing = np.zeros(1, np.int64)  # ties the locked to itself
-    start = knot.settle(np.arange(len(knot.back)), nothing, nothing)
+    every = np.arange(len(knot.back))  # tied to themselves, so that every grid is looked at
+    start = knot.settle(every, every, every)
     tokens = np.random.default_rng(0).integers(0, 2**64, len(start), np.uint64)
     found: list[Labels] = []
     known: set[int] = set()
 
-    def covered(most: int, at: int, factor: int) -> bool:
-        return most < 2 or any(len(knot.units(one, at, factor)) >= most for one in found)
-
+    tried: set[tuple[object, ...]] = set()
     for at, sizes in enumerate(knot.sizes):
         for factor in reversed(range(len(sizes))):
-            if covered(len(knot.units(start, at, factor)), at, factor):
+            most = len(knot.units(start, at, factor))
+            got = tuple(len(knot.units(one, at, factor)) for one in found)
+            # One like it that fared like this found nothing new: so do equal layers.
+            alike = (sizes, factor, most, got)
+            if most < 2 or most <= max(got, default=0) or alike in tried:
                 continue
+            tried.add(alike)
             labels = knot.follow(start, at, factor)
-            own = knot.units(labels, at, factor)
-            if covered(len(own), at, factor):
-                continue
-            labels = _close(knot, labels, own, _Seed(sizes, factor), {})
+            labels = _close(knot, labels, knot.units(labels, at, factor), {sizes: factor}, {})
             sums = np.zeros(len(labels), np.uint64)
             np.add.at(sums, labels, tokens)  # one hash for every unit
             if not set(sums[knot.units(labels, at, factor)].tolist()) <= known:
                 found.append(labels)
                 known.update(sums[np.unique(labels)].tolist())
-    return found or [_close(knot, start, start[:0], _Seed((), 0), {})]
+    return found or [_close(knot, start, start[:0], {}, {})]
 
 
 def _close(
-    knot: _Knot, labels: Labels, own: Labels, seed: _Seed, known: dict[bytes, Labels]
+    knot: _Knot,
+    labels: Labels,
+    own: Labels,
+    habits: dict[Sizes, int],
+    known: dict[bytes, Labels],
 ) -> Labels:
     """Choose in every grid that is still open, part by part.
 
     Args:
-        own: the units that the seed is after.
+        own: the units of the factor that the solution is for; parts that hold some come first.
+        habits: the factor that was followed in a grid of these sizes.
         known: solutions of parts, by structure.
     """
     ties = []
-    for part in knot.parts(labels):
-        mine = np.isin(part.back, own)
+    parts = [(np.isin(part.back, own), part) for part in knot.parts(labels)]
+    for mine, part in sorted(parts, key=lambda p: not p[0].any()):
         key = part.key + mine.tobytes()
         if key not in known:
-            known[key] = _choose(part, mine, seed, known)
+            known[key] = _choose(part, mine, habits, known)
         ties.append((part.back, part.back[_first(known[key])]))
     if not ties:
         return labels
@@ -187,20 +195,24 @@ def _close(
 
 
 def _choose(
-    part: _Knot, mine: NDArray[np.bool_], seed: _Seed, known: dict[bytes, Labels]
+    part: _Knot, mine: NDArray[np.bool_], habits: dict[Sizes, int], known: dict[bytes, Labels]
 ) -> Labels:
-    """Choose in the grid with most of the seed's units, so that it keeps most; then in the rest."""
-    near = [mine[cells].sum() for cells in part.cells]
-    at = int(np.argmax(near))
-    alike = part.sizes[at] == seed.sizes
-    ways = []
-    for factor in reversed(range(len(part.sizes[at]))):
+    """Choose in the grid that holds most units of the solution's factor, so that most stay.
+
+    Where that leaves it open, the factor is followed that was followed in a grid alike, so that
+    what is chosen in one layer is chosen in all.
+    """
+    near = [(mine[c].sum(), n in habits) for c, n in zip(part.cells, part.sizes, strict=True)]
+    at = max(range(len(near)), key=lambda k: (*near[k], -k))
+    sizes, ways = part.sizes[at], []
+    for factor in reversed(range(len(sizes))):
         labels = part.follow(np.arange(len(part.back)), at, factor)
         own = np.setdiff1d(labels[mine], labels[:1])
-        worth = len(own), alike and factor == seed.factor, len(np.unique(labels))
-        ways.append((worth, labels, own))
-    _, labels, own = max(ways, key=lambda way: way[0])
-    return _close(part, labels, own, seed, known)
+        worth = len(own), habits.get(sizes) == factor, len(np.unique(labels))
+        ways.append((worth, factor, labels, own))
+    _, factor, labels, own = max(ways, key=lambda way: way[0])
+    habits.setdefault(sizes, factor)
+    return _close(part, labels, own, habits, known)
 
 
 def _knots(
@@ -240,6 +252,10 @@ def _first(labels: Labels) -> Labels:
 
 
 def _join(labels: Labels, ones: Labels, others: Labels) -> Labels:
-    n = len(labels)
-    joined = coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(n, n))
-    return connected_components(joined, directed=False)[1][labels].astype(np.int64)
+    """The labels where these pairs of labels are one; the smallest of a set stands for it."""
+    met, place = np.unique(np.concatenate([ones, others]), return_inverse=True)
+    half, n = len(ones), len(met)
+    joined = coo_array((np.ones(half, np.int8), (place[:half], place[half:])), shape=(n, n))
+    stands = np.arange(len(labels))
+    stands[met] = met[_first(connected_components(joined, directed=False)[1].astype(np.int64))]
+    return stands[labels]
