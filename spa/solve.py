@@ -52,17 +52,15 @@ def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
                 has_member[labels[axis.ids]] = True
     has_member[locked] = False
 
-    first = np.full(len(signature), np.iinfo(np.int64).max)
-    np.minimum.at(first, labels, np.arange(len(labels)))
+    first = np.full(len(signature), len(labels))
+    first[labels[::-1]] = np.arange(len(labels))[::-1]
     units = np.flatnonzero(has_member)
     units = units[np.argsort(first[units], kind="stable")]
-    order: dict[tuple[int, int], list[int]] = {}
-    for unit in units:
-        order.setdefault((int(signature[unit, 0]), int(signature[unit, 1])), []).append(int(unit))
+    order = _alike(signature[units], units)
 
     group_of = np.full(len(signature), -1)
     rank = np.zeros(len(signature), np.int64)
-    for g, members in enumerate(order.values()):
+    for g, members in enumerate(order):
         group_of[members] = g
         rank[members] = np.arange(len(members))
 
@@ -80,17 +78,17 @@ def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
         for kind in KINDS
     }
     groups = []
-    for g, members in enumerate(order.values()):
+    for g, members in enumerate(order):
         one = members[0]
         groups.append(
             Group(
                 name="",
                 size=len(members),
                 members=tuple(found[g]),
-                exact=not any(u in inexact for u in members),
-                kind=next((k for k in KINDS if one in kinds[k]), "other"),
+                exact=not inexact[members].any(),
+                kind=next((k for k in KINDS if kinds[k][one]), "other"),
                 view=number,
-                units=np.asarray(members),
+                units=members,
             )
         )
     return View(ties, chosen, labels, int(locked), tuple(groups), reasons)
@@ -155,5 +153,19 @@ def _member(
     return Member(name, position, at.reshape(size, -1))
 
 
-def _marked(ids: list[Ids], labels: NDArray[np.int32]) -> frozenset[int]:
-    return frozenset(np.unique(labels[np.concatenate(ids)]).tolist()) if ids else frozenset()
+def _alike(signature: NDArray[np.uint64], units: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """The units of equal signature, in the order in which each signature is first met."""
+    if not len(units):
+        return []
+    _, first, group = np.unique(signature, axis=0, return_index=True, return_inverse=True)
+    met = np.argsort(np.argsort(first))[group.ravel()]
+    at = np.argsort(met, kind="stable")
+    return np.split(units[at], np.cumsum(np.bincount(met))[:-1])
+
+
+def _marked(ids: list[Ids], labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which units hold some of these ids."""
+    marked = np.zeros(int(labels.max()) + 1, bool)
+    for some in ids:
+        marked[labels[some]] = True
+    return marked
