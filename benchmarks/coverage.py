@@ -159,7 +159,7 @@ COLUMNS: dict[str, Callable[[Row], bool]] = {
     "law <= 1e-3": lambda r: r.law is not None and r.law <= LAW,
     "no exact group": lambda r: r.state in ("inexact", "bare"),
     "refused": lambda r: r.state == "refused",
-    "does not load in onnxruntime": lambda r: r.state == "unrunnable",
+    "does not run in onnxruntime": lambda r: r.state == "unrunnable",
     "crashed, too slow": lambda r: r.state in ("crashed", "late"),
 }
 
@@ -276,7 +276,9 @@ def _models(rows: list[Row]) -> str:
         lines.append(_line(model, *(_together([c(r) for r in here]) for c in columns)))
     counts = Counter(r.state for r in rows)
     done = counts["pruned"] + counts["unchecked"]
-    return "\n".join([*lines, "", f"{len(rows)} files of {len(by_model)} models, {done} pruned.\n"])
+    return "\n".join(
+        [*lines, "", f"Models: {len(by_model)}; files: {len(rows)}; pruned: {done}.\n"]
+    )
 
 
 def _together(values: list[str]) -> str:

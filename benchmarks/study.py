@@ -32,7 +32,7 @@ STATES = {
     "inexact": "analysed; no group is exact",
     "bare": "analysed; no group at all",
     "refused": "spa refuses to analyse or to prune it",
-    "unrunnable": "spa refuses it, and so does onnxruntime",
+    "unrunnable": "spa refuses it, and onnxruntime runs it on none of the inputs that spa makes up",
     "crashed": "spa crashed",
     "late": "spa did not finish in time",
 }
@@ -124,12 +124,14 @@ def _prune(path: Path, row: dict[str, Any]) -> None:
 
 
 def _onnxruntime_says(path: Path) -> str:
-    """Why onnxruntime does not load a file, or nothing."""
+    """Why onnxruntime does not load a file, or run it on the inputs that spa makes up; or nothing."""
     try:
-        with runs.session(path):
-            return ""
+        graph = spa.load(path)
+        with runs.session(path) as running:
+            runs.find_inputs(graph, running, 0)
     except ModelError as error:
         return first_line(error)
+    return ""
 
 
 def first_line(error: Exception) -> str:
@@ -190,7 +192,8 @@ def _short(lock: LockedAxis) -> str:
         return f"window of {lock.operator}"
     if lock.why == COMBINED:
         return f"{lock.operator} with a whole axis"
-    return f"{lock.operator}: " + re.sub(r"\s*'[^']*'", "", lock.why)
+    why = re.sub(r"'[^']*'", "a tensor", lock.why)
+    return why if why.startswith(f"{lock.operator}:") else f"{lock.operator}: {why}"
 
 
 def _stored(body: GraphProto) -> int:
