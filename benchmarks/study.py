@@ -124,7 +124,7 @@ def _prune(path: Path, row: dict[str, Any]) -> None:
 
 
 def _onnxruntime_says(path: Path) -> str:
-    """Why onnxruntime does not load a file, or run it on the inputs that spa makes up; or nothing."""
+    """Why onnxruntime does not load a file or run it on the inputs that spa makes up, or nothing."""
     try:
         graph = spa.load(path)
         with runs.session(path) as running:

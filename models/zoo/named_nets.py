@@ -58,7 +58,7 @@ def _tokens(model: str, **settings: Any) -> Callable[[], Sample]:
             "input_ids": torch.randint(3, 1000, (2, 9)),
             "attention_mask": torch.ones(2, 9, dtype=torch.int64),
         }
-        free = dict.fromkeys(inputs, {0: "batch", 1: "sequence"})
+        free = {name: {0: "batch", 1: "sequence"} for name in inputs}
         return Sample(Pick(module, list(inputs), **fixed), inputs, free)
 
     return make
