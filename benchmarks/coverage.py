@@ -189,8 +189,8 @@ def _totals(rows: list[Row]) -> str:
     )  # fmt: skip
     return (
         f"{len(rows)} files of {len(models)} models. Locked: median {median(shares):.1%}; "
-        f"{within}. Law: median {_small(median(laws))}, largest {_small(max(laws))} (float16 files are "
-        "allowed 5e-2).\n"
+        f"{within}. Law: median {_small(median(laws))}, largest {_small(max(laws))} (float16 files "
+        "are allowed 5e-2).\n"
     )
 
 

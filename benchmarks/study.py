@@ -124,7 +124,7 @@ def _prune(path: Path, row: dict[str, Any]) -> None:
 
 
 def _onnxruntime_says(path: Path) -> str:
-    """Why onnxruntime does not load a file or run it on the inputs that spa makes up, or nothing."""
+    """Why onnxruntime does not load a file, or run it on inputs that spa makes up; or nothing."""
     try:
         graph = spa.load(path)
         with runs.session(path) as running:
@@ -180,7 +180,7 @@ def locked(groups: Groups) -> tuple[int, float, list[tuple[str, float]]]:
 def _reason(locks: list[LockedAxis]) -> str:
     """What holds the axes of a constant, shortly; a window only where nothing else does."""
     more = [lock for lock in locks if lock.why != WINDOW] or locks
-    return " + ".join(sorted({_short(lock) for lock in more})) or "a single unit"
+    return " + ".join(sorted({_short(lock) for lock in more})) or "no group of its own"
 
 
 def _short(lock: LockedAxis) -> str:
