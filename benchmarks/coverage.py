@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -98,21 +99,36 @@ NAMED = {
 }  # fmt: skip
 
 
-def write(rows: list[Row], folders: Sequence[Path]) -> None:
-    """Write the page.
+@dataclass(frozen=True)
+class Made:
+    """What the zoo has: the names of its files, and the versions of the frameworks."""
 
-    Args:
-        folders: where versions.json and the exporters' errors lie.
-    """
-    versions: dict[str, str] = {}
-    errors: dict[str, str] = {}
-    for folder in folders:
-        path = folder / "versions.json"
-        versions.update(json.loads(path.read_text()) if path.exists() else {})
-        for failed in sorted(folder.glob("*.error")):
-            if not any((f / f"{failed.stem}.onnx").exists() for f in folders):
-                errors[failed.stem] = (failed.read_text().strip().splitlines() or [""])[-1]
-    PAGE.write_text(page(rows, versions, errors))
+    names: Set[str] = frozenset()
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def load(folder: Path) -> Made:
+        path = folder / "made.json"
+        if not path.exists():
+            return Made()
+        found = json.loads(path.read_text())
+        return Made(set(found["names"]), found["versions"])
+
+    def save(self, folder: Path) -> None:
+        made = {"names": sorted(self.names), "versions": self.versions}
+        (folder / "made.json").write_text(json.dumps(made, indent=1))
+
+
+def write(rows: list[Row], folder: Path) -> None:
+    """Write the page, with what the exporters left in the folder of the files."""
+    made = Made.load(folder)
+    errors = {
+        path.stem: (path.read_text().strip().splitlines() or [""])[-1]
+        for path in sorted(folder.glob("*.error"))
+        if not path.with_suffix(".onnx").exists() and (not made.names or path.stem in made.names)
+    }
+    known = [row for row in rows if not made.names or row.name in made.names]
+    PAGE.write_text(page(known, made.versions, errors))
 
 
 def page(rows: Iterable[Row], versions: dict[str, str], errors: dict[str, str]) -> str:

@@ -6,7 +6,7 @@
 
 Every PYTHON exports what its frameworks can; an optimiser among them, which starts from files that
 are there, comes last. Every file is studied in a process of its own with a limit of time. The rows
-go to ROWS (--rows) as they come; a run that is taken up again measures only files that have no row
+go to a file (--rows) as they come; a run that is taken up again measures only files that have no row
 by the same code. What a row holds is said in `benchmarks.study.Row`.
 """
 
@@ -47,21 +47,26 @@ def study_apart(path: Path, timeout: float) -> Row:
 # Export ----------------------------------------------------------------------------------------
 
 
-def export(python: str, folder: Path, patterns: list[str], retry: bool) -> None:
-    """Write the files that are not there yet, and the versions of what wrote them."""
+def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool) -> None:
+    """Write the files that are not there yet, and which names and versions the zoo has."""
     here = {**os.environ, "SPA_ZOO": str(folder)}
-    zoo = [python, "-m", "models.zoo"]
-    listed = subprocess.run(zoo, capture_output=True, text=True, check=True, env=here)
-    names = [n for n in listed.stdout.split() if _matches(n, patterns)]
-    done = (".onnx",) if retry else (".onnx", ".error")
-    wanted = [n for n in names if not any((folder / f"{n}{s}").exists() for s in done)]
-    for k in range(0, len(wanted), 20):
-        subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
-    found = subprocess.run([*zoo, "--versions"], capture_output=True, text=True, check=True)
-    path = folder / "versions.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**known, **json.loads(found.stdout)}, indent=1, sort_keys=True))
+    made = coverage.Made()
+    for python in pythons:
+        zoo = [python, "-m", "models.zoo"]
+        listed = subprocess.run(zoo, stdout=subprocess.PIPE, text=True, check=True, env=here)
+        names = listed.stdout.split()
+        done = (".onnx",) if retry else (".onnx", ".error")
+        wanted = [
+            name
+            for name in names
+            if _matches(name, patterns) and not any((folder / f"{name}{s}").exists() for s in done)
+        ]
+        for k in range(0, len(wanted), 20):
+            subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
+        found = subprocess.run([*zoo, "--versions"], stdout=subprocess.PIPE, check=True)
+        made = coverage.Made({*made.names, *names}, {**made.versions, **json.loads(found.stdout)})
+    made.save(folder)
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
@@ -110,9 +115,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("patterns", nargs="*", help="regular expressions of names")
-    parser.add_argument("--cache", type=Path, action="append", help=f"folder of files ({CACHE}); "
-                        "the first is written to, more are read")  # fmt: skip
-    parser.add_argument("--rows", type=Path, help="where the rows go (rows.jsonl in the folder)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder of files ({CACHE})")
+    parser.add_argument("--rows", type=Path, help="where the rows go (rows.jsonl in that folder)")
     parser.add_argument("--python", action="append", help="a Python with some of the frameworks")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one file")
@@ -124,15 +128,19 @@ def main() -> None:
     if args.one:
         print(json.dumps(study(args.one)))
         return
-    folders = args.cache or [CACHE]
-    rows = args.rows or folders[0] / "rows.jsonl"
+    rows = args.rows or args.cache / "rows.jsonl"
     if not args.docs:
-        for python in [] if args.no_export else args.python or [sys.executable]:
-            export(python, folders[0], args.patterns, args.retry)
-        files = {p.stem: p for folder in folders for p in sorted(folder.glob("*.onnx"))}
-        chosen = [p for name, p in files.items() if _matches(name, args.patterns)]
-        measure(chosen, rows, args.jobs, args.timeout)
-    coverage.write(list(read_rows(rows).values()), folders)
+        if not args.no_export:
+            export(args.python or [sys.executable], args.cache, args.patterns, args.retry)
+        names = coverage.Made.load(args.cache).names
+        files = [p for p in sorted(args.cache.glob("*.onnx")) if not names or p.stem in names]
+        measure(
+            [p for p in files if _matches(p.stem, args.patterns)], rows, args.jobs, args.timeout
+        )
+    there = [row for row in read_rows(rows).values() if (args.cache / f"{row.name}.onnx").exists()]
+    if other := sum(row.code != code_digest() for row in there):
+        print(f"{other} of {len(there)} rows are by other code than this", file=sys.stderr)
+    coverage.write(there, args.cache)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,16 @@
     python -m models.zoo --versions        the frameworks that are installed, as JSON
 
 A source (`models.zoo.SOURCES`) whose framework is missing is left out and named. A file that cannot
-be exported leaves NAME.error with the reason instead.
+be exported leaves NAME.error with the reason instead. The frameworks do not all fit into one
+environment; `make zoo ZOO_PYTHONS="..."` takes one Python for each of these, the last one last:
+
+    pip install torch onnxscript timm transformers scikit-learn skl2onnx onnx onnxruntime
+    pip install tensorflow-cpu keras tf2onnx onnx onnxruntime
+    pip install jax flax equinox jax2onnx onnx onnxruntime
+    pip install paddlepaddle paddle2onnx onnx
+    pip install onnxsim onnxslim onnx onnxruntime
+
+docs/coverage.md names the versions that made its files.
 """
 
 from __future__ import annotations
