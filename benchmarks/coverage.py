@@ -13,6 +13,7 @@ from benchmarks.study import STATES, Row
 
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 LAW = 1e-3
+NOTABLE = 0.0005  # a share that is worth a figure
 
 HEAD = """\
 # What spa was run on
@@ -75,28 +76,58 @@ SOURCES = {
     "sklearn": "scikit-learn",
 }
 
-# Full-width nets: title, what the topology keeps whole, what onnxsim 0.8.1 removes at 50 % (% of
-# parameters, local / global ranking, as measured for these comparisons), another peer's word.
+
+LOGITS = "the 1000 class logits, so the bias of the classifier"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A net of `models.zoo.named_nets`.
+
+    keeps: what its topology keeps whole. onnxsim: % of parameters that onnxsim 0.8.1 removes at
+    50 %, with local / global ranking. others: what else was seen of other pruners.
+    """
+
+    title: str
+    keeps: str = LOGITS
+    onnxsim: str = ""
+    others: str = ""
+
+
 NAMED = {
-    "resnet50": ("ResNet-50", "the 1000 class logits", "52 / 55", ""),
-    "densenet121": ("DenseNet-121", "the 1000 class logits", "", ""),
-    "efficientnet-b0": ("EfficientNet-B0", "the 1000 class logits", "50 / 25", ""),
-    "shufflenet-v2": ("ShuffleNetV2 x1.0", "the 1000 class logits", "15 / 15",
-                      "Torch-Pruning: fails"),
-    "convnext-t": ("ConvNeXt-T", "the 1000 class logits", "45 / 30", ""),
-    "vit-b16": ("ViT-B/16", "the 1000 class logits", "",
-                "onnxsim on DeiT-S, the same topology: 32 / 32, feed-forward only"),
-    "swin-t": ("Swin-T", "the 1000 class logits; tables of the window", "30 / 20",
-               "Torch-Pruning: unfinished after 400 s"),
-    "mobilevit-s": ("MobileViT-S", "the 1000 class logits", "", ""),
-    "unet-groupnorm": ("U-Net, GroupNorm(32)", "the 2 classes of the mask", "", ""),
-    "bert-base": ("BERT-base, 2 classes", "the 2 class logits", "", ""),
-    "bert-base-states": ("BERT-base, hidden states",
-                         "the 768 hidden states are the output, and the residual stream with them",
-                         "", ""),
-    "gpt2": ("GPT-2", "the 50257 logits", "", ""),
-    "llama-gqa": ("Llama blocks, 16 heads on 4", "the 32000 logits", "", ""),
-}  # fmt: skip
+    "resnet50": Known("ResNet-50", onnxsim="52 / 55"),
+    "densenet121": Known("DenseNet-121", others="Torch-Pruning takes 6.25 s, onnxsim 0.07 s"),
+    "efficientnet-b0": Known("EfficientNet-B0", onnxsim="50 / 25"),
+    "shufflenet-v2": Known(
+        "ShuffleNetV2 x1.0",
+        f"{LOGITS}; where the shuffles tie all channels of an axis to each other, they stay",
+        "15 / 15",
+        "Torch-Pruning fails on torchvision's",
+    ),
+    "convnext-t": Known("ConvNeXt-T", onnxsim="45 / 30"),
+    "vit-b16": Known(
+        "ViT-B/16", others="onnxsim removes 32 / 32 of DeiT-S, feed-forward layers only"
+    ),
+    "swin-t": Known(
+        "Swin-T",
+        f"{LOGITS}; the masks of shifted windows, which are constants and no parameters",
+        "30 / 20",
+        "Torch-Pruning had not finished after 400 s",
+    ),
+    "mobilevit-s": Known("MobileViT-S"),
+    "unet-groupnorm": Known("U-Net with GroupNorm(32)", "the 2 classes of the mask"),
+    "bert-base": Known("BERT-base, 2 classes", "the 2 class logits"),
+    "bert-base-states": Known(
+        "BERT-base, hidden states",
+        "the 768 hidden states, which are the output; by residuals so is every layer's width, and "
+        "of the embeddings the words cannot go either",
+    ),
+    "gpt2": Known("GPT-2", "the 50257 logits, whose weight has no bias and loses its other axis"),
+    "llama-gqa": Known(
+        "Llama blocks (4 x 1024, 16 heads on 4)",
+        "the 32000 logits, whose weight has no bias and loses its other axis",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -216,23 +247,41 @@ NAMED_HEAD = """\
 At full width, with random weights. *Half* is the share of parameters removed with half of every
 group gone, exact or not, heads and head sizes both; *exact* is the share removed by the run at
 `channels=0.5` with exact groups alone. *onnxsim* is what onnxsim 0.8.1 removes at 50 %, with local
-and global ranking. `x + y` means that both axes of a weight are held, each by its own reason.
+and global ranking. `x + y` means that both axes of a weight are held, each by its own reason; *no group of its own* is
+an axis whose indices are not locked but all go together, or go with groups that were not taken.
 """
 
 
 def _named(rows: list[Row]) -> str:
-    titles = ("net", "by", "locked", "held by (share of all weights)", "the topology keeps whole",
-              "groups", "MACs", "half", "exact", "law", "s", "onnxsim", "others")  # fmt: skip
-    lines = [NAMED_HEAD, _line(*titles), _line(*["---"] * len(titles))]
-    for key, (title, keeps, onnxsim, other) in NAMED.items():
-        for r in (r for r in rows if r.name.startswith(f"full-{key}@")):
-            held = "; ".join(f"{text} {_share(share)}" for text, share in r.held[:3])
-            gone = [_share(None if s is None else 1 - s) for s in (r.half, r.kept)]
-            by = r.name.partition("@")[2]
-            lines.append(_line(title, by, _share(r.locked), held, keeps, _kinds(r),
-                               _share(r.macs), *gone, _law(r), _seconds(r), onnxsim,
-                               other))  # fmt: skip
-    return "\n".join([*lines, ""])
+    titles = ("net", "by", "groups", "locked", "held by, with the share of all weights", "MACs",
+              "half", "exact", "law", "s", "onnxsim")  # fmt: skip
+    lines, words = [NAMED_HEAD, _line(*titles), _line(*["---"] * len(titles))], []
+    for key, known in NAMED.items():
+        here = [r for r in rows if r.name.startswith(f"full-{key}@")]
+        if not here:
+            continue
+        columns: list[Callable[[Row], str]] = [
+            _variant, _kinds, lambda r: _share(r.locked), _holders, lambda r: _share(r.macs),
+            lambda r: _gone(r.half), lambda r: _gone(r.kept), _law, _seconds,
+        ]  # fmt: skip
+        cells = (_together([column(r) for r in here]) for column in columns)
+        lines.append(_line(known.title, *cells, known.onnxsim))
+        words.append(f"- {known.title}: {known.keeps}." + f" {known.others}." * bool(known.others))
+    return "\n".join(
+        [*lines, "", "What the topology keeps whole, and other pruners:\n", *words, ""]
+    )
+
+
+def _variant(row: Row) -> str:
+    return row.name.partition("@")[2]
+
+
+def _holders(row: Row) -> str:
+    return "; ".join(f"{text} {_share(share)}" for text, share in row.held[:3] if share >= NOTABLE)
+
+
+def _gone(kept: float | None) -> str:
+    return _share(None if kept is None else 1 - kept)
 
 
 # Apart -----------------------------------------------------------------------------------------
@@ -264,8 +313,7 @@ def _reason(row: Row) -> str:
         return _plain(row.note)
     if row.state == "bare" and not row.params:
         return "no weights"
-    held = "; ".join(f"{text} {_share(share)}" for text, share in row.held[:2])
-    return _plain(_kinds(row) or f"held by {held}")
+    return _plain(_kinds(row) or f"held by {_holders(row)}")
 
 
 def _plain(text: str, most: int = 150) -> str:
@@ -285,7 +333,7 @@ def _models(rows: list[Row]) -> str:
     lines = [_line(*titles), _line(*["---"] * len(titles))]
     for model, here in by_model.items():
         columns: list[Callable[[Row], str]] = [
-            lambda r: r.name.partition("@")[2], _kinds, lambda r: _share(r.locked), _held,
+            _variant, _kinds, lambda r: _share(r.locked), _held,
             lambda r: _share(r.macs), lambda r: _share(r.kept), _law, _seconds,
         ]  # fmt: skip
         lines.append(_line(model, *(_together([c(r) for r in here]) for c in columns)))
@@ -307,7 +355,7 @@ def _kinds(row: Row) -> str:
 
 
 def _held(row: Row) -> str:
-    return row.held[0][0] if row.held and (row.locked or 0) >= 0.0005 else ""
+    return row.held[0][0] if row.held and (row.locked or 0) >= NOTABLE else ""
 
 
 def _law(row: Row) -> str:
@@ -321,7 +369,7 @@ def _small(x: float) -> str:
 def _share(share: float | None) -> str:
     if share is None:
         return "-"
-    return "0" if share == 0 else f"{share:.1%}" if share >= 0.0005 else "<0.1%"
+    return "0" if share == 0 else f"{share:.1%}" if share >= NOTABLE else "<0.1%"
 
 
 def _seconds(row: Row) -> str:

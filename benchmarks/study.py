@@ -166,7 +166,8 @@ def locked(groups: Groups) -> tuple[int, float, list[tuple[str, float]]]:
         for k, n in enumerate(constant.shape):
             left *= n - len(free.get((name, k), ()))
         if left:
-            held[_reason(why.get(name, []))] += left
+            loose = [k for k, n in enumerate(constant.shape) if n > len(free.get((name, k), ()))]
+            held[_reason(why.get(name, []), [k for k in loose if constant.shape[k] > 1])] += left
     for node in groups.graph.nodes:
         for body in bodies(node.proto):
             size = _stored(body)
@@ -177,10 +178,12 @@ def locked(groups: Groups) -> tuple[int, float, list[tuple[str, float]]]:
     return total, sum(held.values()) / max(total, 1), shares
 
 
-def _reason(locks: list[LockedAxis]) -> str:
-    """What holds the axes of a constant, shortly; a window only where nothing else does."""
-    more = [lock for lock in locks if lock.why != WINDOW] or locks
-    return " + ".join(sorted({_short(lock) for lock in more})) or "no group of its own"
+def _reason(locks: list[LockedAxis], axes: list[int]) -> str:
+    """What holds these axes of a constant, shortly; a window only where nothing else does."""
+    found = {_short(lock) for lock in locks if lock.why != WINDOW}
+    if not {lock.axis for lock in locks}.issuperset(axes):
+        found.add("no group of its own")
+    return " + ".join(sorted(found or {_short(lock) for lock in locks}))
 
 
 def _short(lock: LockedAxis) -> str:

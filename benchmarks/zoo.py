@@ -6,8 +6,8 @@
 
 Every PYTHON exports what its frameworks can; an optimiser among them, which starts from files that
 are there, comes last. Every file is studied in a process of its own with a limit of time. The rows
-go to a file (--rows) as they come; a run that is taken up again measures only files that have no row
-by the same code. What a row holds is said in `benchmarks.study.Row`.
+go to a file (--rows) as they come; a run that is taken up again measures only files that have no
+row by the same code. What a row holds is said in `benchmarks.study.Row`.
 """
 
 from __future__ import annotations
