@@ -31,6 +31,7 @@ from spa.rewrite import rewrite
 from spa.score import check_names, score
 from spa.shapes import infer
 from spa.solve import solve
+from spa.unstack import unstack
 from spa.validate import Verification
 
 Model = str | Path | ModelProto | Graph
@@ -127,6 +128,10 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     shapes = infer(graph, runs.observe)
     say("propagating ids")
     ties = propagate(graph, shapes)
+    apart = unstack(graph, shapes, ties.axes)
+    if apart is not None:
+        graph, shapes = apart, infer(apart, runs.observe)
+        ties = propagate(graph, shapes)
     say("solving for groups")
     return merge(graph, shapes, solve(graph, ties), exact)
 

@@ -78,7 +78,8 @@ class Constant:
 class Graph:
     """A model, indexed.
 
-    model: the model as given; never changed.
+    model: the model as it is analysed; never changed.
+    given: the model as it came, where `model` is another form of it.
     path: the file it came from, if any; external data is looked for beside it.
     """
 
@@ -89,6 +90,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opsets: dict[str, int]
+    given: ModelProto | None = None
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
+from math import prod
 
 import networkx as nx
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from spa.axes import LOCKED, Axis, Ids, is_whole
 from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
-from spa.shapes import Shapes
+from spa.shapes import Shape, Shapes
 
 Index = NDArray[np.intp]
 
@@ -233,10 +234,10 @@ class LockedAxis:
 def merge(graph: Graph, shapes: Shapes, views: Sequence[View], exact: bool = False) -> Groups:
     """One list of groups out of several views.
 
-    A group that an earlier view has too is dropped. Of groups that overlap across views the one
-    with the most units stays, except that heads and head dims of one attention stay side by side:
-    removing from both is a grid, which the rewriter cuts as such. With ``exact``, groups that are
-    not are left out before that.
+    A group that an earlier view has too is dropped. Groups that overlap across views stay side by
+    side where they cross: heads and head sizes are the rows and columns of a grid, and what is
+    left of it never empties an axis. Of groups that do not, the one with the most units stays.
+    With ``exact``, groups that are not are left out before that.
     """
     seen: set[tuple[tuple[str, int, bytes], ...]] = set()
     distinct: list[Group] = []
@@ -246,25 +247,37 @@ def merge(graph: Graph, shapes: Shapes, views: Sequence[View], exact: bool = Fal
             if key not in seen and group.size > 1 and (group.exact or not exact):
                 seen.add(key)
                 distinct.append(group)
-    taken: dict[AxisName, list[tuple[int, set[int]]]] = {}
+    taken: dict[AxisName, list[Index]] = {}
     kept: list[Group] = []
-    attention = ("heads", "head-dim")
     for group in sorted(distinct, key=lambda g: -g.size):
-        places = [((m.tensor, m.axis), set(m.index.ravel().tolist())) for m in group.members]
-        clash = any(
-            view != group.view and not where.isdisjoint(other)
-            for name, where in places
-            for view, other in taken.get(name, [])
-        )
-        if clash and group.kind not in attention:
-            continue
-        kept.append(group)
-        if group.kind not in attention:
-            for name, where in places:
-                taken.setdefault(name, []).append((group.view, where))
+        places = {(m.tensor, m.axis): _units_at(m, shapes.shapes[m.tensor]) for m in group.members}
+        if all(_cross(unit, taken.get(name, [])) for name, unit in places.items()):
+            kept.append(group)
+            for name, unit in places.items():
+                taken.setdefault(name, []).append(unit)
     place = {id(group): k for k, group in enumerate(distinct)}
     kept.sort(key=lambda g: place[id(g)])
     return Groups(graph, shapes, tuple(views), tuple(_distinct_names(kept)))
+
+
+def _units_at(member: Member, shape: Shape) -> Index:
+    """The unit at every index of a member's axis, -1 for none, shape (size,)."""
+    unit = np.full(shape[member.axis], -1, np.intp)
+    unit[member.index] = np.arange(len(member.index))[:, None]
+    return unit
+
+
+def _cross(unit: Index, others: Sequence[Index]) -> bool:
+    """Whether the units on an axis meet every combination of the units of others there."""
+    met = [other for other in others if ((other >= 0) & (unit >= 0)).any()]
+    if not met:
+        return True
+    grid = np.stack([unit, *met])[:, unit >= 0]
+    for pattern in np.unique(grid >= 0, axis=1).T:
+        cells = grid[:, ((grid >= 0) == pattern[:, None]).all(axis=0)][pattern]
+        if len(np.unique(cells, axis=1).T) != prod(len(np.unique(line)) for line in cells):
+            return False
+    return True
 
 
 def _distinct_names(groups: list[Group]) -> list[Group]:

@@ -10,7 +10,7 @@ with others in the plan the law is checked on a second cut that leaves those in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,9 @@ def verify(
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
     feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
+    if graph.given is not None:
+        as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
+        _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
     sums = _last_sums(graph) if count else []
     whole = len(exact) == len(removed)
     cut = parts(pruned)

@@ -175,6 +175,7 @@ POSITIONS = [
     case("EyeLike", 0, lambda net, a: (net.node("EyeLike", a),), shape=ROWS),
     case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
     case("ScatterElements", 0, _scatter("ScatterElements")),
+    case("ScatterElements-opset-13", 0, _scatter("ScatterElements"), opset=13),
     case("ScatterND", 0, _scatter("ScatterND")),
     case("ScatterND-opset-11", 0, _scatter("ScatterND"), opset=11),
     case("ScatterND-opset-13", 0, _scatter("ScatterND"), opset=13),
