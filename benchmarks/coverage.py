@@ -247,8 +247,9 @@ NAMED_HEAD = """\
 At full width, with random weights. *Half* is the share of parameters removed with half of every
 group gone, exact or not, heads and head sizes both; *exact* is the share removed by the run at
 `channels=0.5` with exact groups alone. *onnxsim* is what onnxsim 0.8.1 removes at 50 %, with local
-and global ranking. `x + y` means that both axes of a weight are held, each by its own reason; *no group of its own* is
-an axis whose indices are not locked but all go together, or go with groups that were not taken.
+and global ranking. `x + y` means that both axes of a weight are held, each by its own reason; *no
+group of its own* is an axis that nothing locks, but whose indices all go together, or go with
+groups that were not taken.
 """
 
 
