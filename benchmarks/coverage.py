@@ -132,9 +132,9 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Made:
-    """What the zoo has: the names of its files, and the versions of the frameworks."""
+    """What the zoo has: its models, and the versions of the frameworks."""
 
-    names: Set[str] = frozenset()
+    models: Set[str] = frozenset()
     versions: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
@@ -143,23 +143,34 @@ class Made:
         if not path.exists():
             return Made()
         found = json.loads(path.read_text())
-        return Made(set(found["names"]), found["versions"])
+        return Made(set(found["models"]), found["versions"])
 
     def save(self, folder: Path) -> None:
-        made = {"names": sorted(self.names), "versions": self.versions}
+        made = {"models": sorted(self.models), "versions": self.versions}
         (folder / "made.json").write_text(json.dumps(made, indent=1))
+
+    def has(self, name: str) -> bool:
+        """Whether a file is one of a model of the zoo; true where that is not known."""
+        return not self.models or name.partition("@")[0] in self.models
 
 
 def write(rows: list[Row], folder: Path) -> None:
     """Write the page, with what the exporters left in the folder of the files."""
     made = Made.load(folder)
     errors = {
-        path.stem: (path.read_text().strip().splitlines() or [""])[-1]
+        path.stem: _error(path.read_text())
         for path in sorted(folder.glob("*.error"))
-        if not path.with_suffix(".onnx").exists() and (not made.names or path.stem in made.names)
+        if not path.with_suffix(".onnx").exists() and made.has(path.stem)
     }
-    known = [row for row in rows if not made.names or row.name in made.names]
+    known = [row for row in rows if made.has(row.name)]
     PAGE.write_text(page(known, made.versions, errors))
+
+
+def _error(trace: str) -> str:
+    """The last line of a trace that names an exception."""
+    lines = trace.strip().splitlines() or [""]
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return re.sub(r"\x1b\[\d+m|^[a-z_.]+(?=[A-Z])", "", (named or lines)[-1])
 
 
 def page(rows: Iterable[Row], versions: dict[str, str], errors: dict[str, str]) -> str:
@@ -304,7 +315,7 @@ def _apart(rows: list[Row], errors: dict[str, str]) -> str:
         parts.append("The original ran at one number only for a free size, so did the check:\n")
         parts += [f"- `{r.name}`: {_plain(r.note)}" for r in still] + [""]
     if errors:
-        parts.append("The exporter itself failed, so there is no file:\n")
+        parts.append("There is no file, because the model could not be made or exported:\n")
         parts += [f"- `{name}`: {_plain(text)}" for name, text in errors.items()] + [""]
     return "\n".join(parts)
 

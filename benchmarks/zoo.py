@@ -47,8 +47,12 @@ def study_apart(path: Path, timeout: float) -> Row:
 # Export ----------------------------------------------------------------------------------------
 
 
-def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool) -> None:
-    """Write the files that are not there yet, and which names and versions the zoo has."""
+def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool, only: bool) -> None:
+    """Write the files that are not there yet, and which models and versions the zoo has.
+
+    Args:
+        only: write the latter only.
+    """
     here = {**os.environ, "SPA_ZOO": str(folder)}
     folder.mkdir(parents=True, exist_ok=True)
     made = coverage.Made()
@@ -60,12 +64,15 @@ def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool) -
         wanted = [
             name
             for name in names
-            if _matches(name, patterns) and not any((folder / f"{name}{s}").exists() for s in done)
+            if not only
+            and _matches(name, patterns)
+            and not any((folder / f"{name}{s}").exists() for s in done)
         ]
         for k in range(0, len(wanted), 20):
             subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
         found = subprocess.run([*zoo, "--versions"], stdout=subprocess.PIPE, check=True)
-        made = coverage.Made({*made.names, *names}, {**made.versions, **json.loads(found.stdout)})
+        models = (name.partition("@")[0] for name in names)
+        made = coverage.Made({*made.models, *models}, {**made.versions, **json.loads(found.stdout)})
     made.save(folder)
 
 
@@ -120,7 +127,8 @@ def main() -> None:
     parser.add_argument("--python", action="append", help="a Python with some of the frameworks")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one file")
-    parser.add_argument("--no-export", action="store_true", help="only what is there")
+    parser.add_argument("--no-export", action="store_true", help="only what is there; "
+                        "the Pythons, if any, say which models and versions these are")  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="export again what failed before")
     parser.add_argument("--docs", action="store_true", help="only write docs/coverage.md")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -130,10 +138,11 @@ def main() -> None:
         return
     rows = args.rows or args.cache / "rows.jsonl"
     if not args.docs:
-        if not args.no_export:
-            export(args.python or [sys.executable], args.cache, args.patterns, args.retry)
-        names = coverage.Made.load(args.cache).names
-        files = [p for p in sorted(args.cache.glob("*.onnx")) if not names or p.stem in names]
+        pythons = args.python or [] if args.no_export else args.python or [sys.executable]
+        if pythons:
+            export(pythons, args.cache, args.patterns, args.retry, args.no_export)
+        made = coverage.Made.load(args.cache)
+        files = [p for p in sorted(args.cache.glob("*.onnx")) if made.has(p.stem)]
         measure(
             [p for p in files if _matches(p.stem, args.patterns)], rows, args.jobs, args.timeout
         )

@@ -1,7 +1,7 @@
 """Write files of the zoo with the frameworks that this Python has.
 
     python -m models.zoo                   list the names
-    python -m models.zoo FOLDER NAME...    write them
+    python -m models.zoo FOLDER NAME...    write them; MODEL@VARIANT may be one that is not listed
     python -m models.zoo --versions        the frameworks that are installed, as JSON
 
 A source (`models.zoo.SOURCES`) whose framework is missing is left out and named. A file that cannot
@@ -27,6 +27,7 @@ from importlib import metadata
 from pathlib import Path
 
 from models.zoo import load
+from models.zoo.registry import find
 
 FRAMEWORKS = (
     "torch", "onnxscript", "timm", "transformers", "tensorflow", "tensorflow-cpu", "keras",
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
     for name in argv[1:]:
         part, done = folder / f"{name}.part", folder / f"{name}.onnx"
         try:
-            zoo[name](part)
+            find(name)(part)
             part.replace(done)
             print(f"{name}: {done.stat().st_size / 1e6:.1f} MB", file=sys.stderr, flush=True)
         except Exception as error:
