@@ -293,12 +293,12 @@ def _resize_pad(node: Sized) -> Resized:
 
 @rule("Pad", resize=_resize_pad)
 def pad(op: Op) -> list[Axes]:
-    op.need(1, 2, 3)
+    op.need(1, 3)
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists sizes")
     constant = op.attr("mode", b"constant") == b"constant"
-    filler = op.value(2, "value") if op.has(2) or "value" in op.node.attrs else None
-    silent = constant and (filler is None or not np.any(filler))
+    filler = op.fixed(2) if op.has(2) else op.attr("value", 0)
+    silent = constant and filler is not None and not np.any(filler)
     out = [axis._replace(zero=axis.zero and silent) for axis in op.input()]
     if op.has(1) and op.fixed(1) is None:  # then only the axes that keep their size pass
         return [[_same_size(op, a, n) for a, n in zip(out, op.out_shape(), strict=True)]]

@@ -117,7 +117,7 @@ class _Bound:
     def _name(self, letter: str, axis: Axis) -> Axis:
         known = self.letters.setdefault(letter, axis)
         self.op.tie(axis.ids, known.ids)
-        if is_whole(known):
+        if is_whole(axis):
             self.letters[letter] = axis
         return self.letters[letter]
 

@@ -22,6 +22,11 @@ from onnx import (
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
 
+# What holds the data of a tensor, not what is said about it.
+_DATA = {"dims", "name", "data_type", "data_location", "external_data", "raw_data"} | {
+    f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")
+}
+
 # Element types of which a byte holds several.
 PACKED = frozenset(
     kind
@@ -122,3 +127,35 @@ def tensor_bytes(tensor: TensorProto) -> int:
 def serialize(model: ModelProto) -> bytes | None:
     """The bytes of a model, or None where protobuf cannot write it in one piece."""
     return bytes(model.SerializeToString()) if stored_bytes(model) < LIMIT else None
+
+
+def with_inputs(proto: NodeProto, inputs: Iterable[str]) -> NodeProto:
+    """The node as it is now, reading the per-reader names that values are filed under."""
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    del copy.input[:]
+    copy.input.extend(inputs)
+    return copy
+
+
+def as_tensor(name: str, value: NDArray[Any], like: TensorProto | None) -> TensorProto:
+    """A stored tensor; its type and what else is said about it as those of another."""
+    tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+    if like is not None:
+        tensor.data_type = like.data_type
+        copy_fields(like, tensor, but=_DATA)
+    return tensor
+
+
+def set_value(node: NodeProto, tensor: TensorProto) -> None:
+    tensor.name = next((a.t.name for a in node.attribute if a.name == "value"), "")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("value", tensor))
+
+
+def set_attribute(node: NodeProto, name: str, value: Any) -> None:
+    kept: list[AttributeProto] = [a for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    if value is not None:
+        node.attribute.append(helper.make_attribute(name, value))

@@ -7,28 +7,37 @@ written as 12), the constant is replaced, or the computed size is corrected befo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa import rules, shapes
 from spa.errors import ModelError
 from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
-from spa.protos import copy_fields
+from spa.protos import as_tensor, copy_fields, set_attribute, set_value, with_inputs
 from spa.rules import Resized, Sized
 
 Value = NDArray[Any]
 
-_DATA = {"dims", "name", "data_type", "data_location", "external_data", "raw_data"} | {
-    f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")
-}
 _ONE_TO_ONE = {"Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity"}
+
+
+@dataclass
+class _Way:
+    """How a computed size comes about, back to the constants that decide it.
+
+    nodes: what computes it. wanted: (node, position, name, value) of what those have to read.
+    alone: whether nothing else reads anything on the way.
+    """
+
+    nodes: list[int]
+    wanted: list[tuple[int, int, str, Value]]
+    alone: bool
 
 
 def rewrite(groups: Groups, removed: Removed) -> ModelProto:
@@ -101,15 +110,15 @@ class _Rewriter:
         return value
 
     def _store(self, constant: Constant, value: Value) -> None:
-        tensor = _tensor(constant.source, value, constant.tensor)
+        tensor = as_tensor(constant.source, value, constant.tensor)
         if constant.node is None:
             self.stored[constant.source] = tensor
         else:
-            _set_value(self.nodes[constant.node], tensor)
+            set_value(self.nodes[constant.node], tensor)
 
     def _add(self, name: str, value: Value | None, constant: Constant) -> str:
         array = self.graph.array(constant.name) if value is None else value
-        self.added.append(_tensor(name, array, None))
+        self.added.append(as_tensor(name, array, None))
         return name
 
     def _rename_reader(self, alias: str, name: str) -> None:
@@ -130,7 +139,7 @@ class _Rewriter:
     def _visit(self, node: Node) -> None:
         wanted = self._resized(node)
         for name, value in wanted.attrs.items():
-            _set_attribute(self.nodes[node.index], name, value)
+            set_attribute(self.nodes[node.index], name, value)
         computes = any(name in self.old.values for name in node.outputs if name)
         for position, name in enumerate(node.inputs):
             want = wanted.inputs.get(position)
@@ -181,7 +190,7 @@ class _Rewriter:
             self.new_values.update({n: self.old.values[n] for n in node.outputs if n})
             return
         inputs = [self.reads.get((node.index, k), n) for k, n in enumerate(node.inputs)]
-        proto = _with_names(self.nodes[node.index], inputs)
+        proto = with_inputs(self.nodes[node.index], inputs)
         renamed = replace(node, inputs=tuple(inputs), proto=proto)
         got = shapes.evaluate(self.graph, renamed, self.new_shapes, self.new_values)
         for name, value in zip(node.outputs, got or [], strict=False):
@@ -207,7 +216,7 @@ class _Rewriter:
         if name in self.graph.constants or not name:
             base = self.graph.constants[name].source if name else f"{node.outputs[0]}.sizes"
             self._own_constant(node.index, position, base, want)
-        elif not self._chase(name, want, node.index):
+        elif not self._chase(node, position, want):
             fixed = self._correct(node, name, got, want)
             proto.input[position] = self.reads[node.index, position] = fixed
             self.new_values[fixed] = want
@@ -225,49 +234,74 @@ class _Rewriter:
         key = (base, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())
         if key not in self.own:
             self.own[key] = self._unused(base)
-            self.added.append(_tensor(self.own[key], want, None))
+            self.added.append(as_tensor(self.own[key], want, None))
             self.new_values[self.own[key]] = want
         self.nodes[index].input[position] = self.reads[index, position] = self.own[key]
 
-    def _chase(self, name: str, want: Value, reader: int) -> bool:
+    def _chase(self, reader: Node, position: int, want: Value) -> bool:
         """Correct the constants that a computed size is put together from.
 
-        Only along tensors that nobody else reads, so that nothing but this reader changes.
+        Where others read something on the way, this reader gets a copy of the whole way.
         """
-        plan: list[tuple[int, int, str, Value]] = []
-        if not self._pieces(name, want, reader, plan):
+        name, found = reader.inputs[position], _Way([], [], True)
+        if not self._pieces(name, want, reader.index, found):
             return False
-        for index, position, base, value in plan:
-            self._own_constant(index, position, base, value)
-        self.new_values[name] = want
+        if found.alone:
+            for index, at, base, value in found.wanted:
+                self._own_constant(index, at, base, value)
+            self.new_values[name] = want
+        else:
+            copy = self._copied(name, want, reader.index, found)
+            self.nodes[reader.index].input[position] = self.reads[reader.index, position] = copy
+            self.new_values[copy] = want
         return True
 
-    def _pieces(
-        self, name: str, want: Value, reader: int, plan: list[tuple[int, int, str, Value]]
-    ) -> bool:
+    def _copied(self, name: str, want: Value, reader: int, way: _Way) -> str:
+        """A computed size of its own for a reader, and for later ones that want the same."""
+        key = (name, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())
+        if key in self.own:
+            return self.own[key]
+        made: dict[str, str] = {}
+        for index in sorted(set(way.nodes)):
+            copy = NodeProto()
+            copy.CopyFrom(self.nodes[index])
+            for at, read in enumerate(copy.input):
+                copy.input[at] = made.get(read, read)
+            for at, base, value in [w[1:] for w in way.wanted if w[0] == index]:
+                copy.input[at] = self._unused(base)
+                self.added.append(as_tensor(copy.input[at], value, None))
+            for at, output in enumerate(copy.output):
+                copy.output[at] = made[output] = self._unused(output)
+            copy.name = self._unused(copy.name) if copy.name else ""
+            self.inserted.setdefault(reader, []).append(copy)
+        self.own[key] = made[name]
+        return made[name]
+
+    def _pieces(self, name: str, want: Value, reader: int, way: _Way) -> bool:
         got = self.new_values.get(name)
         if got is not None and got.shape == want.shape and np.array_equal(got, want):
             return True
         maker = self.graph.makers.get(name)
-        alone = self.graph.readers.get(name) == [reader] and name not in self.graph.outputs
-        if maker is None or not alone:
+        if maker is None:
             return False
+        way.alone &= self.graph.readers.get(name) == [reader] and name not in self.graph.outputs
         node = self.graph.nodes[maker]
+        way.nodes.append(maker)
         if node.op_type == "Concat":
             at = 0
             for position, part in enumerate(node.inputs):
                 size = int(np.prod(self.old.shapes[part]))
-                if not self._piece(node, position, want[at : at + size], plan):
+                if not self._piece(node, position, want[at : at + size], way):
                     return False
                 at += size
             return True
         if node.op_type in _ONE_TO_ONE:
-            return self._piece(node, 0, want, plan)
+            return self._piece(node, 0, want, way)
         if node.op_type in ("Mul", "Div"):
-            return self._factor(node, want, plan)
+            return self._factor(node, want, way)
         return False
 
-    def _factor(self, node: Node, want: Value, plan: list[tuple[int, int, str, Value]]) -> bool:
+    def _factor(self, node: Node, want: Value, way: _Way) -> bool:
         """Solve ``other * constant = want``, or ``other / constant = want``, for the constant."""
         stored = [k for k, n in enumerate(node.inputs) if n in self.graph.constants]
         if len(stored) != 1 or (node.op_type == "Div" and stored != [1]):
@@ -278,21 +312,22 @@ class _Rewriter:
         big, small = (want, other) if node.op_type == "Mul" else (other, want)
         if not small.all() or (big % small).any():
             return False
-        return self._piece(node, stored[0], big // small, plan)
+        return self._piece(node, stored[0], big // small, way)
 
-    def _piece(
-        self, node: Node, position: int, want: Value, plan: list[tuple[int, int, str, Value]]
-    ) -> bool:
+    def _piece(self, node: Node, position: int, want: Value, way: _Way) -> bool:
         name = node.inputs[position]
         old = self.old.values.get(name)
         if old is None or old.size != want.size:
             return False
         value = want.reshape(old.shape).astype(old.dtype)
-        if name in self.graph.constants:
-            if not np.array_equal(self.new_values[name], value):
-                plan.append((node.index, position, self.graph.constants[name].source, value))
+        if np.array_equal(self.new_values.get(name, np.zeros(0)), value):
             return True
-        return self._pieces(name, value, node.index, plan)
+        if name in self.graph.constants or self._is_static(name):
+            constant = self.graph.constants.get(name)
+            base = constant.source if constant is not None else name
+            way.wanted.append((node.index, position, base, value))
+            return True
+        return self._pieces(name, value, node.index, way)
 
     def _correct(self, node: Node, name: str, got: Value | None, want: Value) -> str:
         """Put nodes in front of the reader that turn the computed size into the wanted one."""
@@ -303,7 +338,7 @@ class _Rewriter:
                     "that cannot be followed; exclude what it reshapes with --exclude"
                 )
             fixed = self._unused(name)
-            self.added.append(_tensor(fixed, want.astype(self.old.values[name].dtype), None))
+            self.added.append(as_tensor(fixed, want.astype(self.old.values[name].dtype), None))
             return fixed
         if got.shape != want.shape or np.any((got == 0) & (want != 0)):
             raise ModelError(f"node {node.name!r}: the size in {name!r} cannot be corrected")
@@ -313,7 +348,7 @@ class _Rewriter:
         steps = self.inserted.setdefault(node.index, [])
         for op_type, operand in (("Mul", factor // common), ("Div", divisor // common)):
             result, constant = self._unused(name), self._unused(name)
-            self.added.append(_tensor(constant, operand.astype(got.dtype), None))
+            self.added.append(as_tensor(constant, operand.astype(got.dtype), None))
             steps.append(
                 onnx.helper.make_node(
                     op_type, [name, constant], [result], name=f"{result}.{op_type}"
@@ -340,7 +375,7 @@ class _Rewriter:
                 model.graph.initializer.append(self.stored[tensor.name])
             elif tensor.data_location == TensorProto.EXTERNAL:
                 value = self.graph.array(tensor.name)
-                model.graph.initializer.append(_tensor(tensor.name, value, tensor))
+                model.graph.initializer.append(as_tensor(tensor.name, value, tensor))
             else:
                 model.graph.initializer.append(tensor)
         if source.ir_version >= 4:
@@ -373,34 +408,3 @@ class _Rewriter:
             for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
                 if dim.HasField("dim_value") and size != before:
                     dim.dim_value = size
-
-
-def _with_names(proto: NodeProto, inputs: Iterable[str]) -> NodeProto:
-    """The node as it is now, reading the per-reader names that values are filed under."""
-    copy = NodeProto()
-    copy.CopyFrom(proto)
-    del copy.input[:]
-    copy.input.extend(inputs)
-    return copy
-
-
-def _tensor(name: str, value: Value, like: TensorProto | None) -> TensorProto:
-    tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
-    if like is not None:
-        tensor.data_type = like.data_type
-        copy_fields(like, tensor, but=_DATA)
-    return tensor
-
-
-def _set_value(node: NodeProto, tensor: TensorProto) -> None:
-    tensor.name = next((a.t.name for a in node.attribute if a.name == "value"), "")
-    del node.attribute[:]
-    node.attribute.append(onnx.helper.make_attribute("value", tensor))
-
-
-def _set_attribute(node: NodeProto, name: str, value: Any) -> None:
-    kept: list[AttributeProto] = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept)
-    if value is not None:
-        node.attribute.append(onnx.helper.make_attribute(name, value))

@@ -45,7 +45,9 @@ def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
     has_member = np.zeros(len(signature), bool)
     constants = {n: axes for n, axes in ties.axes.items() if n in graph.constants}
     for name, axes in constants.items():
-        if graph.constants[name].tensor.data_type in WEIGHTS:  # a table of indices is no weight
+        asked = {graph.nodes[k].op_type for k in graph.readers.get(name, [])}
+        # A table of indices is no weight, nor is what is only asked for its size.
+        if graph.constants[name].tensor.data_type in WEIGHTS and asked - {"Shape", "Size"}:
             for axis in axes:
                 has_member[labels[axis.ids]] = True
     has_member[locked] = False

@@ -2,7 +2,8 @@
 
 The files come from the folder $SPA_ZOO (/tmp/spa-zoo if unset) and must be there first. A name is
 that of the file and what was done to it: ``+onnxsim``, ``+onnxslim``, ``+ort`` (onnxruntime's
-basic level), ``+to21`` (onnx's version converter), ``+half`` (float16 inside).
+basic level), ``+to21`` (onnx's version converter), ``+half`` (float16 inside), ``+qdq`` (weights
+and activations quantised and dequantised, calibrated on noise).
 """
 
 from __future__ import annotations
@@ -11,17 +12,39 @@ import os
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import onnxsim
 import onnxslim
+from numpy.typing import NDArray
 from onnx import version_converter
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from models.zoo.registry import add
 
 FOLDER = Path(os.environ.get("SPA_ZOO", "/tmp/spa-zoo"))
+
+
+class Noise(CalibrationDataReader):  # type: ignore[misc]
+    """Two random inputs; free sizes are 2, and 64 from the third axis on."""
+
+    def __init__(self, path: Path) -> None:
+        random = np.random.default_rng(0)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.rows = [{i.name: self._value(random, i) for i in session.get_inputs()} for _ in "ab"]
+
+    def _value(self, random: np.random.Generator, info: Any) -> NDArray[Any]:
+        shape = [n if isinstance(n, int) else 2 if k < 2 else 64 for k, n in enumerate(info.shape)]
+        if "int" in info.type:
+            return random.integers(0, 2, shape).astype("int32" if "32" in info.type else "int64")
+        return random.normal(size=shape).astype(np.float32)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return self.rows.pop() if self.rows else None
 
 
 def _export(name: str, how: str, path: Path) -> None:
@@ -34,6 +57,12 @@ def _export(name: str, how: str, path: Path) -> None:
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 4
         onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return
+    if how == "qdq":
+        quantize_static(
+            source, path, Noise(source), quant_format=QuantFormat.QDQ, per_channel=True,
+            weight_type=QuantType.QInt8,
+        )  # fmt: skip
         return
     model = onnx.load(source)
     if how == "onnxsim":
@@ -70,3 +99,5 @@ for _k, _name in enumerate(NAMES.split()):
     for _i, _source in enumerate(_sources(_name)[:2]):
         for _how in (ALL[(_k + _i) % 3], *ALL[3 + _k % 2 :][: 1 - _i]):
             add(f"{_source}+{_how}", partial(_export, _source, _how))
+        if _k % 3 == 0 and not _i:
+            add(f"{_source}+qdq", partial(_export, _source, "qdq"))

@@ -21,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import onnx
 import tensorflow as tf
 import tf2onnx
 
@@ -101,6 +102,10 @@ def export(make: Make, variant: str, path: Path) -> None:
         model, _ = tf2onnx.convert.from_function(function, specs, opset=opset)
     else:
         model = _through_file(call, function, specs, opset)
+    plain = {node.op_type for node in model.graph.node if not node.domain}
+    left = sorted(op for op in plain if not onnx.defs.has(op, opset, ""))
+    if left:
+        raise RuntimeError(f"tf2onnx leaves operators that opset {opset} does not have: {left}")
     path.write_bytes(model.SerializeToString())
 
 
@@ -141,7 +146,7 @@ def net(*variants: str, name: str = "", source: str = "tf") -> Callable[[Make], 
         if source == "keras":
             usual = (f"keras{max(second, 13)}", f"tf2onnx{first}{'d' if k % 2 else ''}")
         if k % 2:
-            usual += (f"tflite{first}",)
+            usual += (f"tflite{max(first, 14)}",)
         for variant in variants or usual:
             add(f"{called}@{variant}", partial(export, make, variant))
         return make

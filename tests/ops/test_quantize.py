@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, Body, Case, case
+from tests.ops.cases import ROWS, Body, Case, case, summed
 
 
 def _activation(axis: int | None) -> Body:
@@ -69,7 +69,25 @@ def _blocked_points(net: Net, a: Tensor) -> Tensor:
     return net.matmul(a, w)
 
 
+def _bias(net: Net, a: Tensor) -> Tensor:
+    """Stored in eight bits whose zero is 7: what is removed holds that, not 0."""
+    stored = net.rng.integers(-100, 100, (a.shape[1], 1, 1)).astype(np.int8)
+    bias = net.node("DequantizeLinear", net.const(stored, "stored"), np.float32(0.05), np.int8(7))
+    return net.add(a, bias)
+
+
+def _padded(net: Net, a: Tensor) -> Tensor:
+    """The value that fills is computed, as onnxruntime's quantiser leaves it."""
+    scale, point = np.float32(0.05), np.int8(7)
+    q = net.node("QuantizeLinear", np.float32(0), scale, point)
+    filler = net.node("DequantizeLinear", q, scale, point)
+    return net.node("Pad", a, np.array([0, 0, 1, 1, 0, 0, 1, 1]), filler)
+
+
 QUANTIZE = [
+    case("bias-with-zero-point", 1, _bias, exact=True),
+    case("bias-with-zero-point-summed", 1, lambda net, a: summed(net, _bias(net, a)), exact=True),
+    case("computed-pad", 1, _padded, exact=True),
     case("tensor", 1, _activation(None), exact=True),
     case("axis", 1, _activation(1), exact=True),
     case("negative-axis", 1, _activation(-3), exact=True),
