@@ -289,7 +289,8 @@ def _variant(row: Row) -> str:
 
 
 def _holders(row: Row) -> str:
-    return "; ".join(f"{text} {_share(share)}" for text, share in row.held[:3] if share >= NOTABLE)
+    shown = [held for k, held in enumerate(row.held[:3]) if k == 0 or held[1] >= NOTABLE]
+    return "; ".join(f"{text} {_share(share)}" for text, share in shown)
 
 
 def _gone(kept: float | None) -> str:

@@ -61,13 +61,8 @@ def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool, o
         listed = subprocess.run(zoo, stdout=subprocess.PIPE, text=True, check=True, env=here)
         names = listed.stdout.split()
         done = (".onnx",) if retry else (".onnx", ".error")
-        wanted = [
-            name
-            for name in names
-            if not only
-            and _matches(name, patterns)
-            and not any((folder / f"{name}{s}").exists() for s in done)
-        ]
+        wanted = [] if only else [n for n in names if _matches(n, patterns)]
+        wanted = [n for n in wanted if not any((folder / f"{n}{s}").exists() for s in done)]
         for k in range(0, len(wanted), 20):
             subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
         found = subprocess.run([*zoo, "--versions"], stdout=subprocess.PIPE, check=True)
