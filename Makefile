@@ -5,7 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz docs bench clean
+# The Pythons that have exporters (see models/zoo/__main__.py), an optimiser's last; where the files
+# go; how many run at once; seconds for each.
+ZOO_PYTHONS ?= $(BIN)/python
+ZOO ?= build/zoo
+JOBS ?= $(shell nproc)
+LIMIT ?= 600
+
+.PHONY: demo test lint fuzz docs bench zoo clean
 
 $(BIN)/spa: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +36,10 @@ fuzz: $(BIN)/spa
 
 docs: $(BIN)/spa
 	$(BIN)/python docs/generate.py
+
+zoo: $(BIN)/spa
+	$(BIN)/python -m benchmarks.zoo $(ZOO_PYTHONS:%=--python %) --cache $(ZOO) --jobs $(JOBS) \
+		--timeout $(LIMIT)
 
 bench: $(BIN)/spa
 	$(BIN)/python -m benchmarks.speed

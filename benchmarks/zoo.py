@@ -1,13 +1,13 @@
-"""Analyse, prune and verify every file of the zoo (see `models.zoo`); print a table.
+"""Make the files of the zoo (see `models.zoo`), study each one, write docs/coverage.md.
 
-    python -m benchmarks.zoo [REGEX...] --python PYTHON --python PYTHON
+    python -m benchmarks.zoo [REGEX...] --python PYTHON --python PYTHON   make and study
+    python -m benchmarks.zoo [REGEX...] --no-export --jobs 4              study what is there
+    python -m benchmarks.zoo --docs                                       write the document
 
 Every PYTHON exports what its frameworks can; an optimiser among them, which starts from files that
-are there, comes last.
-
-Columns: groups by kind; *locked*, the share of parameters in float constants that have no axis
-with a unit that can be removed; what locks most of them; *macs*, the least share reachable with
-every kind of group; the law's error at channels=0.5 with exact groups only; seconds.
+are there, comes last. Every file is studied in a process of its own with a limit of time. The rows
+go to a file (--rows) as they come; a run that is taken up again measures only files that have no
+row by the same code. What a row holds is said in `benchmarks.study.Row`.
 """
 
 from __future__ import annotations
@@ -18,185 +18,133 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 
-DIGITS = re.compile(r"\d+")
+from benchmarks import coverage
+from benchmarks.study import Row, code_digest, file_digest, study
 
-
-@dataclass(frozen=True)
-class Row:
-    """What one file showed; seconds are of analysis and of everything."""
-
-    name: str
-    groups: dict[str, int] = field(default_factory=dict)
-    locked: float = 0.0
-    why: str = ""
-    macs: float = 1.0
-    law: float | None = None
-    units: int = 0
-    analysis: float = 0.0
-    seconds: float = 0.0
-    note: str = ""
-
-
-def study(path: Path) -> Row:
-    """Analyse, prune and verify one file, in this process."""
-    import numpy as np
-
-    import spa
-    from spa import api
-    from spa.errors import SpaError
-
-    row: dict[str, object] = {"name": path.stem}
-    start = time.perf_counter()
-    try:
-        groups = spa.analyze(path)
-        row["analysis"] = time.perf_counter() - start
-        row["groups"] = dict(Counter(g.kind + ("" if g.exact else "~") for g in groups))
-        row["locked"], row["why"] = _locked(groups)
-        counts = np.asarray([max(g.size - 1, 0) for g in groups], np.int64)
-        cost = api.CostModel(groups)
-        row["macs"] = cost(counts).macs / max(cost().macs, 1)
-        row["note"] = "; ".join(f"no rule: {k}" for k in groups.unknown)
-        result = spa.prune(path, target="channels=0.5", exact=True)
-        checked = result.verification
-        if checked is not None:
-            row["law"], row["units"] = checked.law, checked.law_units
-            if not checked.runs:
-                row["note"] = "onnxruntime cannot run the original"
-    except SpaError as error:
-        row["note"] = f"{type(error).__name__}: {error}"
-    except Exception as error:
-        import traceback
-
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        row["note"] = f"CRASH {type(error).__name__} at {place}: {error}"
-    row["seconds"] = time.perf_counter() - start
-    return Row(**row)  # type: ignore[arg-type]
-
-
-def _locked(groups: object) -> tuple[float, str]:
-    """The share of parameters in constants without one removable unit, and what holds most."""
-    from spa.groups import Groups
-
-    assert isinstance(groups, Groups)
-    free = {m.tensor for g in groups for m in g.members}
-    total, held = 0, {}
-    for name, constant in groups.graph.constants.items():
-        size = 1
-        for n in constant.shape:
-            size *= n
-        if groups.graph.array(name).dtype.kind != "f" or size <= 1:
-            continue
-        total += size
-        if name not in free:
-            held[name] = size
-    reasons: Counter[str] = Counter()
-    for lock in groups.locks():
-        if lock.tensor in held:
-            text = f"{lock.operator or 'output'}: {lock.why}"
-            reasons[DIGITS.sub("#", text)[:60]] += held[lock.tensor]
-    top = reasons.most_common(1)
-    return sum(held.values()) / max(total, 1), top[0][0] if top else ""
+CACHE = Path(os.environ.get("SPA_ZOO", "/tmp/spa-zoo"))
 
 
 def study_apart(path: Path, timeout: float) -> Row:
-    """The same in a process of its own."""
+    """Study a file in a process of its own."""
+    known = {"name": path.stem, "code": code_digest(), "file": file_digest(path)}
+    command = [sys.executable, "-m", "benchmarks.zoo", "--one", str(path)]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.zoo", "--one", str(path)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return Row(path.stem, seconds=timeout, note=f"TIMEOUT after {timeout:.0f} s")
+        return Row(**known, state="late", seconds=timeout, note=f"not done in {timeout:.0f} s")
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or [""]
-        return Row(path.stem, note=f"CRASH, exit code {done.returncode}: {last[0]}")
-    return Row(**json.loads(lines[-1]))
+        return Row(**known, state="crashed", note=f"exit code {done.returncode}: {last[0]}")
+    return Row(**known, **json.loads(lines[-1]))
 
 
-def export(python: str, folder: Path, patterns: list[str], retry: bool) -> list[str]:
-    """Write the files that are not there yet; returns the names that match."""
+# Export ----------------------------------------------------------------------------------------
+
+
+def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool, only: bool) -> None:
+    """Write the files that are not there yet, and which models and versions the zoo has.
+
+    Args:
+        only: write the latter only.
+    """
     here = {**os.environ, "SPA_ZOO": str(folder)}
-    listed = subprocess.run(
-        [python, "-m", "models.zoo"], capture_output=True, text=True, check=True, env=here
-    )
-    names = [n for n in listed.stdout.split() if not patterns or _matches(n, patterns)]
-    done = (".onnx",) if retry else (".onnx", ".error")
-    wanted = [n for n in names if not any((folder / f"{n}{s}").exists() for s in done)]
-    for k in range(0, len(wanted), 20):
-        command = [python, "-m", "models.zoo", str(folder), *wanted[k : k + 20]]
-        subprocess.run(command, check=False, env=here)
-    return names
+    folder.mkdir(parents=True, exist_ok=True)
+    made = coverage.Made()
+    for python in pythons:
+        zoo = [python, "-m", "models.zoo"]
+        listed = subprocess.run(zoo, stdout=subprocess.PIPE, text=True, check=True, env=here)
+        names = listed.stdout.split()
+        done = (".onnx",) if retry else (".onnx", ".error")
+        wanted = [] if only else [n for n in names if _matches(n, patterns)]
+        wanted = [n for n in wanted if not any((folder / f"{n}{s}").exists() for s in done)]
+        for k in range(0, len(wanted), 20):
+            subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
+        found = subprocess.run([*zoo, "--versions"], stdout=subprocess.PIPE, check=True)
+        models = (name.partition("@")[0] for name in names)
+        made = coverage.Made({*made.models, *models}, {**made.versions, **json.loads(found.stdout)})
+    made.save(folder)
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
-    return any(re.search(p, name) for p in patterns)
+    return not patterns or any(re.search(p, name) for p in patterns)
+
+
+# Rows ------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """The last row of every file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = (Row(**json.loads(line)) for line in lines)
+    return {row.name: row for row in rows}
+
+
+def measure(files: Iterable[Path], rows: Path, jobs: int, timeout: float) -> None:
+    """Study the files that have no row yet; append the rows as they come."""
+    known, code = read_rows(rows), code_digest()
+    done = {r.name for r in known.values() if r.code == code}
+    wanted = [p for p in files if p.stem not in done or known[p.stem].file != file_digest(p)]
+    wanted.sort(key=lambda p: -p.stat().st_size)  # the long ones first
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    with rows.open("a") as out, ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(study_apart, path, timeout) for path in wanted]
+        for k, finished in enumerate(as_completed(waiting), 1):
+            row = finished.result()
+            out.write(json.dumps(asdict(row)) + "\n")
+            out.flush()
+            print(f"{k:4d}/{len(wanted)} {line(row)}", flush=True)
 
 
 def line(row: Row) -> str:
     kinds = " ".join(f"{k}:{n}" for k, n in sorted(row.groups.items()))
     law = "-" if row.law is None else f"{row.law:.0e}"
+    held = row.held[0][0] if row.held else ""
+    shares = " ".join("-" if s is None else f"{s:.1%}" for s in (row.locked, row.macs, row.kept))
     return (
-        f"{row.name:40s} {kinds:44s} {100 * row.locked:5.1f} % {100 * row.macs:5.1f} % "
-        f"{law:>6s} {row.units:5d} {row.analysis:5.1f} {row.seconds:5.1f}  "
-        f"{' | '.join(filter(None, (row.note, row.why)))}"
+        f"{row.name:40s} {row.state:10s} {kinds:40s} {shares:20s} {law:>6s} "
+        f"{row.analysis:5.1f} {row.seconds:5.1f}  {' | '.join(filter(None, (row.note, held)))}"
     )
-
-
-HEADER = (
-    f"{'name @ exporter':40s} {'groups (~ inexact)':44s} {'locked':>7s} {'macs':>7s} "
-    f"{'law':>6s} {'units':>5s} {'anal.':>5s} {'s':>5s}  note | what locks most"
-)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("patterns", nargs="*", help="regular expressions of names")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/spa-zoo"))
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder of files ({CACHE})")
+    parser.add_argument("--rows", type=Path, help="where the rows go (rows.jsonl in that folder)")
     parser.add_argument("--python", action="append", help="a Python with some of the frameworks")
-    parser.add_argument("--timeout", type=float, default=120)
-    parser.add_argument("--no-export", action="store_true", help="only what the cache holds")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one file")
+    parser.add_argument("--no-export", action="store_true", help="only what is there; "
+                        "the Pythons, if any, say which models and versions these are")  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="export again what failed before")
-    parser.add_argument("--json", type=Path, help="append the rows to this file")
+    parser.add_argument("--docs", action="store_true", help="only write docs/coverage.md")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(asdict(study(args.one))))
+        print(json.dumps(study(args.one)))
         return
-    if args.no_export:
-        names = [p.stem for p in sorted(args.cache.glob("*.onnx"), key=lambda p: p.stat().st_mtime)]
-        names = [n for n in names if not args.patterns or _matches(n, args.patterns)]
-    else:
-        pythons = args.python or [sys.executable]
-        found = [export(p, args.cache, args.patterns, args.retry) for p in pythons]
-        names = list(dict.fromkeys(name for listed in found for name in listed))
-    print(HEADER, flush=True)
-    rows = []
-    for name in names:
-        path = args.cache / f"{name}.onnx"
-        if not path.exists():
-            continue
-        rows.append(study_apart(path, args.timeout))
-        print(line(rows[-1]), flush=True)
-        if args.json:
-            with args.json.open("a") as file:
-                file.write(json.dumps(asdict(rows[-1])) + "\n")
-    crashed = sum("CRASH" in r.note or "TIMEOUT" in r.note for r in rows)
-    failed = sum("Error:" in r.note and "CRASH" not in r.note for r in rows)
-    proven = sum(r.law is not None and r.law <= 1e-3 for r in rows)
-    print(
-        f"\n{len(rows)} files of {len(names)} names: {proven} pruned with the law to 1e-3, "
-        f"{failed} refused, {crashed} crashed or timed out; "
-        f"median locked {sorted(r.locked for r in rows)[len(rows) // 2] if rows else 0:.1%}"
-    )
+    rows = args.rows or args.cache / "rows.jsonl"
+    if not args.docs:
+        pythons = args.python or [] if args.no_export else args.python or [sys.executable]
+        if pythons:
+            export(pythons, args.cache, args.patterns, args.retry, args.no_export)
+        made = coverage.Made.load(args.cache)
+        files = [p for p in sorted(args.cache.glob("*.onnx")) if made.has(p.stem)]
+        measure(
+            [p for p in files if _matches(p.stem, args.patterns)], rows, args.jobs, args.timeout
+        )
+    there = [row for row in read_rows(rows).values() if (args.cache / f"{row.name}.onnx").exists()]
+    if other := sum(row.code != code_digest() for row in there):
+        print(f"{other} of {len(there)} rows are by other code than this", file=sys.stderr)
+    coverage.write(there, args.cache)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ SOURCES = (
     "torch_nets",
     "transformers_nets",
     "timm_nets",
+    "named_nets",
     "sklearn_nets",
     "jax_nets",
     "paddle_nets",

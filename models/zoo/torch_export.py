@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.zoo.registry import add
+from models.zoo.registry import MODELS, add
 
 Dynamic = dict[int, str]
 
@@ -127,6 +127,7 @@ def net(*variants: str, name: str = "", source: str = "torch") -> Callable[[Make
         called = f"{source}-{name or make.__name__}"
         k = zlib.crc32(called.encode())
         legacy, dynamo = (opsets[k % len(opsets)] for opsets in OPSETS)
+        MODELS[called] = partial(export, make)
         for variant in variants or (f"legacy{legacy}{'d' if k % 3 else ''}", f"dynamo{dynamo}d"):
             add(f"{called}@{variant}", partial(export, make, variant))
         return make
