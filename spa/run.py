@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -44,7 +44,7 @@ def session(
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory(prefix="spa-") as folder:
+    with ExitStack() as stack:
         try:
             source: str | bytes
             if isinstance(model, Path):
@@ -53,7 +53,8 @@ def session(
                 source = model
             elif (data := serialize(model)) is not None:
                 source = data
-            else:
+            else:  # too large for one message
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spa-"))
                 source = str(Path(folder) / "model.onnx")
                 copy = ModelProto()
                 copy.CopyFrom(model)

@@ -282,10 +282,14 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
                 stored[name].CopyFrom(onnx.numpy_helper.from_array(graph.array(name), name))
             continue
         value = np.array(graph.array(name))
+        zero = _zero_point(graph, name)
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
-            lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
+            if zero is not None:
+                lines[cut] = np.moveaxis(np.broadcast_to(zero, value.shape), k, 0)[cut]
+            else:
+                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale
         values[name] = value
     for name, value in values.items():
         # Per-reader constants get an initializer of their own here.
@@ -301,6 +305,25 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes + rest)
     return model
+
+
+def _zero_point(graph: Graph, name: str) -> NDArray[np.generic] | None:
+    """What stands for zero in a quantised constant, in a shape that broadcasts to the constant's."""
+    for k in graph.readers.get(name, []):
+        node = graph.nodes[k]
+        if node.op_type != "DequantizeLinear" or node.inputs[0] != name or len(node.inputs) < 3:
+            continue
+        zero, shape = graph.constants.get(node.inputs[2]), graph.constants[name].shape
+        if zero is None:
+            continue
+        value, axis = graph.array(zero.name), int(node.attrs.get("axis", 1))
+        if value.ndim == len(shape) > 1:  # in blocks
+            return value.repeat(shape[axis] // value.shape[axis], axis)
+        at = [1] * len(shape)
+        if value.size > 1:
+            at[axis] = value.size
+        return value.reshape(at)
+    return None
 
 
 def _divides(graph: Graph, name: str) -> bool:
