@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint fuzz docs bench clean
+.PHONY: demo test lint fuzz mutation docs bench clean
 
 $(BIN)/spa: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,11 @@ lint: $(BIN)/spa
 	$(BIN)/mypy
 
 fuzz: $(BIN)/spa
-	SPA_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/test_random_graphs.py
+	SPA_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto \
+		tests/test_random_graphs.py tests/test_over_tying.py
+
+mutation: $(BIN)/spa
+	$(BIN)/python -m benchmarks.mutation --report docs/mutation.md
 
 docs: $(BIN)/spa
 	$(BIN)/python docs/generate.py

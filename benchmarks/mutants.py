@@ -100,9 +100,9 @@ def _is_prose(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
             return True
         if isinstance(at, ast.Assert):
             return True
-        if isinstance(at, ast.Call) and _callee(at) in ("lock", "lock_input") and child in at.args:
-            if at.args.index(child) == 1:
-                return True
+        locks = isinstance(at, ast.Call) and _callee(at) in ("lock", "lock_input")
+        if locks and at.args[1:2] == [child]:  # the reason
+            return True
         if isinstance(at, ast.Assign) and _names(at) & {"_REASONS"}:
             return True
         at, child = parents.get(at), at
@@ -267,7 +267,8 @@ def _declaration(call: ast.Call) -> Iterator[tuple[str, Change]]:
 def _other_zeros(keyword: ast.keyword | None) -> list[str]:
     if keyword is None:
         return ["0"]
-    assert isinstance(keyword.value, ast.Constant)
+    if not isinstance(keyword.value, ast.Constant):
+        return []
     text = str(keyword.value.value)
     if text == "+":
         return ["0"]

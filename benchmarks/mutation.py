@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -283,7 +284,31 @@ def main() -> None:
 
 
 def report(scores: dict[str, Score], survivors: list[Mutant], by: list[str]) -> str:
-    raise NotImplementedError
+    """The table of `docs/mutation.md`."""
+    total = Score(*(sum(getattr(s, f) for s in scores.values()) for f in vars(Score())))
+    lines = [
+        "# Mutation check",
+        "",
+        "Every rule is broken on purpose, one small piece at a time: letters of a pattern swapped,",
+        "renamed, made live or whole; clauses dropped; statements dropped, comparisons and",
+        "conditions turned round, numbers one larger. A mutant is killed when a test fails.",
+        "Made by `python -m benchmarks.mutation --report docs/mutation.md`.",
+        "",
+        "| family | mutants | killed | equivalent | survivors | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, s in [*scores.items(), ("all", total)]:
+        left = s.mutants - s.killed - s.equivalent
+        row = (name, s.mutants, s.killed, s.equivalent, left, round(s.seconds))
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    kinds = Counter(verdict.split("[")[0] for verdict in by if verdict)
+    lines += ["", "What kills first:", ""]
+    lines += [f"- {name}: {count}" for name, count in kinds.most_common(12)]
+    lines += ["", "Survivors:" if survivors else "No survivors.", ""]
+    lines += [f"- {m.family}: {m.name}" for m in survivors]
+    lines += ["", "Equivalent, with the reason:", ""]
+    lines += [f"- {name} - {why}" for name, why in sorted(EQUIVALENT.items())]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ def mask(groups: Groups, removed: Removed, scale: float = 0.0) -> ModelProto:
 
 
 def _zero_point(graph: Graph, name: str) -> NDArray[np.generic] | None:
-    """What stands for zero in a quantised constant, in a shape that broadcasts to the constant's."""
+    """What stands for zero in a quantised constant, in a shape that broadcasts to it."""
     for k in graph.readers.get(name, []):
         node = graph.nodes[k]
         if node.op_type != "DequantizeLinear" or node.inputs[0] != name or len(node.inputs) < 3:

@@ -690,8 +690,7 @@ def class_token(g: Drawing, x: Tensor) -> Tensor:
     """A token of its own, expanded over the batch, joins; then the first ones are cut off again."""
     width = x.shape[-1]
     batch = g.net.dim(x, 0) if g.free else x.shape[0]
-    sizes = g.net.shape_vector(batch, -1 if g.of(0, 1) else 1, width)
-    sizes = sizes if g.free else [x.shape[0], 1, width]
+    sizes = g.net.shape_vector(batch, 1, width) if g.free else [x.shape[0], 1, width]
     shape = [x.shape[0], 1, width]
     token = g.net.node("Expand", g.net.weight(1, 1, width), sizes, shape=shape)
     return g.net.slice(g.net.concat(token, x, axis=1), 1, 2**62, axis=1)

@@ -228,6 +228,7 @@ PAD = [
     case("channels-opset-10", 2, _moved("Pad", pads=_MORE), opset=10, exact=True),
     case("channels-before", 2, _moved("Pad", [0, 3, 0, 0, 0, 0, 0, 0]), exact=True),
     case("channels-axes", 2, _moved("Pad", [2, 2], None, [1]), opset=18, exact=True),
+    case("channels-one-on-each-side", 2, _moved("Pad", [0, 1, 0, 0, 0, 1, 0, 0]), exact=True),
     case("channels-value", 2, _moved("Pad", _MORE, 0.5), exact=True),
     case("channels-value-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _MORE, 0.5))),
     case("channels-edge", 0, _moved("Pad", _MORE, mode="edge")),

@@ -40,6 +40,25 @@ def _weight(axis: int | None, opset: int = 17) -> Body:
     return body
 
 
+def _unsigned(axis: int | None) -> Body:
+    """Two weights in eight bits without a sign: what stands for zero is about 128."""
+
+    def stored(net: Net, out: int, channels: int) -> Tensor:
+        q = net.rng.integers(90, 170, (out, channels, 1, 1)).astype(np.uint8)
+        n = 1 if axis is None else q.shape[axis]
+        scale = np.linspace(0.01, 0.02, n, dtype=np.float32)
+        point = np.arange(120, 120 + n, dtype=np.uint8)
+        if axis is None:
+            return net.node("DequantizeLinear", net.const(q), scale[0], point[0])
+        return net.node("DequantizeLinear", net.const(q), scale, point, axis=axis)
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        y = net.relu(net.node("Conv", a, stored(net, 6, a.shape[1])))
+        return net.node("Conv", y, stored(net, 10, 6))
+
+    return body
+
+
 def _blocked(net: Net, a: Tensor) -> Tensor:
     """A matrix in eight bits with a scale for every block of 4 rows: whole blocks go."""
     stored = net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8)
@@ -55,6 +74,9 @@ QUANTIZE = [
     case("weight", 2, _weight(None), exact=True),
     case("weight-per-output", 2, _weight(0), exact=True),
     case("weight-per-input", 2, _weight(1), exact=True),
+    case("unsigned", 3, _unsigned(None), exact=True),
+    case("unsigned-per-output", 3, _unsigned(0), exact=True),
+    case("unsigned-per-input", 3, _unsigned(1), exact=True),
     case("blocks", 2, _blocked, shape=ROWS, opset=21, exact=True),
 ]
 

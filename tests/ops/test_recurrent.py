@@ -85,6 +85,18 @@ def _peepholes(net: Net, a: Tensor) -> Tensor:
     return net.node("Squeeze", net.nodes("LSTM", inputs, 1, hidden_size=HIDDEN)[0], [1])
 
 
+def _mixed_steps(op: str) -> Body:
+    """What mixes tokens makes steps of its own, but a cell takes steps in a row."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        steps = net.relu(net.matmul(net.weight(4, a.shape[1]), a))
+        (y,) = _cell(op, net, net.transpose(steps, 1, 0, 2))
+        y = net.transpose(net.node("Squeeze", y, [1]), 1, 0, 2)
+        return net.matmul(net.weight(3, 4), y)
+
+    return body
+
+
 # Two groups: what the producer makes, and the hidden size.
 RECURRENT = [
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
@@ -92,6 +104,7 @@ RECURRENT = [
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-last-hidden", 2, _last(op, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-stacked", 3, _stacked(op), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-mixed-steps", 2, _mixed_steps(op), shape=TOKENS, exact=True) for op in GATES),
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
     case("LSTM-peepholes", 2, _peepholes, shape=TOKENS, exact=True),
