@@ -393,9 +393,11 @@ def one_channel_norm(g: Drawing, x: Tensor) -> Tensor:
         case 1:
             return g.net.node("LRN", x, size=3)
         case 2:
-            return g.net.node("LpNormalization", x, axis=g.of(1, 2, 3), p=g.of(1, 2))
+            axis = g.of(1, 2, 3)
+            return g.net.node("LpNormalization", x, axis=axis, p=g.of(1, 2), shape=x.shape)
         case _:
-            return g.net.node("MeanVarianceNormalization", x, axes=[0, 2, 3])
+            axes = [0, 2, 3]
+            return g.net.node("MeanVarianceNormalization", x, axes=axes, shape=x.shape)
 
 
 @block

@@ -291,7 +291,9 @@ CAUTIOUS = {
 
 
 def _nothing(one: Alone, k: int) -> float:
-    """What a masked slice holds: zero, or what a division can bear."""
+    """What a masked slice holds: zero, what stands for it, or what a division can bear."""
+    if one.op.node.op_type == "DequantizeLinear" and k == 0 and 2 in one.lone.fixed:
+        return float(one.lone.fixed[2])
     return 1.0 if one.op.node.op_type in ("Div", "Mod", "QuantizeLinear") and k == 1 else 0.0
 
 
