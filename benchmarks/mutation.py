@@ -59,9 +59,11 @@ class Check:
         if self.lines is None:
             return True
         if mutant.ops:
-            return bool(self.ops & set(mutant.ops))
+            return not self.ops or bool(self.ops & set(mutant.ops))
         first, last = mutant.lines
         here = {line for family, line in self.lines if family == mutant.family}
+        if mutant.name.startswith(("declare:", "module:")):
+            return bool(here)
         return any(first <= line <= last for line in here)
 
 
@@ -107,8 +109,18 @@ def _operators(given: dict[str, Any]) -> frozenset[str]:
     return frozenset(node.op_type for model in models for node in model.graph.node)
 
 
+def other_checks() -> Iterator[Check]:
+    """Kinds and costs, which the law does not see."""
+    from tests import test_cost, test_groups
+
+    for name in test_groups.NAMED:
+        yield Check(f"test_kinds[{name}]", lambda n=name: test_groups.test_kinds(n))
+    for name in test_cost.MACS:
+        yield Check(f"test_cost[{name}]", lambda n=name: test_cost.test_macs(n))
+
+
 def later_checks() -> Iterator[Check]:
-    """Hazard models, then random graphs for the law and for over-tying."""
+    """Hazard models, then random graphs."""
     from models.hazards import HAZARDS
     from tests.models import test_hazards as hazards
 
@@ -257,7 +269,8 @@ def main() -> None:
     run.session = partial(run.session, threads=1)  # tiny models, and jobs side by side
     load_rules()
     own = {f: [c for c in map(traced, family_checks(f)) if c] for f in families}
-    later = [] if options.quick else [c for c in map(traced, later_checks()) if c]
+    more = other_checks() if options.quick else itertools.chain(other_checks(), later_checks())
+    later = [check for check in map(traced, more) if check]
     print(f"{sum(map(len, own.values()))} rows, {len(later)} models, traced in "
           f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     scores, survivors, by = {}, [], []

@@ -8,6 +8,8 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
+from tests.isolation import Alone
+from tests.numeric import alone
 from tests.ops.cases import TOKENS, Body, Case, case
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -114,6 +116,47 @@ RECURRENT = [
 @pytest.mark.parametrize("row", RECURRENT)
 def test_recurrent(row: Case) -> None:
     row.check()
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_layouts_couple_alike(op: str) -> None:
+    """All inputs and outputs, with the axes where layout 1 has them."""
+    found = []
+    for layout in (0, 1):
+        net = Net("layout")
+
+        def state(*shape: int, net: Net = net, layout: int = layout) -> Tensor:
+            return net.weight(*((shape[1], shape[0], shape[2]) if layout else shape))
+
+        gates, states = GATES[op], 2 if op == "LSTM" else 1
+        x = net.input("x", [3, 5, 6] if layout else [5, 3, 6])
+        inputs = [
+            x, net.weight(2, gates * 4, 6), net.weight(2, gates * 4, 4),
+            net.weight(2, 2 * gates * 4), None, *(state(2, 3, 4) for _ in range(states)),
+            *([net.weight(2, 3 * 4)] if op == "LSTM" else []),
+        ]  # fmt: skip
+        outputs = net.nodes(
+            op, inputs, 1 + states, hidden_size=4, layout=layout, direction="bidirectional"
+        )
+        groups = spa.analyze(net.model(*outputs))
+        lone = alone(groups, groups.views[0].ties.ops[0])
+        assert lone is not None
+        place = {name: f"i{k}" for k, name in lone.inputs.items()}
+        place |= {name: f"o{k}" for k, name in lone.outputs.items()}
+        moved = {"i0": (1, 0, 2), "o0": (2, 0, 1, 3)}
+        moved |= dict.fromkeys(("i5", "i6", "o1", "o2"), (1, 0, 2))
+        one = Alone(lone, 0)
+        slices = {
+            (name, axis, i): (
+                place[name], moved[place[name]][axis] if layout and place[name] in moved else axis, i
+            )
+            for name, axis, ids in one.slices()
+            for i in range(len(ids))
+        }  # fmt: skip
+        blocks = one.partition.blocks(set(slices))
+        found.append(frozenset(frozenset(slices.get(s, s) for s in b) for b in blocks))
+    assert found[0] == found[1]
+    assert len(found[0]) > 4  # the hidden units, the features, the batch
 
 
 def test_batch_first_couples_alike() -> None:
