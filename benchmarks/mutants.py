@@ -75,15 +75,13 @@ def _owner(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, tuple[s
     while at is not None:
         if isinstance(at, ast.FunctionDef):
             return at.name, ()
-        if isinstance(at, ast.Call) and _callee(at) == "rule" and at.args:
-            if isinstance(at.args[0], ast.Constant):
-                ops = tuple(str(at.args[0].value).split())
+        if isinstance(at, ast.Call) and _callee(at) in ("rule", "declare"):
+            first = at.args[0]
+            if isinstance(first, ast.Constant):
+                ops = tuple(str(first.value).split())
                 return (ops[0] if len(ops) == 1 else f"{ops[0]} ..."), ops
-        if isinstance(at, ast.Call) and _callee(at) == "declare":
-            if isinstance(at.args[0], ast.Constant):
-                ops = tuple(str(at.args[0].value).split())
-                return (ops[0] if len(ops) == 1 else f"{ops[0]} ..."), ops
-            return "declare", ()
+            if _callee(at) == "declare":
+                return "declare", ()
         at = parents.get(at)
     return "module", ()
 

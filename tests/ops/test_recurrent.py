@@ -146,13 +146,11 @@ def test_layouts_couple_alike(op: str) -> None:
         moved = {"i0": (1, 0, 2), "o0": (2, 0, 1, 3)}
         moved |= dict.fromkeys(("i5", "i6", "o1", "o2"), (1, 0, 2))
         one = Alone(lone, 0)
-        slices = {
-            (name, axis, i): (
-                place[name], moved[place[name]][axis] if layout and place[name] in moved else axis, i
-            )
-            for name, axis, ids in one.slices()
-            for i in range(len(ids))
-        }  # fmt: skip
+        slices = {}
+        for name, axis, ids in one.slices():
+            here = place[name]
+            where = moved[here][axis] if layout and here in moved else axis
+            slices.update({(name, axis, i): (here, where, i) for i in range(len(ids))})
         blocks = one.partition.blocks(set(slices))
         found.append(frozenset(frozenset(slices.get(s, s) for s in b) for b in blocks))
     assert found[0] == found[1]
