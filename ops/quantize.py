@@ -9,20 +9,15 @@ def _pattern(op: Op) -> str:
     letters = [f"L{k}" for k in range(rank)]
     text = " ".join(letters)
     scale = op.shape(1)
-    if len(scale) == rank > 1 and op.attr("block_size", 0):
+    if op.attr("block_size", 0):
         at = op.axis(1)
         blocked = [f"(L{k} b)" if k == at else letter for k, letter in enumerate(letters)]
         return f"{' '.join(blocked)}, {text}, {text} -> {' '.join(blocked)}"
-    if len(scale) == 1 and scale[0] > 1:
+    if len(scale) == 1 and scale[0] > 1:  # one number in a list is a scale for all
         per = letters[op.axis(1)]
         return f"{text}, {per}, {per} -> {text}"
     return f"{text}, *, * -> {text}"
 
 
-def _block(op: Op) -> dict[str, int]:
-    size = int(op.attr("block_size", 0))
-    return {"b": size} if size else {}
-
-
-declare("DequantizeLinear", _pattern, zero="0 1", sizes=_block)
-declare("QuantizeLinear", _pattern, zero="0", sizes=_block)
+declare("DequantizeLinear", _pattern, zero="0 1")
+declare("QuantizeLinear", _pattern, zero="0")
