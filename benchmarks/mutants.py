@@ -94,7 +94,7 @@ def _is_prose(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     while at is not None:
         if isinstance(at, ast.Raise | ast.arguments):
             return True
-        if isinstance(at, ast.keyword) and at.arg == "text":
+        if isinstance(at, ast.keyword) and at.arg in ("text", "strict"):
             return True
         if isinstance(at, ast.FunctionDef) and child is at.returns:
             return True

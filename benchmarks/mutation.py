@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.equivalent import EQUIVALENT
+from benchmarks.equivalent import EQUIVALENT, reason
 from benchmarks.mutants import OPS, Mutant, mutants
 from spa import run
 from spa.propagate import load_rules
@@ -292,7 +292,7 @@ def main() -> None:
     for family in families:
         score = scores[family] = Score(len(chosen[family]))
         began = time.perf_counter()
-        doubtful = [m for m in chosen[family] if f"{family}.{m.name}" not in EQUIVALENT]
+        doubtful = [m for m in chosen[family] if not reason(f"{family}.{m.name}")]
         score.equivalent = len(chosen[family]) - len(doubtful)
         with ThreadPoolExecutor(options.jobs) as pool:
             verdicts = pool.map(lambda m, f=family: judge_apart(m, [own[f], later]), doubtful)
@@ -335,7 +335,7 @@ def report(scores: dict[str, Score], survivors: list[Mutant], by: list[str]) -> 
     lines += ["", "Survivors:" if survivors else "No survivors.", ""]
     lines += [f"- {m.family}: {m.name}" for m in survivors]
     lines += ["", "Equivalent, with the reason:", ""]
-    lines += [f"- {name} - {why}" for name, why in sorted(EQUIVALENT.items())]
+    lines += [f"- `{name}`: {why}" for name, why in EQUIVALENT.items()]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -49,6 +49,15 @@ KEPT = {
 }  # fmt: skip
 
 
+def is_accepted(op: Op, why: str) -> bool:
+    """Whether a lock is there by policy."""
+    rule = rules.find(op.node.op_type, op.node.domain)
+    if why == WINDOW and rule is not None and rule.family not in ("conv", "pool"):
+        return op.node.op_type in ("LRN", "GroupNormalization", "Trilu")
+    letter = (op.node.op_type, why.removeprefix("kept whole as ").strip("'"))
+    return why.startswith(ACCEPTED) or letter in KEPT
+
+
 class Alone:
     """The rule of a node, run on fresh ids.
 
@@ -91,8 +100,7 @@ class Alone:
             for one, other in zip(a.tolist(), b.tolist(), strict=True):
                 found.tie(node(one), node(other))
         for ids, _, why in self.recorder.locks:
-            letter = (self.op.node.op_type, why.removeprefix("kept whole as ").strip("'"))
-            known = any(why.startswith(text) for text in ACCEPTED) or letter in KEPT
+            known = is_accepted(self.op, why)
             for ident in ids.tolist():
                 found.lock(node(ident))
                 if known:

@@ -128,6 +128,7 @@ def alone(groups: Groups, op: Op) -> Lone | None:
     inputs, fixed, dtypes = {}, {}, {}
     rule = rules.find(node.op_type, node.domain)
     data = rule is not None and rule.family in ("elementwise", "quantize")
+    kept = not data and node.op_type != "GatherElements"  # whether integers stay as they are
     for k, name in enumerate(node.inputs):
         if not name:
             continue
@@ -138,7 +139,7 @@ def alone(groups: Groups, op: Op) -> Lone | None:
         stored = name in graph.constants and rule is not None and rule.family == "pool" and k > 0
         if name in graph.constants and (stored or (kind.kind in "iu" and kind.itemsize > 1)):
             value = graph.array(name)
-        if value is not None and (stored or value.size == 1 or (kind.kind in "iub" and not data)):
+        if value is not None and (stored or value.size == 1 or (kind.kind in "iub" and kept)):
             fixed[k] = value
         elif kind.kind in "fiub":
             inputs[k] = name

@@ -141,6 +141,8 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
         net.input("x", [2, 5, 3]), 6), 1), 3), {"linear"}),
     "maximum over the last axis": (lambda net: net.linear(net.mul(y := net.linear(net.input(
         "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
+    "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(
+        "x", [2, 5, 3]), 6), np.array([[0, 1]]), axis=1), 3), {"linear"}),
     "embedding": (lambda net: net.linear(net.gather(
         net.weight(9, 6), net.input("x", [2, 5], np.int64)), 3), {"embedding"}),
 }  # fmt: skip

@@ -24,7 +24,7 @@ from spa.graph import WEIGHTS
 from spa.groups import Groups, View
 from spa.rules import Op
 from tests.drawing import graphs
-from tests.isolation import ACCEPTED, KEPT, WHOLE_OUTPUTS, Alone, is_exempt
+from tests.isolation import WHOLE_OUTPUTS, Alone, is_accepted, is_exempt
 from tests.numeric import LOCKED, Finder, Lone, Partition, Slice, alone
 from tests.test_random_graphs import EXAMPLES, SEARCH, fuzz
 
@@ -139,8 +139,7 @@ class Reference:
         """The locks that are there by policy, see `tests.isolation`."""
         gone: set[int] = set()
         for ids, index, why in self.view.ties.recorder.locks:
-            letter = (op.node.op_type, why.removeprefix("kept whole as ").strip("'"))
-            if index == op.node.index and (why.startswith(ACCEPTED) or letter in KEPT):
+            if index == op.node.index and is_accepted(op, why):
                 gone.update(ids.tolist())
         for one, ident in self._ids(op):
             loose = one[0] in op.node.outputs and op.node.op_type in WHOLE_OUTPUTS

@@ -42,6 +42,17 @@ def _sequence(op: str, ways: int = 1, states: int = 0) -> Body:
     return body
 
 
+def _active(op: str, *names: str) -> Body:
+    """With activations of its own, and summed over the hidden units."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        w, r = net.weight(1, GATES[op] * 6, a.shape[2]), net.weight(1, GATES[op] * 6, 6)
+        y = net.nodes(op, [a, w, r], 1, hidden_size=6, activations=list(names))[0]
+        return net.node("ReduceSum", net.node("Squeeze", y, [1]), [2])
+
+    return body
+
+
 def _last(op: str, which: int) -> Body:
     """The last hidden (1) or cell (2) state of both directions, side by side."""
 
@@ -106,6 +117,9 @@ RECURRENT = [
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-last-hidden", 2, _last(op, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-stacked", 3, _stacked(op), shape=TOKENS, exact=True) for op in GATES),
+    case("RNN-sigmoid", 2, _active("RNN", "Sigmoid"), shape=TOKENS),
+    case("RNN-relu", 2, _active("RNN", "Relu"), shape=TOKENS, exact=True),
+    case("LSTM-activations", 2, _active("LSTM", "Sigmoid", "Sigmoid", "Tanh"), shape=TOKENS),
     *(case(f"{op}-mixed-steps", 2, _mixed_steps(op), shape=TOKENS, exact=True) for op in GATES),
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
@@ -116,6 +130,19 @@ RECURRENT = [
 @pytest.mark.parametrize("row", RECURRENT)
 def test_recurrent(row: Case) -> None:
     row.check()
+
+
+@pytest.mark.parametrize(
+    ("op", "names", "exact"),
+    [
+        ("RNN", ("Sigmoid",), False), ("RNN", ("Relu",), True),
+        ("LSTM", ("Sigmoid", "Sigmoid", "Tanh"), False), ("GRU", ("Sigmoid", "Sigmoid"), False),
+    ],
+)  # fmt: skip
+def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> None:
+    model = Case("active", 2, _active(op, *names), TOKENS).model()
+    (hidden,) = [g for g in spa.analyze(model) if g.kind == "recurrent"]
+    assert hidden.exact == exact
 
 
 @pytest.mark.parametrize("op", GATES)

@@ -173,9 +173,6 @@ POSITIONS = [
     case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
     case("ScatterElements", 0, _scatter("ScatterElements")),
     case("ScatterND", 0, _scatter("ScatterND")),
-    case("GatherElements", 0, lambda net, a: net.node(
-        "GatherElements", a, np.zeros((2, 4, 6, 6), np.int64), axis=1)),
-    case("GatherND", 0, lambda net, a: net.node("GatherND", a, np.array([[[0]], [[1]]]))),
     case("Trilu-of-pixels", 1, lambda net, a: net.node("Trilu", a), exact=True),
     case("Trilu-of-channels", 0, lambda net, a: net.node("Trilu", a), shape=TOKENS),
     case("ReverseSequence", 0, lambda net, a: net.node(
