@@ -12,7 +12,7 @@ ZOO ?= build/zoo
 JOBS ?= $(shell nproc)
 LIMIT ?= 600
 
-.PHONY: demo test lint fuzz docs bench zoo clean
+.PHONY: demo test lint fuzz mutation docs bench zoo clean
 
 $(BIN)/spa: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,7 +32,11 @@ lint: $(BIN)/spa
 	$(BIN)/mypy
 
 fuzz: $(BIN)/spa
-	SPA_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/test_random_graphs.py
+	SPA_FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest -n auto \
+		tests/test_random_graphs.py tests/test_over_tying.py
+
+mutation: $(BIN)/spa
+	$(BIN)/python -m benchmarks.mutation --report docs/mutation.md
 
 docs: $(BIN)/spa
 	$(BIN)/python docs/generate.py

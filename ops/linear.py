@@ -137,7 +137,7 @@ def _einsum_macs(op: Op) -> list[Product]:
 declare(
     "Einsum",
     _einsum,
-    zero="0 1",
+    zero=lambda op: " ".join(map(str, range(len(op.axes)))),
     kinds=_einsum_kinds,
     macs=_einsum_macs,
 )

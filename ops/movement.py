@@ -310,7 +310,8 @@ def pad(op: Op) -> list[Axes]:
             op.lock(out[k], "padded")
             out[k] = whole(n)
         else:
-            parts = [op.fresh(b).ids, out[k].ids, op.fresh(e).ids]
+            added = op.fresh(max(b + e, 2)).ids  # of its own even where it is one index
+            parts = [added[:b], out[k].ids, added[b : b + e]]
             out[k] = out[k]._replace(ids=np.concatenate(parts))
     return [out]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule
+from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule, whole
 
 
 def _statistics(op: Op) -> str:
@@ -23,7 +23,7 @@ def _batch_norm(op: Op) -> str:
 declare(
     "BatchNormalization",
     _batch_norm,
-    zero="1 0 + 2",
+    zero="1 0 + 1 3 + 2",
     inexact=_statistics,
 )
 declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
@@ -33,10 +33,13 @@ declare("LRN", "N C * -> N C *", zero="0", inexact="C")
 @rule("LayerNormalization RMSNormalization", text="..., ..., ... -> ...  (inexact from axis on)")
 def layer_norm(op: Op) -> list[Axes]:
     outputs = follow(op, "..., ..., ... -> ..., *, *", zero="1 0 + 2")
-    for axis in outputs[0][op.axis(-1) :]:
+    at = op.axis(-1)
+    for axis in outputs[0][at:]:
         op.inexact(axis)
         op.kind(axis, "hidden")
-    return outputs
+    beside = [axis._replace(zero=False) for axis in outputs[0][:at]]
+    statistics = [beside + [whole(1)] * (len(op.shape()) - at) for _ in outputs[1:]]
+    return [outputs[0], *statistics]
 
 
 @rule("MeanVarianceNormalization", text="... -> ...  (inexact)")
@@ -55,7 +58,8 @@ def along_axis(op: Op) -> list[Axes]:
     flat = op.opset < 13 and not norm
     first = op.axis(1 if flat else -1)
     for axis in outputs[0][first:] if flat else [outputs[0][first]]:
-        op.inexact(axis)
+        if not axis.zero:  # zeros add nothing to a norm, but something to a softmax
+            op.inexact(axis)
     return outputs
 
 

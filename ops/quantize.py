@@ -9,11 +9,11 @@ def _pattern(op: Op) -> str:
     letters = [f"L{k}" for k in range(rank)]
     text = " ".join(letters)
     scale = op.shape(1)
-    if len(scale) == rank > 1 and op.attr("block_size", 0):
+    if op.attr("block_size", 0):
         at = op.axis(1)
         blocked = [f"(L{k} b)" if k == at else letter for k, letter in enumerate(letters)]
         return f"{' '.join(blocked)}, {text}, {text} -> {' '.join(blocked)}"
-    if len(scale) == 1 and scale[0] > 1:
+    if len(scale) == 1 and scale[0] > 1:  # one number in a list is a scale for all
         per = letters[op.axis(1)]
         return f"{text}, {per}, {per} -> {text}"
     return f"{text}, *, * -> {text}"

@@ -1,32 +1,35 @@
-"""LSTM, GRU and RNN: the hidden size is one index in every gate, state and direction."""
+"""LSTM, GRU and RNN: the hidden size is one index in every gate, state and direction.
+
+Steps are whole: a state goes on from one to the next.
+"""
 
 from spa.rules import Op, Product, Resized, Sized, declare
 
 
 def _layout(seq: str, op: Op) -> str:
-    """S B ... or, where layout is 1, B S ..."""
-    return seq.replace("S B", "B S").replace("d B", "B d") if op.attr("layout", 0) else seq
+    """s B ... or, where layout is 1, B s ..."""
+    return seq.replace("s B", "B s").replace("d B", "B d") if op.attr("layout", 0) else seq
 
 
 def _lstm(op: Op) -> str:
-    """S B I, d (4 H) I, d (4 H) H, d (8 H), B, d B H, d B H, d (3 H) -> S d B H, d B H, d B H"""
-    y = "B S d H" if op.attr("layout", 0) else "S d B H"
-    x, h = _layout("S B I", op), _layout("d B H", op)
+    """s B I, d (4 H) I, d (4 H) H, d (8 H), B, d B H, d B H, d (3 H) -> s d B H, d B H, d B H"""
+    y = "B s d H" if op.attr("layout", 0) else "s d B H"
+    x, h = _layout("s B I", op), _layout("d B H", op)
     w = "d (4 H) I, d (4 H) H, d (8 H)"
     return f"{x}, {w}, B, {h}, {h}, d (3 H) -> {y}, {h}, {h}"
 
 
 def _gru(op: Op) -> str:
-    """S B I, d (3 H) I, d (3 H) H, d (6 H), B, d B H -> S d B H, d B H"""
-    y = "B S d H" if op.attr("layout", 0) else "S d B H"
-    x, h = _layout("S B I", op), _layout("d B H", op)
+    """s B I, d (3 H) I, d (3 H) H, d (6 H), B, d B H -> s d B H, d B H"""
+    y = "B s d H" if op.attr("layout", 0) else "s d B H"
+    x, h = _layout("s B I", op), _layout("d B H", op)
     return f"{x}, d (3 H) I, d (3 H) H, d (6 H), B, {h} -> {y}, {h}"
 
 
 def _rnn(op: Op) -> str:
-    """S B I, d H I, d H H, d (2 H), B, d B H -> S d B H, d B H"""
-    y = "B S d H" if op.attr("layout", 0) else "S d B H"
-    x, h = _layout("S B I", op), _layout("d B H", op)
+    """s B I, d H I, d H H, d (2 H), B, d B H -> s d B H, d B H"""
+    y = "B s d H" if op.attr("layout", 0) else "s d B H"
+    x, h = _layout("s B I", op), _layout("d B H", op)
     return f"{x}, d H I, d H H, d (2 H), B, {h} -> {y}, {h}"
 
 
@@ -42,12 +45,29 @@ def _macs(op: Op) -> list[Product]:
     return [steps + [(k, axis) for axis in range(3)] for k in (1, 2)]
 
 
+def _zero(op: Op) -> str:
+    """With all its weights zero a unit keeps h = 0: its gates open half way onto tanh(0) = 0."""
+    names = op.attr("activations") or [b"Tanh"]
+    silent = all(name in (b"Tanh", b"Relu", b"Sigmoid") for name in names)
+    if op.node.op_type == "RNN":
+        silent &= b"Sigmoid" not in names
+    elif op.attr("activations"):
+        silent = False  # which of them is a gate's would have to be told
+    start = {"GRU": " + 5", "LSTM": " + 6"}.get(op.node.op_type, "")
+    return f"0 1 + 2 + 3{start}" if silent else ""
+
+
+def _inexact(op: Op) -> str:
+    """A removed unit speaks to the others through R, which is stored and so zero, or computed."""
+    return "" if op.input(2)[2].zero else "H"
+
+
 for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
-    # With all its weights zero a unit keeps h = 0: its gates open half way onto tanh(0) = 0.
     declare(
         _op,
         _pattern,
-        zero="0 1 2",
+        zero=_zero,
+        inexact=_inexact,
         kinds=lambda op: {"H": "recurrent", "I": "linear"},
         resize=_resize,
         macs=_macs,

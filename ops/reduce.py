@@ -4,7 +4,7 @@ import numpy as np
 
 from spa.rules import Axes, Op, follow, rule, whole
 
-_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+_SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
 
 def _reduced(op: Op) -> set[int]:

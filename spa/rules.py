@@ -257,7 +257,7 @@ def declare(
     ops: str,
     pattern: str | Callable[[Op], str],
     *,
-    zero: str = "",
+    zero: str | Callable[[Op], str] = "",
     inexact: str | Callable[[Op], str] = "",
     sizes: Callable[[Op], dict[str, int]] | None = None,
     kinds: Callable[[Op], dict[str, str]] | None = None,
@@ -284,8 +284,9 @@ def declare(
     def run(op: Op) -> list[Axes]:
         text = pattern if isinstance(pattern, str) else pattern(op)
         letters = inexact if isinstance(inexact, str) else inexact(op)
+        silent = zero if isinstance(zero, str) else zero(op)
         return follow(
-            op, text, zero, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
+            op, text, silent, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
         )
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -12,9 +13,18 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto
 
 import spa
+from spa import run
 from spa.cli import main
 
 DIGITS = Path(spa.__file__).parent / "data" / "digits.onnx"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Tiny models run fastest on one thread, and the tests themselves run side by side."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "session", partial(run.session, threads=1))
+        yield
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 import spa
-from models.builder import Net
+from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from spa.groups import explain
 from tests.conftest import DIGITS
@@ -69,6 +69,91 @@ def test_network_of_two_chains_has_two_parts() -> None:
     hidden = [n for n in network if network.nodes[n]["size"] == 8]
     parts = [p for p in nx.connected_components(network) if p & set(hidden)]
     assert len(parts) == 2
+
+
+# Kinds: each row has one operator that can name the group, and one of a lesser rank at most
+
+
+def _rows(net: Net) -> Tensor:
+    """Six channels that no operator has named."""
+    return net.mul(net.input("x", [2, 1]), net.uniform(0.5, 1, 6))
+
+
+def _read(net: Net, image: Tensor) -> Tensor:
+    return net.gemm(net.flatten(net.global_avg_pool(image)), 3)
+
+
+def _tokens(net: Net) -> Tensor:
+    return net.mul(net.input("x", [2, 5, 1]), net.uniform(0.5, 1, 6))
+
+
+def _summed(net: Net, y: Tensor, axis: int = -1) -> Tensor:
+    return net.node("ReduceSum", net.relu(y), [axis])
+
+
+def _lstm(net: Net, x: Tensor) -> Tensor:
+    w, r = net.weight(1, 16, x.shape[2]), net.weight(1, 16, 4)
+    return net.nodes("LSTM", [x, w, r], 1, hidden_size=4)[0]
+
+
+def _image(net: Net) -> Tensor:
+    return net.mul(net.input("x", [2, 1, 4, 4]), net.uniform(0.5, 1, 6, 1, 1))
+
+
+def _deformed(net: Net) -> Tensor:
+    x, offset = net.input("x", [2, 3, 6, 6]), net.input("o", [2, 18, 4, 4])
+    return net.node("DeformConv", x, net.weight(6, 3, 3, 3), offset, kernel_shape=[3, 3])
+
+
+def _einsum_attention(net: Net) -> Tensor:
+    x = net.input("x", [2, 5, 6])
+    q, k, v = (net.reshape(net.linear(x, 8), [0, 0, 2, 4]) for _ in "qkv")
+    scores = net.softmax(net.node("Einsum", q, k, equation="bqhd,bkhd->bhqk"))
+    y = net.node("Einsum", scores, v, equation="bhqk,bkhd->bqhd")
+    return net.linear(net.reshape(y, [0, 0, 8]), 3)
+
+
+NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
+    "Conv": (lambda net: _read(net, net.conv(net.input("x", [2, 3, 4, 4]), 6)), {"conv"}),
+    "Conv-input": (lambda net: net.conv(_image(net), 3), {"conv"}),
+    "Conv-groups": (lambda net: _read(net, net.conv(_image(net), 6, groups=6)), {"conv"}),
+    "ConvTranspose": (lambda net: _read(net, net.conv_transpose(
+        net.input("x", [2, 3, 4, 4]), 6)), {"conv"}),
+    "ConvTranspose-input": (lambda net: net.conv_transpose(_image(net), 3), {"conv"}),
+    "DeformConv": (lambda net: _read(net, _deformed(net)), {"conv"}),
+    "Gemm": (lambda net: _summed(net, net.gemm(net.input("x", [2, 3]), 6)), {"linear"}),
+    "Gemm-input": (lambda net: net.gemm(_rows(net), 3), {"linear"}),
+    "MatMul": (lambda net: _summed(net, net.linear(net.input("x", [2, 5, 3]), 6)), {"linear"}),
+    "MatMul-input": (lambda net: net.linear(_tokens(net), 3), {"linear"}),
+    "MatMul-left": (lambda net: _summed(
+        net, net.matmul(net.weight(6, 5), net.input("x", [2, 5, 3])), 1), {"linear"}),
+    "Einsum": (lambda net: net.node(
+        "Einsum", _tokens(net), net.weight(6, 3), equation="bsd,de->bse"), {"linear"}),
+    "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),
+    "LSTM": (lambda net: _summed(net, _lstm(net, net.input("x", [5, 2, 3]))), {"recurrent"}),
+    "LSTM-input": (lambda net: _summed(
+        net, _lstm(net, net.transpose(_tokens(net), 1, 0, 2))), {"linear", "recurrent"}),
+    "LayerNormalization": (lambda net: net.linear(net.layer_norm(net.linear(
+        net.input("x", [2, 5, 3]), 6)), 3), {"hidden"}),
+    "layer norm written out": (lambda net: net.linear(net.layer_norm(net.linear(
+        net.input("x", [2, 5, 3]), 6), True), 3), {"hidden"}),
+    "mean over another axis": (lambda net: net.linear(net.mean(net.linear(
+        net.input("x", [2, 5, 3]), 6), 1), 3), {"linear"}),
+    "maximum over the last axis": (lambda net: net.linear(net.mul(y := net.linear(net.input(
+        "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
+    "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(
+        "x", [2, 5, 3]), 6), np.array([[0, 1]]), axis=1), 3), {"linear"}),
+    "embedding": (lambda net: net.linear(net.gather(
+        net.weight(9, 6), net.input("x", [2, 5], np.int64)), 3), {"embedding"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_kinds(name: str) -> None:
+    body, expected = NAMED[name]
+    net = Net("kinds", opset=19)
+    model = net.model(body(net), ir_version=9)
+    assert {group.kind for group in spa.analyze(model)} == expected
 
 
 # Explain

@@ -73,6 +73,12 @@ MATMUL = [
     case("tokens", 2, _times(8, 7), shape=TOKENS, exact=True),
     case("last-axis-of-image", 1, lambda net, a: net.matmul(a, net.weight(6, 4)), exact=True),
     case("by-vector", 1, lambda net, a: (net.matmul(a, net.weight(8)),), shape=TOKENS, exact=True),
+    case("vector-times-rows", 1, lambda net, a: net.unsqueeze(net.matmul(net.weight(4), a), 0),
+         shape=ROWS, exact=True),
+    case("vector-times-tokens", 1, lambda net, a: net.matmul(net.weight(5), a), shape=TOKENS,
+         exact=True),
+    case("vector-times-vector", 1, lambda net, a: (net.matmul(net.weight(8), net.gather(
+        a, np.int64(1))),), shape=ROWS, exact=True),
     case("batched-weight", 2, _times(2, 8, 7), shape=TOKENS, exact=True),
     case("broadcast-weight", 2, _times(1, 8, 7), shape=TOKENS, exact=True),
     case("weight-of-higher-rank", 2, _times(3, 1, 8, 7), shape=TOKENS, exact=True),
@@ -138,8 +144,8 @@ EINSUM = [
     case("projection-to-heads", 4, lambda net, a: net.node(
         "Einsum", net.node("Einsum", a, net.weight(8, 2, 4), equation="bsd,dhe->bshe"),
         net.weight(2, 4, 7), equation="bshe,hef->bsf"), shape=TOKENS),
-    case("diagonal", 1, lambda net, a: (net.node(
-        "Einsum", net.reshape(net.linear(a, 25), [2, 5, 5, 5]), equation="bsii->bsi"),),
+    case("diagonal", 1, lambda net, a: net.node(
+        "Einsum", net.reshape(net.linear(a, 25), [2, 5, 5, 5]), equation="bsii->bsi"),
         shape=TOKENS),
     case("opset-12", 2, _einsum("bsd,dh->bsh", (8, 7)), shape=TOKENS, opset=12, exact=True),
 ]  # fmt: skip

@@ -95,6 +95,10 @@ SPLIT = [
     case("tokens", 3, _halves([3, 5], axis=-1), shape=TOKENS, exact=True),
     # Equal parts whose size the file does not store: it must store them once they differ.
     case("even", 3, _halves(None), exact=True),
+    case("even-opset-13", 3, _halves(None), opset=13, exact=True),
+    case("sizes-of-input", 0, lambda net, a: net.concat(*net.nodes(
+        "Split", [a, net.input("sizes", (2,), np.int64)], 2, axis=1,
+        shapes=[[2, 4, 6, 6], [2, 4, 6, 6]]))),
     case("even-opset-11", 3, _halves(None), opset=11, exact=True),
     case("num-outputs", 3, _num_outputs(2, multiplied=False), opset=18, exact=True),
     case("num-outputs-uneven", 4, _num_outputs(3, multiplied=False), opset=18, exact=True),
@@ -157,6 +161,14 @@ SLICE = [
     case("step-2", 1, _slice([0], [FAR], [1], [2]), exact=True),
     case("lanes-of-2", 3, _lanes(2), exact=True),
     case("step-3-of-8", 0, _slice([0], [FAR], [1], [3])),
+    case("step-2-of-some", 0, _slice([0], [6], [1], [2])),
+    case("step-2-from-3", 0, _slice([3], [FAR], [1], [2])),
+    case("from-an-input", 0, lambda net, a: net.node(
+        "Slice", a, net.input("at", (1,), np.int64), [FAR], [1], shape=[2, 5, 6, 6])),
+    case("pixels-from-an-input", 1, lambda net, a: net.node(
+        "Slice", a, net.input("at", (1,), np.int64), [FAR], [2], shape=[2, 8, 5, 6]), exact=True),
+    case("first-axes-from-an-input", 0, lambda net, a: net.node(
+        "Slice", a, net.input("at", (2,), np.int64), [FAR, FAR], shape=[2, 8, 6, 6])),
     case("reversed-channels", 0, _slice([-1], [-FAR], [1], [-1])),
     case("halves", 4, lambda net, a: net.concat(
         net.conv(net.slice(a, 0, 4), 4), net.conv(net.slice(a, 4, FAR), 5)), exact=True),
@@ -169,6 +181,10 @@ SLICE = [
 
 
 # --- Gather, Pad
+
+
+def _zeros(*shape: int) -> np.ndarray[Any, Any]:
+    return np.zeros(shape, np.int64)
 
 
 def _dynamic_gather(axis: int) -> Body:
@@ -203,6 +219,20 @@ GATHER = [
     case("rows-of-a-constant", 2, lambda net, a: net.add(a, net.gather(
         net.weight(10, 8), np.arange(5))), shape=TOKENS, exact=True),
     case("opset-7", 2, _moved("Gather", [1, 4, 6], axis=1), opset=7, exact=True),
+    case("default-axis", 1, _moved("Gather", [1, 0]), exact=True),
+    case("GatherElements-channels", 0, _moved("GatherElements", _zeros(2, 4, 6, 6), axis=1)),
+    case("GatherElements-pixels", 1, _moved("GatherElements", _zeros(2, 8, 6, 3), axis=3),
+         exact=True),
+    case("GatherElements-default-axis", 1, _moved("GatherElements", _zeros(1, 8, 6, 6)),
+         exact=True),
+    case("GatherElements-of-fewer", 0, _moved("GatherElements", _zeros(2, 5, 6, 3), axis=3)),
+    case("GatherND", 0, _moved("GatherND", np.array([[[0]], [[1]]]))),
+    case("GatherND-channels", 0, lambda net, a: net.reshape(net.node(
+        "GatherND", a, np.array([[0, 1], [1, 7]])), [2, 1, 6, 6])),
+    case("GatherND-batch", 0, lambda net, a: net.reshape(net.node(
+        "GatherND", a, np.array([[1], [7]]), batch_dims=1), [2, 1, 6, 6])),
+    case("GatherND-tokens", 1, _moved("GatherND", np.array([[[1]], [[2]]]), batch_dims=1),
+         shape=TOKENS, exact=True),
 ]  # fmt: skip
 
 _SPACE = [0, 0, 1, 1, 0, 0, 1, 1]
@@ -217,6 +247,10 @@ PAD = [
          exact=False),
     case("space-value-summed-opset-10", 1, lambda net, a: net.node("ReduceSum", net.node(
         "Pad", a, pads=_SPACE, value=1.0), axes=[1]), opset=10, exact=False),
+    case("space-zero-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE, 0.0)),
+         exact=True),
+    case("value-of-input", 0, lambda net, a: net.node(
+        "Pad", a, _SPACE, net.input("value", (), np.float32)), exact=True),
     case("space-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE)), exact=True),
     case("space-reflect", 1, _moved("Pad", _SPACE, mode="reflect"), exact=True),
     case("space-edge", 1, _moved("Pad", _SPACE, mode="edge"), exact=True),
@@ -228,6 +262,7 @@ PAD = [
     case("channels-opset-10", 2, _moved("Pad", pads=_MORE), opset=10, exact=True),
     case("channels-before", 2, _moved("Pad", [0, 3, 0, 0, 0, 0, 0, 0]), exact=True),
     case("channels-axes", 2, _moved("Pad", [2, 2], None, [1]), opset=18, exact=True),
+    case("channels-one-on-each-side", 2, _moved("Pad", [0, 1, 0, 0, 0, 1, 0, 0]), exact=True),
     case("channels-value", 2, _moved("Pad", _MORE, 0.5), exact=True),
     case("channels-value-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _MORE, 0.5))),
     case("channels-edge", 0, _moved("Pad", _MORE, mode="edge")),
@@ -294,6 +329,11 @@ REPEAT = [
     case("ConstantOfShape-computed-ones", 2, _zeros_like(1.0), exact=True),
     case("ConstantOfShape-free-batch", 2, _zeros_like(1.0), shape=("n", 3, 6, 6), exact=True),
     case("ConstantOfShape-stored", 1, _fresh(None)),
+    case("ConstantOfShape-twos-added", 1, lambda net, a: summed(net, net.add(a, net.node(
+        "ConstantOfShape", net.const([2, 8, 6, 6]), shape=[2, 8, 6, 6],
+        value=np.array([2], np.float32)))), exact=False),
+    case("Tile-of-input", 0, lambda net, a: net.node(
+        "Tile", a, net.input("repeats", (4,), np.int64), shape=[2, 8, 6, 6])),
     case("ConstantOfShape-stored-twos", 1, _fresh(2.0), exact=True),
     case("Size", 1, lambda net, a: net.mul(a, net.cast(net.node("Size", a), 1)), exact=True),
     case("Size-free-batch", 1, lambda net, a: net.mul(a, net.cast(net.node("Size", a), 1)),

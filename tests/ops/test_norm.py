@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import spa
 from models.builder import Net, Tensor
+from tests.isolation import Alone
+from tests.numeric import alone
 from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
 
 
@@ -137,10 +140,32 @@ def test_norm(case: Case) -> None:
     case.check()
 
 
+@pytest.mark.parametrize(("opset", "outputs"), [(17, 3), (9, 5), (17, 0), (9, 1)])
+def test_statistics_of_training(opset: int, outputs: int) -> None:
+    """They run over all axes but the channels; before opset 14 the outputs tell the mode."""
+    net = Net("training", opset=opset)
+    x = net.input("x", [3, 4, 5])
+    inputs = [x, *(net.uniform(0.5, 1, 4) for _ in range(4))]
+    mode = {"training_mode": 1} if opset > 13 and outputs else {}
+    made = net.nodes(
+        "BatchNormalization", inputs, max(outputs, 1), **mode,
+        shapes=[[3, 4, 5], *[[4]] * (outputs - 1)],
+    )  # fmt: skip
+    groups = spa.analyze(net.model(made[0]))
+    lone = alone(groups, groups.views[0].ties.ops[0])
+    assert lone is not None
+    one = Alone(lone, 0)
+    found = {i for ids, _ in one.recorder.inexact for i in ids.tolist()}
+    marked = {
+        axis
+        for name, axis, ids in one.slices()
+        if name == "x" and found & set(ids.tolist())
+    }  # fmt: skip
+    assert marked == ({0, 2} if mode or outputs == 5 else set())
+
+
 def test_exact_leaves_out_what_runs_over_channels() -> None:
     """Asked for exact groups only, a group normalisation gives up whole groups."""
-    import spa
-
     model = case("", 1, _group_norm(2, 8), opset=21, typed=True).values[0].model()
     (group,) = spa.analyze(model, exact=True)
     assert (group.size, group.exact) == (2, True)
@@ -148,8 +173,6 @@ def test_exact_leaves_out_what_runs_over_channels() -> None:
 
 
 def test_no_exact_group_over_a_layer_norm() -> None:
-    import spa
-
     def body(net: Net, a: Tensor) -> Tensor:
         return net.layer_norm(a)
 

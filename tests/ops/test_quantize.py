@@ -25,6 +25,12 @@ def _activation(axis: int | None) -> Body:
     return body
 
 
+def _default_axis(net: Net, a: Tensor) -> Tensor:
+    scale = np.linspace(0.02, 0.05, a.shape[1], dtype=np.float32)
+    q = net.node("QuantizeLinear", a, scale, np.zeros(a.shape[1], np.int8))
+    return net.node("DequantizeLinear", q, scale, np.zeros(a.shape[1], np.int8))
+
+
 def _weight(axis: int | None, point: int | None = None) -> Body:
     """A convolution whose weight is stored in eight bits."""
 
@@ -42,12 +48,37 @@ def _weight(axis: int | None, point: int | None = None) -> Body:
     return body
 
 
-def _blocked(net: Net, a: Tensor) -> Tensor:
-    """A matrix in eight bits with a scale for every block of 4 rows: whole blocks go."""
-    stored = net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8)
-    scale = np.full((a.shape[1] // 4, 12), 0.01, np.float32)
-    w = net.node("DequantizeLinear", net.const(stored, "stored"), scale, axis=0, block_size=4)
-    return net.matmul(a, w)
+def _unsigned(axis: int | None) -> Body:
+    """Two weights in eight bits without a sign: what stands for zero is about 128."""
+
+    def stored(net: Net, out: int, channels: int) -> Tensor:
+        q = net.rng.integers(90, 170, (out, channels, 1, 1)).astype(np.uint8)
+        n = 1 if axis is None else q.shape[axis]
+        scale = np.linspace(0.01, 0.02, n, dtype=np.float32)
+        point = np.arange(120, 120 + n, dtype=np.uint8)
+        if axis is None:
+            return net.node("DequantizeLinear", net.const(q), scale[0], point[0])
+        return net.node("DequantizeLinear", net.const(q), scale, point, axis=axis)
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        y = net.relu(net.node("Conv", a, stored(net, 6, a.shape[1])))
+        return net.node("Conv", y, stored(net, 10, 6))
+
+    return body
+
+
+def _blocked(axis: int | None) -> Body:
+    """A matrix in eight bits with a scale for every block of 4 rows or columns: whole blocks go."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        stored = net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8)
+        shape = (a.shape[1] // 4, 12) if axis == 0 else (a.shape[1], 3)
+        attrs = {} if axis is None else {"axis": axis}
+        scale = net.uniform(0.01, 0.02, *shape)
+        q = net.const(stored, "stored")
+        return net.matmul(a, net.node("DequantizeLinear", q, scale, block_size=4, **attrs))
+
+    return body
 
 
 def _moved(net: Net, a: Tensor) -> Tensor:
@@ -133,7 +164,13 @@ QUANTIZE = [
     case("weight-points-of-blocks", 2, _blocked_points, shape=ROWS, opset=21, exact=True),
     case("dynamic", 1, _dynamic, exact=True),
     case("dynamic-where-zero-speaks", 1, lambda net, a: _dynamic(net, net.sigmoid(a)), exact=False),
-    case("blocks", 2, _blocked, shape=ROWS, opset=21, exact=True),
+    case("unsigned", 3, _unsigned(None), exact=True),
+    case("unsigned-per-output", 3, _unsigned(0), exact=True),
+    case("unsigned-per-input", 3, _unsigned(1), exact=True),
+    case("default-axis", 1, _default_axis, exact=True),
+    case("scale-per-image", 1, _activation(0), exact=True),
+    case("blocks", 2, _blocked(0), shape=ROWS, opset=21, exact=True),
+    case("blocks-default-axis", 2, _blocked(None), shape=ROWS, opset=21, exact=True),
 ]
 
 

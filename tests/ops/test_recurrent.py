@@ -8,6 +8,8 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
+from tests.isolation import Alone
+from tests.numeric import alone
 from tests.ops.cases import TOKENS, Body, Case, case
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -36,6 +38,17 @@ def _sequence(op: str, ways: int = 1, states: int = 0) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         (y,) = _cell(op, net, a, ways, states)
         return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
+def _active(op: str, *names: str) -> Body:
+    """With activations of its own, and summed over the hidden units."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        w, r = net.weight(1, GATES[op] * 6, a.shape[2]), net.weight(1, GATES[op] * 6, 6)
+        y = net.nodes(op, [a, w, r], 1, hidden_size=6, activations=list(names))[0]
+        return net.node("ReduceSum", net.node("Squeeze", y, [1]), [2])
 
     return body
 
@@ -88,6 +101,18 @@ def _peepholes(net: Net, a: Tensor) -> Tensor:
     return net.node("Squeeze", net.nodes("LSTM", inputs, 1, hidden_size=HIDDEN)[0], [1])
 
 
+def _mixed_steps(op: str) -> Body:
+    """What mixes tokens makes steps of its own, but a cell takes steps in a row."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        steps = net.relu(net.matmul(net.weight(4, a.shape[1]), a))
+        (y,) = _cell(op, net, net.transpose(steps, 1, 0, 2))
+        y = net.transpose(net.node("Squeeze", y, [1]), 1, 0, 2)
+        return net.matmul(net.weight(3, 4), y)
+
+    return body
+
+
 # Two groups: what the producer makes, and the hidden size.
 RECURRENT = [
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
@@ -96,6 +121,10 @@ RECURRENT = [
     *(case(f"{op}-last-hidden", 2, _last(op, 1), shape=TOKENS) for op in GATES),
     *(case(f"{op}-stacked", 3, _stacked(op), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-opset-7", 3, _stacked(op, 7), shape=TOKENS, opset=7, exact=True) for op in GATES),
+    case("RNN-sigmoid", 2, _active("RNN", "Sigmoid"), shape=TOKENS),
+    case("RNN-relu", 2, _active("RNN", "Relu"), shape=TOKENS, exact=True),
+    case("LSTM-activations", 2, _active("LSTM", "Sigmoid", "Sigmoid", "Tanh"), shape=TOKENS),
+    *(case(f"{op}-mixed-steps", 2, _mixed_steps(op), shape=TOKENS, exact=True) for op in GATES),
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
     case("LSTM-peepholes", 2, _peepholes, shape=TOKENS, exact=True),
@@ -105,6 +134,58 @@ RECURRENT = [
 @pytest.mark.parametrize("row", RECURRENT)
 def test_recurrent(row: Case) -> None:
     row.check()
+
+
+@pytest.mark.parametrize(
+    ("op", "names", "exact"),
+    [
+        ("RNN", ("Sigmoid",), False), ("RNN", ("Relu",), True),
+        ("LSTM", ("Sigmoid", "Sigmoid", "Tanh"), False), ("GRU", ("Sigmoid", "Sigmoid"), False),
+    ],
+)  # fmt: skip
+def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> None:
+    model = Case("active", 2, _active(op, *names), TOKENS).model()
+    (hidden,) = [g for g in spa.analyze(model) if g.kind == "recurrent"]
+    assert hidden.exact == exact
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_layouts_couple_alike(op: str) -> None:
+    """All inputs and outputs, with the axes where layout 1 has them."""
+    found = []
+    for layout in (0, 1):
+        net = Net("layout")
+
+        def state(*shape: int, net: Net = net, layout: int = layout) -> Tensor:
+            return net.weight(*((shape[1], shape[0], shape[2]) if layout else shape))
+
+        gates, states = GATES[op], 2 if op == "LSTM" else 1
+        x = net.input("x", [3, 5, 6] if layout else [5, 3, 6])
+        inputs = [
+            x, net.weight(2, gates * 4, 6), net.weight(2, gates * 4, 4),
+            net.weight(2, 2 * gates * 4), None, *(state(2, 3, 4) for _ in range(states)),
+            *([net.weight(2, 3 * 4)] if op == "LSTM" else []),
+        ]  # fmt: skip
+        outputs = net.nodes(
+            op, inputs, 1 + states, hidden_size=4, layout=layout, direction="bidirectional"
+        )
+        groups = spa.analyze(net.model(*outputs))
+        lone = alone(groups, groups.views[0].ties.ops[0])
+        assert lone is not None
+        place = {name: f"i{k}" for k, name in lone.inputs.items()}
+        place |= {name: f"o{k}" for k, name in lone.outputs.items()}
+        moved = {"i0": (1, 0, 2), "o0": (2, 0, 1, 3)}
+        moved |= dict.fromkeys(("i5", "i6", "o1", "o2"), (1, 0, 2))
+        one = Alone(lone, 0)
+        slices = {}
+        for name, axis, ids in one.slices():
+            here = place[name]
+            where = moved[here][axis] if layout and here in moved else axis
+            slices.update({(name, axis, i): (here, where, i) for i in range(len(ids))})
+        blocks = one.partition.blocks(set(slices))
+        found.append(frozenset(frozenset(slices.get(s, s) for s in b) for b in blocks))
+    assert found[0] == found[1]
+    assert len(found[0]) > 4  # the hidden units, the features, the batch
 
 
 def test_batch_first_couples_alike() -> None:

@@ -1,0 +1,48 @@
+"""Mutants that no test can kill, each with the reason.
+
+Keys are regular expressions that match ``family.name`` from its beginning.
+"""
+
+EQUIVALENT: dict[str, str] = {
+    r".*without `op\.lock_input\(\w, 'lists": "a list of sizes or positions holds no weight, and a "
+    "group without a weight is none",
+    r"movement\..*: without `for k in range\(1, len\(op.axes\)\): op.lock_input": "likewise",
+    r"movement\..*: 1 becomes 2 in `range\(1, len\(op.axes\)\)`": "likewise",
+    r"reduce\.reduce: .*lock_input": "likewise",
+    r"reduce\.(top_k|one_hot): .*lock_input": "likewise",
+    r"movement\.Constant: Constant dropped": "constants are not walked over",
+    r"movement\._resize_split: .*`new == .*": "then the sizes are written out, which is right too",
+    r"movement\._resize_split: without `if new == ": "likewise",
+    r"movement\._resize_slice: 1 becomes 2 in `op.(has|value)": "starts and ends are of one type",
+    r"movement\._lane: .* without `(step < 0|size % step|not 0 <= start < step)`": "the other "
+    "conditions, or the Reshape behind them, refuse the same",
+    r"movement\._lane: (`step < 0` compared|0 becomes 1 in `step < 0`|`0 <= start < step`)": "the "
+    "same",
+    r"pool\.(MaxUnpool|AffineGrid): silent at zero": "all of its axes are whole",
+    r"pool\.(MaxUnpool|AffineGrid): .*\* becomes \.\.\.": "nothing runs that could tell",
+    r"pool\.(MaxRoiPool|RoiAlign): .*r and \* swapped": "both are whole",
+    r"pool\.resize: b'' becomes another": "any value but one means the same",
+    r"norm\.LRN: without zero": "its group is inexact already",
+    r"quantize\._pattern: `scale\[0\] > 1` compared by GtE": "a size of one broadcasts",
+    r"quantize\._pattern: ', \*, \* -> ': \* becomes": "numbers have no axes",
+    r"recurrent\._(lstm|gru|rnn): '(B s d|s d B) H': (s becomes S|d becomes D|s and d)": "a letter "
+    "that no input has is whole, as is one in lower case",
+    r"reduce\.trilu: .*(m and n swapped|\* becomes)": "both are whole; a number has no axes",
+    r"conv\.Conv: without sizes": "the number of groups follows from the shapes",
+    r"conv\._resize_(conv|transpose): (`group > 1` compared|1 becomes 2 in `node)": "a group of "
+    "one is then written out, or worked out",
+    r"conv\._depth_to_space: b'DCR' becomes": "any value but one means the same",
+    r"conv\._macs_transpose: 0 becomes 1 in `op.shape": "x and its weight have the same rank",
+    r"linear\._gemm: '\*': \* becomes": "there is no bias",
+    r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "
+    "summed",
+    r"elementwise\.dropout: `len\(outputs\) > 1` compared": "one output, and no mask",
+    r"elementwise\..*: '\.\.\., \*.*\* becomes": "numbers have no axes",
+}
+
+
+def reason(name: str) -> str:
+    """Why a mutant cannot be told from the original, or nothing."""
+    import re
+
+    return next((why for key, why in EQUIVALENT.items() if re.match(key, name)), "")

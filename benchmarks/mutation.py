@@ -1,0 +1,343 @@
+"""Mutation check: does a test fail when a rule is broken on purpose?
+
+    python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--report docs/mutation.md]
+
+Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory. It meets the rows
+of its family's test that reach the broken lines, then the rest of that test, then the hazard models
+and a fixed set of random graphs that reach them. Mutants that compute the same as the original are
+listed in `EQUIVALENT`, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from benchmarks.equivalent import EQUIVALENT, reason
+from benchmarks.mutants import OPS, Mutant, mutants
+from spa import run
+from spa.propagate import load_rules
+from spa.rules import RULES
+from tests.isolation import check_law, check_ties
+from tests.numeric import Lone, Partition
+from tests.ops.test_every_rule import references
+
+FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
+SECONDS = 120  # for one mutant; a loop without an end counts as killed
+CORPUS = 150  # random graphs
+
+Line = tuple[str, int]  # family, line
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that may fail, the lines of `ops/` that it runs, the operators in its model."""
+
+    name: str
+    run: Callable[[], object]
+    lines: frozenset[Line] | None = None
+    ops: frozenset[str] = frozenset()
+
+    def meets(self, mutant: Mutant) -> bool:
+        if self.lines is None:
+            return True
+        if mutant.ops:
+            return not self.ops or bool(self.ops & set(mutant.ops))
+        first, last = mutant.lines
+        here = {line for family, line in self.lines if family == mutant.family}
+        if mutant.name.startswith(("declare:", "module:")):
+            return bool(here)
+        return any(first <= line <= last for line in here)
+
+
+def family_checks(family: str) -> Iterator[Check]:
+    """The rows of `tests/ops/test_<family>.py`, and its other functions."""
+    if family != "lock":
+        for k, (lone, alternatives) in enumerate(references(family)):
+            op = lone.op.node.op_type
+
+            def numeric(lone: Lone = lone, found: list[Partition] = alternatives) -> None:
+                if found:
+                    check_ties(lone, found)
+                check_law(lone)
+
+            yield Check(f"test_every_rule[{op}-{k}]", numeric, ops=frozenset([op]))
+    module = import_module(f"tests.ops.test_{family}")
+    for name, function in vars(module).items():
+        if not name.startswith("test_") or not callable(function):
+            continue
+        marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
+        for values in itertools.product(*(m.args[1] for m in marks)):
+            given: dict[str, Any] = {}
+            skip = False
+            for mark, value in zip(marks, values, strict=True):
+                skip |= bool(getattr(value, "marks", ()))  # expected to fail
+                bare = value.values if hasattr(value, "marks") else value
+                names = mark.args[0]
+                names = names.replace(" ", "").split(",") if isinstance(names, str) else names
+                if len(names) == 1 and not hasattr(value, "marks"):
+                    bare = (bare,)
+                given.update(zip(names, bare, strict=True))
+            if not skip and set(inspect.signature(function).parameters) == set(given):
+                label = "-".join(str(getattr(v, "name", v)) for v in given.values())
+                yield Check(
+                    f"test_{family}.{name}[{label}]",
+                    lambda f=function, g=given: f(**g),
+                    ops=_operators(given),
+                )
+
+
+def _operators(given: dict[str, Any]) -> frozenset[str]:
+    models = [v.model() for v in given.values() if hasattr(v, "model")]
+    return frozenset(node.op_type for model in models for node in model.graph.node)
+
+
+def other_checks() -> Iterator[Check]:
+    """Kinds and costs, which the law does not see."""
+    from tests import test_cost, test_groups
+
+    for name in test_groups.NAMED:
+        yield Check(f"test_kinds[{name}]", lambda n=name: test_groups.test_kinds(n))
+    for name in test_cost.MACS:
+        yield Check(f"test_cost[{name}]", lambda n=name: test_cost.test_macs(n))
+
+
+def later_checks() -> Iterator[Check]:
+    """Hazard models, then random graphs."""
+    from models.hazards import HAZARDS
+    from tests.models import test_hazards as hazards
+
+    for name in HAZARDS:
+        ops = frozenset(n.op_type for n in HAZARDS[name][0]().graph.node)
+        yield Check(f"test_hazards[{name}]", lambda n=name: hazards.test_hazard(n), ops=ops)
+    yield from _random_checks()
+
+
+def _random_checks() -> Iterator[Check]:
+    from hypothesis import HealthCheck, Phase, given, settings
+    from onnx import ModelProto
+
+    from tests import oracle
+    from tests.drawing import graphs
+
+    models: list[ModelProto] = []
+
+    @settings(
+        max_examples=CORPUS,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(graphs())
+    def collect(model: ModelProto) -> None:
+        models.append(model)
+
+    collect()
+    for k, model in enumerate(models):
+        ops = frozenset(n.op_type for n in model.graph.node)
+        yield Check(
+            f"test_random_graphs[{k}]", lambda m=model: oracle.check(m, each=False), ops=ops
+        )
+
+
+# Which check runs which line ---------------------------------------------------------------------
+
+
+def traced(check: Check) -> Check | None:
+    """The check with the lines it runs; None where it fails without any mutant."""
+    found: set[Line] = set()
+    files = {str(p): p.stem for p in OPS.glob("*.py")}
+
+    def inside(frame: FrameType, event: str, _: object) -> Any:
+        if event == "line":
+            found.add((files[frame.f_code.co_filename], frame.f_lineno))
+        return inside
+
+    def outside(frame: FrameType, event: str, _: object) -> Any:
+        return inside if frame.f_code.co_filename in files else None
+
+    def watched(function: Any) -> Any:
+        """Only rules are traced: the rest of a check takes far longer."""
+
+        def call(given: Any) -> Any:
+            sys.settrace(outside)
+            try:
+                return function(given)
+            finally:
+                sys.settrace(None)
+
+        return function and call
+
+    before = dict(RULES)
+    for key, rule in before.items():
+        clauses = {name: watched(getattr(rule, name)) for name in ("run", "resize", "macs")}
+        RULES[key] = replace(rule, **clauses)
+    try:
+        check.run()
+    except Exception as error:
+        print(f"fails without a mutant: {check.name}: {error!r}"[:200], file=sys.stderr)
+        return None
+    finally:
+        RULES.update(before)
+    return Check(check.name, check.run, frozenset(found), check.ops)
+
+
+# Judging -----------------------------------------------------------------------------------------
+
+
+def install(mutant: Mutant) -> bool:
+    """Put the mutant's rules in place of the family's; whether the set of rules changed."""
+    before = {k for k, rule in RULES.items() if rule.family == mutant.family}
+    for key in before:
+        del RULES[key]
+    names = {"__name__": f"ops.{mutant.family}", "__file__": "mutant"}
+    exec(compile(mutant.tree, "mutant", "exec"), names)
+    return before != {k for k, rule in RULES.items() if rule.family == mutant.family}
+
+
+def judge(mutant: Mutant, stages: list[list[Check]]) -> str:
+    """The name of the check that fails, or nothing."""
+    try:
+        install(mutant)
+    except Exception as error:
+        return f"import: {error}"
+    for checks in stages:
+        for check in checks:
+            if check.meets(mutant):
+                try:
+                    check.run()
+                except Exception:
+                    return check.name
+    return ""
+
+
+def judge_apart(mutant: Mutant, stages: list[list[Check]]) -> tuple[str, float]:
+    """`judge` in a child process; a child that hangs or dies has been killed too."""
+    start = time.perf_counter()
+    reader, writer = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        signal.alarm(SECONDS)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        writer.send(judge(mutant, stages))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    with _FORK:
+        process.start()
+    writer.close()
+    try:
+        verdict = str(reader.recv())
+    except EOFError:
+        verdict = "never ends" if process.exitcode in (None, -signal.SIGALRM) else "crash"
+    process.join()
+    return verdict, time.perf_counter() - start
+
+
+_FORK = threading.Lock()
+
+
+@dataclass
+class Score:
+    mutants: int = 0
+    killed: int = 0
+    equivalent: int = 0
+    seconds: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", default=[], metavar="FAMILY")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="print the mutants and stop")
+    parser.add_argument("--only", default="", help="only mutants whose name holds this")
+    parser.add_argument("--quick", action="store_true", help="no hazard models, no random graphs")
+    parser.add_argument("--report", type=Path, help="write a table in Markdown")
+    options = parser.parse_args()
+    families = options.families or FAMILIES
+    chosen = {f: [m for m in mutants(f) if options.only in m.name] for f in families}
+    if options.list:
+        for m in itertools.chain(*chosen.values()):
+            print(f"{m.family}:{m.lines[0]}: {m.name}")
+        return
+    start = time.perf_counter()
+    run.session = partial(run.session, threads=1)  # tiny models, and jobs side by side
+    load_rules()
+    own = {f: [c for c in map(traced, family_checks(f)) if c] for f in families}
+    more = other_checks() if options.quick else itertools.chain(other_checks(), later_checks())
+    later = [check for check in map(traced, more) if check]
+    print(f"{sum(map(len, own.values()))} rows, {len(later)} models, traced in "
+          f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
+    scores, survivors, by = {}, [], []
+    for family in families:
+        score = scores[family] = Score(len(chosen[family]))
+        began = time.perf_counter()
+        doubtful = [m for m in chosen[family] if not reason(f"{family}.{m.name}")]
+        score.equivalent = len(chosen[family]) - len(doubtful)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            verdicts = pool.map(lambda m, f=family: judge_apart(m, [own[f], later]), doubtful)
+            for mutant, (verdict, seconds) in zip(doubtful, verdicts, strict=True):
+                score.killed += bool(verdict)
+                by.append(verdict)
+                if not verdict:
+                    survivors.append(mutant)
+                    where = f"{family}:{mutant.lines[0]}"
+                    print(f"SURVIVES {where}: {mutant.name} ({seconds:.0f} s)", flush=True)
+        score.seconds = time.perf_counter() - began
+        print(f"{family}: {score}", flush=True)
+    print(json.dumps({f: vars(s) for f, s in scores.items()}))
+    if options.report:
+        options.report.write_text(report(scores, survivors, by))
+    sys.exit(bool(survivors))
+
+
+def report(scores: dict[str, Score], survivors: list[Mutant], by: list[str]) -> str:
+    """The table of `docs/mutation.md`."""
+    total = Score(*(sum(getattr(s, f) for s in scores.values()) for f in vars(Score())))
+    lines = [
+        "# Mutation check",
+        "",
+        "Every rule is broken on purpose, one small piece at a time: letters of a pattern swapped,",
+        "renamed, made live or whole; clauses dropped; statements dropped, comparisons and",
+        "conditions turned round, numbers one larger. A mutant is killed when a test fails.",
+        "Made by `python -m benchmarks.mutation --report docs/mutation.md`.",
+        "",
+        "| family | mutants | killed | equivalent | survivors | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, s in [*scores.items(), ("all", total)]:
+        left = s.mutants - s.killed - s.equivalent
+        row = (name, s.mutants, s.killed, s.equivalent, left, round(s.seconds))
+        lines.append(f"| {' | '.join(map(str, row))} |")
+    kinds = Counter(verdict.split("[")[0] for verdict in by if verdict)
+    lines += ["", "What kills first:", ""]
+    lines += [f"- {name}: {count}" for name, count in kinds.most_common(12)]
+    lines += ["", "Survivors:" if survivors else "No survivors.", ""]
+    lines += [f"- {m.family}: {m.name}" for m in survivors]
+    lines += ["", "Equivalent, with the reason:", ""]
+    lines += [f"- `{name}`: {why}" for name, why in EQUIVALENT.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    main()

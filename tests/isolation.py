@@ -1,0 +1,324 @@
+"""One rule on one node, compared with what the operator itself shows (see `tests.numeric`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa import rules
+from spa.axes import WINDOW, Axes, Ids, Recorder, whole
+from spa.rules import Op, Sized
+from tests.numeric import (
+    LOCKED,
+    RANGES,
+    Array,
+    Lone,
+    Partition,
+    Runner,
+    Slice,
+    close,
+    numbers,
+)
+
+# Locks that numbers do not ask for, and why they are there all the same.
+ACCEPTED = (
+    WINDOW,  # windows and maps are whole by policy; some have one pixel, or overlap nowhere
+    "lists ",  # sizes and positions: what an operator reads is brought up to date, not removed
+    "counts ",
+    "padded",  # only zeros are added to channels, edges are not
+    "resampled",
+    "sliced with step",
+    "sliced at positions computed at run time",
+    "the index picked here",
+    "indexed by a table",
+    "indexed at run time",
+    "the result is an index into this axis",
+    "the result depends on positions",
+    "reshaped from",  # to sizes that share no factors
+    "holds the two values",
+)
+# The same for letters of patterns, by operator.
+KEPT = {
+    ("LSTM", "d"), ("GRU", "d"), ("RNN", "d"),  # a direction
+    ("RoiAlign", "n"), ("RoiAlign", "r"), ("MaxRoiPool", "n"), ("MaxRoiPool", "r"),  # boxes
+}  # fmt: skip
+
+
+def is_accepted(op: Op, why: str) -> bool:
+    """Whether a lock is there by policy."""
+    rule = rules.find(op.node.op_type, op.node.domain)
+    if why == WINDOW and rule is not None and rule.family not in ("conv", "pool"):
+        return op.node.op_type in ("LRN", "GroupNormalization", "Trilu")
+    letter = (op.node.op_type, why.removeprefix("kept whole as ").strip("'"))
+    return why.startswith(ACCEPTED) or letter in KEPT
+
+
+class Alone:
+    """The rule of a node, run on fresh ids.
+
+    zero: for every input, whether removed indices hold zero there.
+    """
+
+    def __init__(self, lone: Lone, view: int, zero: dict[int, bool] | None = None) -> None:
+        self.lone, self.recorder = lone, Recorder(view)
+        self.axes: list[Axes | None] = []
+        node = lone.op.node
+        for k, name in enumerate(node.inputs):
+            again = [j for j in range(k) if name and node.inputs[j] == name]
+            if not name:
+                self.axes.append(None)
+            elif again:
+                self.axes.append(self.axes[again[0]])
+            elif k in lone.inputs:
+                silent = (zero or {}).get(k, True)
+                self.axes.append([self.recorder.fresh(n, silent) for n in lone.op.shape(k)])
+            else:
+                self.axes.append([whole(n) for n in lone.op.shape(k)])
+        self.op = replace(lone.op, axes=self.axes, recorder=self.recorder)
+        rule = rules.find(node.op_type, node.domain)
+        assert rule is not None
+        self.rule = rule
+        self.outputs = rule.run(self.op)
+        self.accepted: list[Slice] = []
+        self.partition = self._partition()
+
+    def _partition(self) -> Partition:
+        found = Partition()
+
+        def node(ident: int) -> Slice:
+            return ("#", 0, ident) if ident else LOCKED
+
+        for name, axis, ids in self.slices():
+            for i, ident in enumerate(ids.tolist()):
+                found.tie((name, axis, i), node(ident))
+        for a, b, _ in self.recorder.ties:
+            for one, other in zip(a.tolist(), b.tolist(), strict=True):
+                found.tie(node(one), node(other))
+        for ids, _, why in self.recorder.locks:
+            known = is_accepted(self.op, why)
+            for ident in ids.tolist():
+                found.lock(node(ident))
+                if known:
+                    self.accepted.append(node(ident))
+        found.lock_full(self.lone.sizes())
+        return found
+
+    def slices(self) -> Iterator[tuple[str, int, Ids]]:
+        """Tensor, axis and ids of all axes that can take part."""
+        for k, name in self.lone.inputs.items():
+            for axis, made in enumerate(self.axes[k] or []):
+                if len(made.ids) > 1:
+                    yield name, axis, made.ids
+        for k, name in self.lone.outputs.items():
+            if k < len(self.outputs):
+                for axis, made in enumerate(self.outputs[k]):
+                    if len(made.ids) > 1:
+                        yield name, axis, made.ids
+
+    def with_accepted_locks(self, reference: Partition) -> Partition:
+        """The reference with the locks that are there by policy."""
+        found, known = reference.copy(), set(self.accepted)
+        for name, axis, ids in self.slices():
+            for i, ident in enumerate(ids.tolist()):
+                if ("#", 0, ident) in known or (not ident and self._may_be_whole(name, axis)):
+                    found.lock((name, axis, i))
+        found.lock_full(self.lone.sizes())
+        return found
+
+    def _may_be_whole(self, name: str, axis: int) -> bool:
+        """Outputs that are whole because of axes that the rule was not asked about."""
+        if name in self.lone.inputs.values():
+            return False
+        if self.op.node.op_type == "Concat":  # an axis of one index is whole from the start
+            return any(shape is not None and shape[axis] == 1 for shape in self.op.shapes)
+        return self.op.node.op_type in WHOLE_OUTPUTS
+
+
+WHOLE_OUTPUTS = {
+    "Tile": "a count of repeats is not brought up to date",
+    "RoiAlign": "a list of boxes",
+    "MaxRoiPool": "a list of boxes",
+}
+
+
+def is_exempt(op: Op) -> bool:
+    """Where a rule ties, for a reason, what numbers cannot or do not ask to tie."""
+    match op.node.op_type:
+        case "Slice":  # a stored step ties neighbours, so that it still hits the same ones
+            return op.has(4) and bool(np.any(op.values[4] != 1))
+        case "LRN":  # sums over neighbours: marked as inexact, not locked
+            return True
+        case "GRU":  # its reset gate mixes all units within one step
+            return True
+        case "Pow":  # to the power of nothing is one
+            return op.fixed(1) is not None and not np.any(op.fixed(1))
+    return False
+
+
+def views(lone: Lone) -> range:
+    one = Alone(lone, 0)
+    return range(one.recorder.choices + 1 if one.recorder.choices > 1 else 1)
+
+
+def check_ties(lone: Lone, alternatives: list[Partition]) -> None:
+    """The rule ties what the numbers tie, for one choice of live factors; no less, no more."""
+    wanted = {(*ref, i) for ref, n in lone.sizes().items() for i in range(n)}
+    for view in views(lone):
+        one = Alone(lone, view)
+        have = one.partition.blocks(wanted)
+        refs = [one.with_accepted_locks(p) for p in alternatives]
+        if any(have == p.blocks(wanted) for p in refs):
+            continue
+        want = refs[0].blocks(wanted)
+        what = "more" if any(p.is_finer(one.partition) for p in refs) else "other things"
+        raise AssertionError(
+            f"{lone.op.node.op_type} in view {view} ties {what}: "
+            f"{_text(have - want)}, numbers say {_text(want - have)}"
+        )
+
+
+def check_law(lone: Lone) -> None:
+    """The law on one operator, for one unit of every kind, whether or not zeros go in.
+
+    What the rule calls exact is; where it says that a removed index holds zero, it does; and the
+    operator runs once the unit is cut out and its stored sizes are what the resize wants.
+    """
+    random = np.random.default_rng(0)
+    inputs = sorted(lone.inputs)
+    silent = product((True, False), repeat=len(inputs)) if len(inputs) <= 5 else _few(len(inputs))
+    patterns = list(silent)
+    whole_run = Runner(lone)
+    for view in views(lone):
+        for flags in patterns:
+            zero = dict(zip(inputs, flags, strict=True))
+            if len({(lone.inputs[k], zero[k]) for k in inputs}) > len(set(lone.inputs.values())):
+                continue  # one tensor read twice is the same twice
+            one = Alone(lone, view, zero)
+            for unit in _one_of_each(one):
+                _check_unit(one, unit, zero, whole_run, random)
+
+
+def _few(count: int) -> list[tuple[bool, ...]]:
+    loud = [tuple(k != j for k in range(count)) for j in range(count)]
+    return [(True,) * count, (False,) * count, *loud]
+
+
+def _one_of_each(one: Alone) -> list[list[Slice]]:
+    found: dict[Any, list[Slice]] = {}
+    sizes = one.lone.sizes()
+    for root, unit in one.partition.units().items():
+        real = [s for s in unit if s[0] != "#"]
+        if root != LOCKED and any(s[0] in one.lone.inputs.values() for s in real):
+            found.setdefault(tuple(sorted((t, a) for t, a, _ in real)), unit)
+    for unit in found.values():
+        assert all((t, a) in sizes for t, a, _ in unit if t != "#")
+    return list(found.values())
+
+
+def _check_unit(
+    one: Alone, unit: list[Slice], zero: dict[int, bool], run: Runner, random: np.random.Generator
+) -> None:
+    lone, op = one.lone, one.op
+    name = f"{op.node.op_type} without {[s for s in unit if s[0] != '#'][:4]}, zeros at {zero}"
+    kept_in = [
+        None if not n else [_left(unit, n, a, size) for a, size in enumerate(op.shape(k))]
+        for k, n in enumerate(op.node.inputs)
+    ]
+    kept_out = [
+        [_left(unit, n, a, size) for a, size in enumerate(op.out_shape(k))] if n else None
+        for k, n in enumerate(op.node.outputs)
+    ]
+    attrs: Any = {}
+    stored: Any = {}
+    if one.rule.resize is not None:
+        new_in, new_out = (
+            [None if axes is None else tuple(map(len, axes)) for axes in kept]
+            for kept in (kept_in, kept_out)
+        )
+        wanted = one.rule.resize(Sized(op, new_in, new_out, kept_in, kept_out))
+        attrs, stored = wanted.attrs, wanted.inputs
+    cut = Runner(lone, attrs, stored) if attrs or stored else run
+    exact, silent = True, {}
+    for low, high in (*RANGES, (-0.7, -0.2)):
+        feeds = numbers(lone, random, low, high)
+        if one.rule.family == "quantize" and 2 in feeds:
+            feeds[2][...] = 0  # a zero point, which stands for zero
+        if one.rule.family == "quantize" and low < 0:
+            continue  # a scale is above zero
+        if not all(np.isfinite(y).all() for y in run(feeds)):
+            continue  # roots and logarithms of less than nothing
+        for k, tensor in lone.inputs.items():
+            for t, a, i in unit:
+                if t == tensor and zero[k]:
+                    np.moveaxis(feeds[k], a, 0)[i] = _nothing(one, k)
+        masked = run(feeds)
+        less = {k: _take(v, kept_in[k]) for k, v in feeds.items()}
+        for k, x, y in zip(lone.outputs, masked, cut(less), strict=True):
+            have = _take(x, kept_out[k])
+            assert have.shape == y.shape, f"{name}: {y.shape}, foretold {have.shape}"
+            exact &= close(have, y)
+            for a in range(x.ndim):
+                at = [i for t, b, i in unit if (t, b) == (lone.outputs[k], a)]
+                if at:
+                    silent[k, a] = silent.get((k, a), True) and not x.take(at, axis=a).any()
+    marked = {i for ids, _ in one.recorder.inexact for i in ids.tolist()}
+    said = not any(t == "#" and i in marked for t, _, i in unit)
+    assert exact or not said, f"{name}: called exact, which it is not"
+    assert said or not exact or op.node.op_type in CAUTIOUS, f"{name}: not called exact"
+    if not said:
+        return
+    for (k, a), is_silent in silent.items():
+        said = one.outputs[k][a].zero
+        assert is_silent or not said, f"{name}: called zero in output {k}, which it is not"
+        assert said or not is_silent or op.node.op_type in CAUTIOUS, (
+            f"{name}: zero in output {k}, and not called so"
+        )
+
+
+# Rules that may call inexact what is exact, or loud what is silent, and why.
+CAUTIOUS = {
+    **dict.fromkeys(("LayerNormalization", "MeanVarianceNormalization"), "zeros have no deviation"),
+    "Hardmax": "exact by luck",
+    "LRN": "exact as far as a small share of a neighbour can tell",
+    **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), "the first of equal indices"),
+    **dict.fromkeys(("Concat", "Pad"), "an axis is zero in all of its parts, or is not"),
+    **dict.fromkeys(
+        ("IsInf", "IsNaN", "Not", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+        "what is false of the numbers tried",
+    ),
+    **dict.fromkeys(("BitShift", "BitwiseOr", "BitwiseXor", "BitwiseAnd"), "bits, hardly summed"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "a batch without a bias; computed weights"),
+    "Where": "what a zero condition picks",
+    "Pow": "an exponent that is not one number",
+}
+
+
+def _nothing(one: Alone, k: int) -> float:
+    """What a masked slice holds: zero, what stands for it, or what a division can bear."""
+    if one.op.node.op_type == "DequantizeLinear" and k == 0 and 2 in one.lone.fixed:
+        return float(one.lone.fixed[2])
+    return 1.0 if one.op.node.op_type in ("Div", "Mod", "QuantizeLinear") and k == 1 else 0.0
+
+
+def _left(unit: list[Slice], tensor: str, axis: int, size: int) -> NDArray[np.intp]:
+    gone = [i for t, a, i in unit if (t, a) == (tensor, axis)]
+    return np.setdiff1d(np.arange(size), gone)
+
+
+def _take(value: Array, kept: Sequence[NDArray[np.intp]] | None) -> Array:
+    for axis, index in enumerate(kept or []):
+        value = value.take(index, axis=axis)
+    return value
+
+
+def _text(blocks: Any) -> str:
+    shown = sorted(
+        " ".join("locked" if s == LOCKED else f"{s[0]}:{s[1]}[{s[2]}]" for s in sorted(block)[:9])
+        for block in blocks
+    )
+    return " | ".join(shown[:3])

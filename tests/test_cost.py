@@ -1,0 +1,100 @@
+"""The cost of a model: multiply-accumulates by operator, counted by hand; parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import spa
+from models.builder import Net, Tensor
+from spa.cost import CostModel
+
+Body = Callable[[Net], Tensor]
+
+
+def _conv(channels: int, out: int, k: int, groups: int = 1, stride: int = 1) -> Body:
+    return lambda net: net.conv(
+        net.input("x", [2, channels, 8, 8]), out, k, stride, groups=groups, bias=False
+    )
+
+
+def _transposed(groups: int) -> Body:
+    return lambda net: net.conv_transpose(net.input("x", [2, 6, 4, 4]), 8, 2, 2, groups=groups)
+
+
+def _deform(net: Net) -> Tensor:
+    x, offset = net.input("x", [2, 6, 8, 8]), net.input("o", [2, 18, 6, 6])
+    return net.node("DeformConv", x, net.weight(4, 6, 3, 3), offset, kernel_shape=[3, 3])
+
+
+def _gemm(a: list[int], b: tuple[int, int], **flags: int) -> Body:
+    return lambda net: net.node("Gemm", net.input("x", a), net.weight(*b), **flags)
+
+
+def _matmul(a: list[int], *b: int) -> Body:
+    return lambda net: net.matmul(net.input("x", a), net.weight(*b, fan=4))
+
+
+def _einsum(equation: str, *shapes: list[int]) -> Body:
+    return lambda net: net.node(
+        "Einsum", *(net.input(f"x{k}", s) for k, s in enumerate(shapes)), equation=equation
+    )
+
+
+def _recurrent(op: str, gates: int, ways: int = 1) -> Body:
+    def body(net: Net) -> Tensor:
+        more: dict[str, Any] = {"direction": "bidirectional"} if ways == 2 else {}
+        x = net.input("x", [5, 2, 6])
+        w, r = net.weight(ways, gates * 4, 6), net.weight(ways, gates * 4, 4)
+        return net.nodes(op, [x, w, r], 1, hidden_size=4, **more)[0]
+
+    return body
+
+
+MACS: dict[str, tuple[Body, int]] = {
+    "Conv": (_conv(6, 4, 3), 2 * 4 * 8 * 8 * 6 * 9),
+    "Conv-stride": (_conv(6, 4, 3, stride=2), 2 * 4 * 4 * 4 * 6 * 9),
+    "Conv-1x1": (_conv(6, 4, 1), 2 * 4 * 8 * 8 * 6),
+    "Conv-grouped": (_conv(6, 4, 3, groups=2), 2 * 4 * 8 * 8 * 3 * 9),
+    "Conv-depthwise": (_conv(6, 6, 3, groups=6), 2 * 6 * 8 * 8 * 9),
+    "ConvTranspose": (_transposed(1), 2 * 6 * 4 * 4 * 8 * 4),
+    "ConvTranspose-grouped": (_transposed(2), 2 * 6 * 4 * 4 * 4 * 4),
+    "DeformConv": (_deform, 2 * 4 * 6 * 6 * 6 * 9),
+    "Gemm": (_gemm([5, 6], (6, 7)), 5 * 6 * 7),
+    "Gemm-transA": (_gemm([6, 5], (6, 7), transA=1), 5 * 6 * 7),
+    "Gemm-transB": (_gemm([5, 6], (7, 6), transB=1), 5 * 6 * 7),
+    "MatMul": (_matmul([2, 5, 6], 6, 7), 2 * 5 * 6 * 7),
+    "MatMul-batched": (_matmul([3, 5, 6], 2, 1, 6, 7), 2 * 3 * 5 * 6 * 7),
+    "MatMul-by-vector": (_matmul([5, 6], 6), 5 * 6),
+    "MatMul-of-vector": (_matmul([6], 6, 7), 6 * 7),
+    "MatMul-of-vectors": (_matmul([6], 6), 6),
+    "Einsum": (_einsum("bsd,dh->bsh", [2, 5, 6], [6, 7]), 2 * 5 * 6 * 7),
+    "Einsum-heads": (
+        _einsum("bqhd,bkhd->bhqk", [2, 3, 4, 5], [2, 6, 4, 5]), 2 * 3 * 4 * 5 * 6),
+    "Einsum-two-sums": (_einsum("abcd,cde->abe", [2, 3, 4, 5], [4, 5, 6]), 2 * 3 * 4 * 5 * 6),
+    "Einsum-three": (_einsum("ab,bc,cd->ad", [2, 3], [3, 4], [4, 5]), 2 * 3 * 4 * 5),
+    "Einsum-implicit": (_einsum("ab,bc", [2, 3], [3, 4]), 2 * 3 * 4),
+    "LSTM": (_recurrent("LSTM", 4), 5 * 2 * 16 * (6 + 4)),
+    "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
+    "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
+    "RNN": (_recurrent("RNN", 1), 5 * 2 * 4 * (6 + 4)),
+    "Relu": (lambda net: net.relu(net.input("x", [2, 3])), 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_macs(name: str) -> None:
+    body, expected = MACS[name]
+    net = Net("cost", opset=19)
+    model = net.model(body(net), ir_version=9)
+    assert CostModel(spa.analyze(model))().macs == expected
+
+
+def test_parameters_count_every_stored_weight_once() -> None:
+    net = Net("cost")
+    x = net.relu(net.gemm(net.input("x", [2, 6]), 8))
+    y = net.add(net.gemm(x, 3), net.const(np.zeros(3, np.int64).astype(np.float32)))
+    assert CostModel(spa.analyze(net.model(y)))().params == 6 * 8 + 8 + 8 * 3 + 3 + 3
