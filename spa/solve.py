@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from spa.axes import KINDS, LOCKED, Ids
+from spa.axes import KINDS, LOCKED, Ids, Recorder
 from spa.factors import Pairs, choices
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Group, Member, View
@@ -23,14 +23,15 @@ from spa.propagate import Ties
 
 def solve(graph: Graph, ties: Ties) -> list[View]:
     """The groups of every view, with the reason of every lock."""
-    recorder = ties.recorder
+    found = choices(ties.recorder.grids, labels(ties.recorder))
+    return [_view(graph, ties, number, chosen) for number, chosen in enumerate(found)]
+
+
+def labels(recorder: Recorder) -> Ids:
+    """The unit of every id by ties and locks alone."""
     pairs = [(a, b) for a, b, _ in recorder.ties]
     pairs += [(ids, np.zeros_like(ids)) for ids, _, _ in recorder.locks]
-    labels, _ = _components(recorder.count, pairs)
-    return [
-        _view(graph, ties, number, chosen)
-        for number, chosen in enumerate(choices(recorder.grids, labels))
-    ]
+    return _components(recorder.count, pairs)[0]
 
 
 def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from spa import rules
 from spa.axes import WINDOW, Axes, Ids, Recorder, whole
+from spa.factors import Pairs, choices
 from spa.rules import Op, Sized
+from spa.solve import labels
 from tests.numeric import (
     LOCKED,
     RANGES,
@@ -59,13 +61,14 @@ def is_accepted(op: Op, why: str) -> bool:
 
 
 class Alone:
-    """The rule of a node, run on fresh ids.
+    """The rule of a node, run on fresh ids, with one choice of the factors of its grids.
 
     zero: for every input, whether removed indices hold zero there.
+    views: how many choices there are.
     """
 
     def __init__(self, lone: Lone, view: int, zero: dict[int, bool] | None = None) -> None:
-        self.lone, self.recorder = lone, Recorder(view)
+        self.lone, self.recorder = lone, Recorder()
         self.axes: list[Axes | None] = []
         node = lone.op.node
         for k, name in enumerate(node.inputs):
@@ -85,9 +88,11 @@ class Alone:
         self.rule = rule
         self.outputs = rule.run(self.op)
         self.accepted: list[Slice] = []
-        self.partition = self._partition()
+        chosen = choices(self.recorder.grids, labels(self.recorder))
+        self.views = len(chosen)
+        self.partition = self._partition(chosen[view])
 
-    def _partition(self) -> Partition:
+    def _partition(self, chosen: list[Pairs]) -> Partition:
         found = Partition()
 
         def node(ident: int) -> Slice:
@@ -96,7 +101,7 @@ class Alone:
         for name, axis, ids in self.slices():
             for i, ident in enumerate(ids.tolist()):
                 found.tie((name, axis, i), node(ident))
-        for a, b, _ in self.recorder.ties:
+        for a, b in [*((a, b) for a, b, _ in self.recorder.ties), *chosen]:
             for one, other in zip(a.tolist(), b.tolist(), strict=True):
                 found.tie(node(one), node(other))
         for ids, _, why in self.recorder.locks:
@@ -161,8 +166,7 @@ def is_exempt(op: Op) -> bool:
 
 
 def views(lone: Lone) -> range:
-    one = Alone(lone, 0)
-    return range(one.recorder.choices + 1 if one.recorder.choices > 1 else 1)
+    return range(Alone(lone, 0).views)
 
 
 def check_ties(lone: Lone, alternatives: list[Partition]) -> None:

@@ -32,7 +32,7 @@ CHOICES = 256  # combinations of choices tried, where the analysis does not show
 _known: dict[tuple[str, ...], list[Partition]] = {}
 
 
-def alternatives(lone: Lone, view: int) -> list[Partition]:
+def alternatives(lone: Lone) -> list[Partition]:
     """What a node may tie, over the names of its tensors; by its own rule where numbers cannot
     tell."""
     names = list(dict.fromkeys([*lone.inputs.values(), *lone.outputs.values()]))
@@ -43,7 +43,7 @@ def alternatives(lone: Lone, view: int) -> list[Partition]:
         outputs={k: plain[n] for k, n in lone.outputs.items()},
     )
     if is_exempt(lone.op):
-        found = [Alone(bare, view).partition]
+        found = [Alone(bare, 0).partition]
     else:
         node = lone.op.node
         key = (node.op_type, *map(str, (lone.op.opset, node.attrs, lone.op.shapes, lone.fixed)))
@@ -110,7 +110,7 @@ class Reference:
             return
         if lone is None:
             return  # it computes sizes
-        may = alternatives(lone, ties.view)
+        may = alternatives(lone)
         fits = [p for p in may if self._fits(p)]
         assert fits, f"{node.op_type} {node.name!r}: the analysis ties less than it must"
         if len(fits) == 1:
