@@ -12,7 +12,8 @@ POLICY = {
     "dead_branch": 3,  # what nothing reads can go as well
     "gather_repeats": 3,  # channels picked twice, channels picked once, and the reader's
     "channel_pad_shortcut": 2,  # 8 real channels and the 8 that were padded, each with its reader's
-    "shuffle_between_grouped": 3,  # 8 in pairs; 12 in fours, for two cuts into halves meet; 8
+    # 8 in pairs, 12 in fours, 8 in pairs; whole groups of the first and of the second
+    "shuffle_between_grouped": 5,
     "shared_bias": 2,  # each reader has its copy of a bias
     "bias_shared_with_output": 1,  # likewise, so that the first convolution is free
     "if_captures_outer": 1,  # what a body reads is whole
@@ -25,7 +26,10 @@ POLICY = {
     "causal_by_range": 3,
     "heads_in_the_batch": 3,
 }
-WRONG = {"heads_by_shared_quotient"}  # a size that several readers share, of a width cut to 1
+WRONG = {  # refused: a computed size is 0 where it ought to be 1 or more
+    "heads_by_shared_quotient",  # one that several readers share, of a width cut to 1
+    "norm_of_computed_groups",  # c / 2 of one channel, whole groups and the places in them cut to 1
+}
 
 
 @pytest.mark.parametrize(
