@@ -186,7 +186,7 @@ def pad_with_ones(net: Net, x: Tensor) -> Any:
 # --- convolutions
 
 
-@hazard(2)
+@hazard(3)
 def grouped_conv(net: Net, x: Tensor) -> Any:
     return net.conv(net.relu(net.conv(x, 8)), 12, groups=2)
 
@@ -196,7 +196,7 @@ def depthwise(net: Net, x: Tensor) -> Any:
     return net.conv(net.conv(net.relu(net.conv(x, 8)), 8, groups=8), 6, 1)
 
 
-@hazard(2)
+@hazard(3)
 def depthwise_multiplier(net: Net, x: Tensor) -> Any:
     return net.conv(net.conv(net.relu(net.conv(x, 8)), 16, groups=8), 6, 1)
 
@@ -206,12 +206,12 @@ def conv_transpose(net: Net, x: Tensor) -> Any:
     return net.conv_transpose(net.relu(net.conv(x, 8)), 6)
 
 
-@hazard(2)
+@hazard(3)
 def grouped_conv_transpose(net: Net, x: Tensor) -> Any:
     return net.conv_transpose(net.relu(net.conv(x, 8)), 12, groups=2)
 
 
-@hazard(2)
+@hazard(3)
 def shuffle(net: Net, x: Tensor) -> Any:
     return net.conv(channel_shuffle(net, net.relu(net.conv(x, 8)), 2), 6)
 
@@ -455,7 +455,7 @@ def instance_norm(net: Net, x: Tensor) -> Any:
     return net.conv(net.relu(net.node("InstanceNormalization", net.conv(x, 8), scale, bias)), 6)
 
 
-@hazard(2)
+@hazard(3)
 def group_norm(net: Net, x: Tensor) -> Any:
     return net.conv(net.relu(net.group_norm(net.conv(x, 8), 2)), 6)
 
@@ -619,7 +619,7 @@ def tile_by_batch(net: Net, x: Tensor) -> Any:
     return (net.linear(net.concat(token, net.linear(x, 8)), 5),)
 
 
-@hazard(2, shape=IMAGES)
+@hazard(3, shape=IMAGES)
 def shuffle_by_quotient(net: Net, x: Tensor) -> Any:
     a = net.relu(net.conv(x, 8))
     n, c, h, w = (net.dim(a, k) for k in range(4))
@@ -770,7 +770,7 @@ def pixel_shuffle_by_views(net: Net, x: Tensor) -> Any:
     return net.conv(_view(net, b, n, c, h, w, shape=["n", 4, None, None]), 6)
 
 
-@hazard(2, shape=IMAGES)
+@hazard(3, shape=IMAGES)
 def norm_of_computed_groups(net: Net, x: Tensor) -> Any:
     """Two groups of channels, their width computed; the view back copies the shape."""
     a = net.conv(x, 8)

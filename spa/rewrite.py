@@ -302,8 +302,8 @@ class _Rewriter:
         return False
 
     def _factor(self, node: Node, want: Value, way: _Way) -> bool:
-        """Solve ``other * constant = want``, or ``other / constant = want``, for the constant."""
-        stored = [k for k, n in enumerate(node.inputs) if n in self.graph.constants]
+        """Solve ``other * fixed = want``, or ``other / fixed = want``, for the fixed."""
+        stored = [k for k, n in enumerate(node.inputs) if self._is_static(n)]
         if len(stored) != 1 or (node.op_type == "Div" and stored != [1]):
             return False
         other = self.new_values.get(node.inputs[1 - stored[0]])

@@ -99,10 +99,10 @@ def _grouped(net: Net, x: Tensor, repeat: Any) -> Tensor:
 
 
 GROUPED = "kv-groups 2, queries-in-group 2, qk 6, v 6"
-MIXED = "a query of every group: q needs its middle factor where k needs its first"
+TILED = "the copies of a Tile have no ids beside those copied"
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS)
 def grouped_by_expand(net: Net, x: Tensor) -> Any:
     """Llama: each key is expanded over its queries; a group goes, or a query of every group."""
 
@@ -119,7 +119,7 @@ def grouped_by_gather(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, lambda y: net.gather(y, [0, 0, 1, 1], axis=1))
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS, today=3, why=TILED)
 def grouped_by_tile(net: Net, x: Tensor) -> Any:
     """Each key is tiled over its queries on an axis of its own."""
 
@@ -130,7 +130,7 @@ def grouped_by_tile(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why="the copies of a Tile have no ids beside those copied")
+@block(GROUPED, TOKENS, today=3, why=TILED)
 def grouped_by_tiled_heads(net: Net, x: Tensor) -> Any:
     """The keys are tiled as a whole, so query h meets key h % 2."""
     return _grouped(net, x, lambda y: net.node("Tile", y, [1, 2, 1, 1]))
@@ -147,7 +147,7 @@ def grouped_by_concat(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, repeat)
 
 
-@block(GROUPED, TOKENS, today=3, why=MIXED)
+@block(GROUPED, TOKENS)
 def grouped_by_broadcast(net: Net, x: Tensor) -> Any:
     """The queries get an axis of their own and the keys broadcast over it; nothing is repeated."""
     q = net.reshape(net.linear(x, H * D), [0, 0, 2, 2, D])

@@ -16,7 +16,7 @@ B = 2
 # --- shuffles
 
 
-@block("in 4, shuffled 3, out 4")
+@block("in 4, groups 2, shuffled 3, out 4, out-groups 2")
 def shuffle_between_groups(net: Net, x: Tensor) -> Any:
     """ShuffleNet V1: a shuffle behind a grouped convolution, a depthwise and a grouped one."""
     y = net.relu(net.conv(net.conv(x, 8), 12, 1, groups=2))
@@ -25,12 +25,15 @@ def shuffle_between_groups(net: Net, x: Tensor) -> Any:
 
 
 @block(
-    "in 8, out 6",
-    today=2,
-    why="the shuffle keeps its inner factor of 8, which the 4 groups cut to pairs: 2 units, not 8",
+    "blocks 4, groups 4, in-pair 2, out 6",
+    today=3,
+    why="where a factor is cut again, only the piece with most units is followed: 4 groups, not 2",
 )
 def shuffle_before_groups(net: Net, x: Tensor) -> Any:
-    """A shuffle by 4 before 4 groups: the factors of one straddle those of the other."""
+    """A shuffle by 4 before 4 groups: the factors of one straddle those of the other.
+
+    Channel (block 4, group 4, place in pair 2) becomes (group, place in pair, block).
+    """
     return net.conv(channel_shuffle(net, net.relu(net.conv(x, 32)), 4), 24, groups=4)
 
 
@@ -129,7 +132,7 @@ def gate_of_branches(net: Net, x: Tensor) -> Any:
     return net.node("ReduceSum", net.mul(stack, y), [1], keepdims=0)
 
 
-@block("in 4, radix 6, squeezed 4, out 5")
+@block("in 4, radix 2~, width 6, squeezed 4, out 5")
 def gate_of_splits(net: Net, x: Tensor) -> Any:
     """ResNeSt: a grouped convolution makes the branches; softmax over an axis of 2."""
     y = net.relu(net.conv_bn(net.conv(x, 8), 12, groups=2))
@@ -263,7 +266,7 @@ def signs_apart(net: Net, x: Tensor) -> Any:
     return net.conv(net.relu(net.concat(y, net.node("Neg", y))), 6)
 
 
-@block("pieces 6, out 5")
+@block("pieces 6, in-piece 2~, out 5")
 def largest_of_pieces(net: Net, x: Tensor) -> Any:
     """Maxout: channels in pairs on an axis of 2, of which the maximum stays."""
     y = net.reshape(net.conv(x, 12), [0, 6, 2, 8, 8])

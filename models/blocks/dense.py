@@ -171,11 +171,7 @@ def prototype_masks(net: Net, x: Tensor) -> Any:
     return (net.sigmoid(net.reshape(y, [B, 1, 8, 8])),)
 
 
-@block(
-    "in 8, memory 7, width 7~, heads 4, qk 6, v 6",
-    today=5,
-    why="the batch that Expand makes is a live factor beside the heads",
-)
+@block("in 8, memory 7, width 7~, heads 4, qk 6, v 6")
 def queries_on_map(net: Net, x: Tensor) -> Any:
     """DETR: learned queries attend to a map; a stored encoding of places is added to keys."""
     y = net.conv(net.relu(net.conv(x, 8)), 7, 1)

@@ -224,9 +224,9 @@ def random_features(net: Net, x: Tensor) -> Any:
     return merge_heads(net, net.div(y, net.matmul(q, net.transpose(total, 0, 1, 3, 2))))
 
 
-@block("hidden 4~", TOKENS)
+@block("hidden 4~, groups 2~", TOKENS)
 def grouped_positions(net: Net, x: Tensor) -> Any:
-    """wav2vec 2: a convolution in 2 groups on the residual stream, so hidden goes in pairs."""
+    """wav2vec 2: a convolution in 2 groups on the stream: hidden goes in pairs or halves."""
     x = net.linear(x, 8)
     y = net.slice(net.conv(net.transpose(x, 0, 2, 1), 8, 4, pad=2, groups=2), 0, -1, axis=2)
     return net.layer_norm(net.add(x, net.transpose(net.gelu(y), 0, 2, 1)))

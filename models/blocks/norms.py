@@ -85,9 +85,9 @@ def instance_norm_in_batch(net: Net, x: Tensor) -> Any:
     return net.conv(net.reshape(y, [B, 8, 8, 8]), 6)
 
 
-@block("in 5~, out 6", opset=21)
+@block("in 5~, groups 2, out 6", opset=21)
 def group_norm_operator(net: Net, x: Tensor) -> Any:
-    """GroupNormalization with scale per channel: the same channel of each of 2 groups."""
+    """GroupNormalization with scale per channel: the same channel of both groups, or a group."""
     scale, bias = net.uniform(0.8, 1.2, 10), net.uniform(-0.2, 0.2, 10)
     y = net.node(
         "GroupNormalization", net.conv(x, 10), scale, bias, num_groups=2, shape=[B, 10, 8, 8]
@@ -95,7 +95,7 @@ def group_norm_operator(net: Net, x: Tensor) -> Any:
     return net.conv(y, 6)
 
 
-@block("in 5~, out 6")
+@block("in 5~, groups 2, out 6")
 def group_norm_written_out(net: Net, x: Tensor) -> Any:
     """Flax: channels last, groups as an axis of their own, statistics over three axes."""
     y = net.transpose(net.conv(x, 10), 0, 2, 3, 1)

@@ -90,12 +90,7 @@ def bias_slopes(net: Net, x: Tensor) -> Any:
     return biased(net, x, net.mul(slopes, net.const(-np.abs(DISTANCE - S + 1.0, dtype=np.float32))))
 
 
-@block(
-    "heads 4, qk 6, v 6",
-    TOKENS,
-    today=2,
-    why="the batch that Expand makes is a live factor beside the heads",
-)
+@block("heads 4, qk 6, v 6", TOKENS)
 def bias_slopes_to_batch(net: Net, x: Tensor) -> Any:
     """Bloom: ALiBi merged with the batch to (B*H, 1, S), and the scores with it."""
     slopes = net.const((2.0 ** -np.arange(1, H + 1)).astype(np.float32)[:, None], "slopes")
@@ -215,12 +210,7 @@ def rotary_interleaved(net: Net, x: Tensor) -> Any:
     return attend(net, turn(q), turn(k), v)
 
 
-@block(
-    "heads 4, qk-pairs 3, v 6",
-    TOKENS,
-    today=2,
-    why="of (H D/2 2) no view keeps the middle factor: the first split needs the last one",
-)
+@block("heads 4, qk-pairs 3, v 6", TOKENS)
 def rotary_pairs(net: Net, x: Tensor) -> Any:
     """Complex numbers written out: heads are reshaped to (D/2, 2), and its two parts gathered."""
     cos, sin = _tables(net, D, doubled=False)

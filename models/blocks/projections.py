@@ -61,7 +61,7 @@ def fused_stack_in_place(net: Net, x: Tensor) -> Any:
     )
 
 
-@block(FUSED, (S, B, E), today=1, why=STACKED + "; heads are split only after it")
+@block(FUSED, (S, B, E), today=2, why=STACKED)
 def fused_stack_legacy(net: Net, x: Tensor) -> Any:
     """nn.MultiheadAttention: (3 E) is unflattened; heads are split later, beside the batch."""
     y = net.unsqueeze(net.reshape(_fused(net, x), [S, B, 3, H * D]), 0)
@@ -162,12 +162,7 @@ def fused_uneven_split(net: Net, x: Tensor) -> Any:
     return attend(net, split_heads(net, q), k, v)
 
 
-@block(
-    "heads 4, qk 6, v 6",
-    TOKENS,
-    today=1,
-    why="an axis of 2 couples the head sizes of k and v, and needs another factor than q does",
-)
+@block(FUSED, TOKENS, today=2, why="an axis of 2 couples the head sizes of k and v")
 def fused_pair(net: Net, x: Tensor) -> Any:
     """PVT: q has a weight of its own, k and v share one as (2 H D)."""
     y = net.reshape(net.linear(x, 2 * H * D), [0, 0, 2, H, D])

@@ -97,9 +97,9 @@ def reassembled(net: Net, x: Tensor) -> Any:
     return net.conv(net.reshape(y, [B, 4, 8, 8]), 6)
 
 
-@block("in 6, kernels 5, out 7")
+@block("in 6, groups 2, kernels 5, out 7")
 def involution(net: Net, x: Tensor) -> Any:
-    """Involution: kernels in 2 groups of channels; a channel goes from both groups."""
+    """Involution: kernels in 2 groups of channels; a channel goes from both, or a group."""
     y = net.conv(x, 12)
     kernels = net.conv(net.relu(net.conv_bn(x, 5, 1)), 2 * 9, 1)
     kernels = net.reshape(kernels, [B, 2, 1, 9, 64])

@@ -153,12 +153,7 @@ def bilinear_of_one(net: Net, x: Tensor) -> Any:
     return net.reshape(net.matmul(a, net.transpose(a, 0, 2, 1)), [B, 36])
 
 
-@block(
-    "left 6, right 5, joined 7",
-    ROWS,
-    today=2,
-    why="groups that cross on one axis (C1 C2) stay side by side only if they are heads",
-)
+@block("left 6, right 5, joined 7", ROWS)
 def outer_product(net: Net, x: Tensor) -> Any:
     """Fusion of two modalities: an outer product by broadcasting, flattened, then a layer."""
     a, b = net.relu(net.gemm(x, 6)), net.relu(net.gemm(net.input("other", (B, 4)), 5))

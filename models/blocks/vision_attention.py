@@ -158,12 +158,7 @@ def global_context(net: Net, x: Tensor) -> Any:
     return net.add(x, net.conv(y, 7, 1))
 
 
-@block(
-    "heads 4, v 6, points 3~",
-    (B, 5, 10),
-    today=2,
-    why="heads and head sizes are told by products of activations only, so one of them is dropped",
-)
+@block("heads 4, v 6, points 3~", (B, 5, 10))
 def sampled_values(net: Net, x: Tensor) -> Any:
     """Deformable DETR: values merged with the batch are sampled at places made per head."""
     memory = net.input("memory", (B, 16, 7))

@@ -10,7 +10,6 @@ from models.blocks.table import ROWS, block
 from models.builder import Net, Tensor
 
 B = 2
-CROSSED = "groups that cross on one axis (O I k k) stay side by side only if they are heads"
 
 
 def _conv(net: Net, x: Tensor, w: Tensor, *bias: Tensor, group: int = 1) -> Tensor:
@@ -115,7 +114,7 @@ def _by_image(net: Net, x: Tensor, w: Tensor) -> Tensor:
     return net.reshape(y, [B, out, 8, 8])
 
 
-@block("in 8, experts 4, out 6", today=2, why=CROSSED)
+@block("in 8, experts 4, out 6")
 def experts_of_kernels(net: Net, x: Tensor) -> Any:
     """CondConv: kernels are rows (O I k k) of a matrix, mixed per image, images as groups."""
     x = net.relu(net.conv(x, 8))
@@ -145,7 +144,7 @@ def modulated_kernel(net: Net, x: Tensor) -> Any:
     return _by_image(net, x, net.reshape(w, [B * 6, 8, 3, 3]))
 
 
-@block("code 4, hidden 5, in 8, out 6", today=3, why=CROSSED)
+@block("code 4, hidden 5, in 8, out 6")
 def predicted_kernel(net: Net, x: Tensor) -> Any:
     """A hypernetwork: a linear layer makes a whole kernel (O I k k) from a stored code."""
     x = net.conv(x, 8)

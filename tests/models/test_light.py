@@ -15,7 +15,7 @@ from tests.oracle import LAW, check_names, check_sizes
 
 # A layer a group, but the last; blocks as in tests/models/test_vision.py.
 GROUPS = {
-    "bvlc_alexnet": 5 + 2,
+    "bvlc_alexnet": 5 + 2 + 2,  # the halves of the second convolution; of the last two
     "densenet121": 58 * 2 + 3 + 1,
     "inception_v1": 3 + 9 * 6,  # a block: 4 branches, two of them with an inner convolution
     "inception_v2": 3 + 8 * 7 + 2 * 5,  # one branch has two inner ones; 2 blocks pool, with 5

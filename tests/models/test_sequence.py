@@ -18,6 +18,7 @@ BATCH = {"batch": "batch"}
 BERT = 1 + 2 * 4 + 1  # hidden, layers, pooler
 VIT = 1 + 2 * 3  # q, k and v are one weight (3 H D), so their head dims go together
 LLAMA = 1 + 2 * 3 + 1  # one table of rotations for both layers ties the head dims of all q and k
+GROUPED = LLAMA + 2  # a layer has whole groups of queries, and the same query of every group
 MIXER = 1 + 2 * 2  # hidden, and two inner widths per layer; the tokens are pixels, whole
 CONV = 1 + 2 + 1  # trunk, inner ones, the last one
 
@@ -30,9 +31,9 @@ ROWS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vit-free": ("vit", VIT, BATCH),
     "vit-computed": ("vit", VIT, {**BATCH, "legacy": True}),
     "vit-split": ("vit", VIT, {**BATCH, "split": True}),
-    "llama": ("llama_like", LLAMA, {}),
-    "llama-free": ("llama_like", LLAMA, FREE),
-    "llama-computed": ("llama_like", LLAMA, {**FREE, "legacy": True}),
+    "llama": ("llama_like", GROUPED, {}),
+    "llama-free": ("llama_like", GROUPED, FREE),
+    "llama-computed": ("llama_like", GROUPED, {**FREE, "legacy": True}),
     # One key for all queries: a head is then one of the queries', and of the copies of the key.
     "llama-one-kv-head": ("llama_like", LLAMA, {**FREE, "kv_heads": 1}),
     "llama-all-kv-heads": ("llama_like", LLAMA, {**FREE, "kv_heads": 4}),

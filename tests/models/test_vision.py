@@ -12,9 +12,8 @@ from tests.oracle import LAW, check
 GROUPS = {
     "resnet18": 8 + 4,  # an inner one per block, 4 trunks, the first with the stem
     "resnet50": 16 * 2 + 4 + 1,  # two inner ones per block, 4 trunks, the stem
-    # Of a grouped convolution, 8 groups of n: whole groups in the first stage (n = 4, one group of
-    # units), else the same index in every group (one on each side of it).
-    "resnext50": 3 * 1 + (4 + 6 + 3) * 2 + 4 + 1,
+    # Of a grouped convolution: whole groups, and the same index in every group on each side of it.
+    "resnext50": 16 * 3 + 4 + 1,
     "mobilenet_v2": 16 + 7 + 1 + 1,  # expanded, trunks, the stem with its depthwise, the last one
     # 14 expanded, 8 squeezed, 6 trunks (the first with the stem), the last two layers
     "mobilenet_v3": 14 + 8 + 6 + 2,
@@ -25,10 +24,12 @@ GROUPS = {
     # units for each block of the stage, until one unit is left.
     "shufflenet_v2": 16 + 1 + 1 + 4 + 3 + 4,
     "unet": 5 * 2 + 4 * 3,  # two on each level down, three up (the transposed convolution's too)
-    "unet_groupnorm": 4 * 2 + 3 * 3,
+    # Norms of 32 channels and more have several groups, of 16 channels: these go whole, too.
+    "unet_groupnorm": 4 * 2 + 3 * 3 + 2 + 2 + 2,
     "vgg11_bn": 8 + 2,
 }
-INEXACT = {"unet_groupnorm": 4 * 2 + 3 * 2}  # all but the convolutions behind a Resize
+# Channels of all convolutions but those behind a Resize; whole groups are exact.
+INEXACT = {"unet_groupnorm": 4 * 2 + 3 * 2}
 
 
 @pytest.mark.parametrize("name", MAKERS)

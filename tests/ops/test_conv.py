@@ -140,34 +140,35 @@ CASES = [
         "Conv", a, net.weight(6, 8, 3, 3), auto_pad="SAME_UPPER"), exact=True),
     case("computed-weight", 2, _dynamic_weight, exact=True),
     case("weight-from-activation", 1, _weight_from_activation),
-    # Grouped: the same index goes from every group of inputs, and of outputs.
-    case("grouped-2", 2, _conv(6, groups=2), exact=True),
-    # 2 units of inputs and 3 of outputs, or 4 whole groups that take both along: the most wins.
-    case("grouped-4", 1, _conv(12, groups=4), exact=True),
-    case("grouped-1d", 2, _conv(6, groups=2), shape=SIGNAL, exact=True),
-    case("grouped-3d", 2, _conv(6, groups=2), shape=VOLUME, exact=True),
-    case("grouped-twice", 3, lambda net, a: net.conv(net.conv(a, 8, groups=2), 12, groups=4)),
+    # Grouped: the same index of every group of inputs; likewise of outputs; and whole groups.
+    case("grouped-2", 3, _conv(6, groups=2), exact=True),
+    case("grouped-4", 3, _conv(12, groups=4), exact=True),
+    case("grouped-1d", 3, _conv(6, groups=2), shape=SIGNAL, exact=True),
+    case("grouped-3d", 3, _conv(6, groups=2), shape=VOLUME, exact=True),
+    # Of the second 8 = (2 groups) x 2 x 2, which the third cuts to pairs, each factor is a group.
+    case("grouped-twice", 5, lambda net, a: net.conv(net.conv(a, 8, groups=2), 12, groups=4)),
     case("depthwise", 1, _conv(8, groups=8), exact=True),
     case("depthwise-no-bias", 1, _conv(8, groups=8, bias=False), exact=True),
     case("depthwise-1d", 1, _conv(8, groups=8), shape=SIGNAL, exact=True),
     case("depthwise-3d", 1, _conv(8, groups=8), shape=VOLUME, exact=True),
-    case("depthwise-multiplier", 1, _conv(24, groups=8), exact=True),
-    # 4 groups of 2 in, 1 out each: whole groups or the second index of each; one choice holds.
-    case("groups-of-one-output", 1, _conv(4, groups=4), exact=True),
+    # Three outputs per channel: a channel goes with its own, or the same one of every channel.
+    case("depthwise-multiplier", 2, _conv(24, groups=8), exact=True),
+    # 4 groups of 2 in, 1 out each: whole groups, or the same input of each.
+    case("groups-of-one-output", 2, _conv(4, groups=4), exact=True),
     # Transposed.
     case("transposed", 2, _transposed(6), exact=True),
     case("transposed-1d", 2, _transposed(6), shape=SIGNAL, exact=True),
     case("transposed-3d", 2, _transposed(6), shape=VOLUME, exact=True),
-    case("transposed-grouped", 2, _transposed(6, groups=2), exact=True),
+    case("transposed-grouped", 3, _transposed(6, groups=2), exact=True),
     case("transposed-depthwise", 1, _transposed(8, groups=8), exact=True),
-    case("transposed-depthwise-multiplier", 1, _transposed(16, groups=8), exact=True),
-    case("transposed-opset-7", 2, _transposed(6, groups=2), opset=7, exact=True),
+    case("transposed-depthwise-multiplier", 2, _transposed(16, groups=8), exact=True),
+    case("transposed-opset-7", 3, _transposed(6, groups=2), opset=7, exact=True),
     case("transposed-output-shape", 2, lambda net, a: net.node(
         "ConvTranspose", a, net.weight(8, 6, 2, 2), strides=[2, 2], output_shape=[12, 12])),
     # Deformable.
     case("deformable", 2, _deform(), opset=19, exact=True),
     case("deformable-mask", 2, _deform(mask=True), opset=19, exact=True),
-    case("deformable-grouped", 2, _deform(groups=2), opset=19, exact=True),
+    case("deformable-grouped", 3, _deform(groups=2), opset=19, exact=True),
     case("deformable-offset-groups", 2, _deform(offset_groups=2), opset=19, exact=True),
     case("deformable-both", 0, _deform(groups=2, offset_groups=2), opset=19),
     case("deformable-computed-offsets", 2, _computed_offsets, opset=19, exact=True),
@@ -187,7 +188,7 @@ CASES = [
     case("QLinearConv-no-bias", 2, _qlinear(bias=False), exact=True),
     case("QLinearConv-per-channel", 2, _qlinear(channels=True), exact=True),
     case("QLinearConv-unsigned", 2, _qlinear(kind=np.uint8), exact=True),
-    case("QLinearConv-grouped", 2, _qlinear(group=2), exact=True),
+    case("QLinearConv-grouped", 3, _qlinear(group=2), exact=True),
     case("QLinearConv-depthwise", 1, _qlinear(8, group=8, channels=True), exact=True),
     case("QLinearConv-summed", 2, lambda net, a: summed(net, _qlinear()(net, a)), exact=True),
     case("QLinearConv-unsigned-summed", 2, lambda net, a: summed(
@@ -198,7 +199,7 @@ CASES = [
          exact=True),
     case("ConvInteger", 2, _integer(True), exact=True),
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
-    case("ConvInteger-grouped", 2, _integer(True, group=2), exact=True),
+    case("ConvInteger-grouped", 3, _integer(True, group=2), exact=True),
     case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
     # Each channel by itself.
     case("CausalConvWithState", 1, _causal(), shape=SIGNAL, opset=27, exact=True),
@@ -217,10 +218,13 @@ def test_conv(case: Case) -> None:
 
 
 def test_grouped_units_span_the_groups() -> None:
-    """8 channels in 2 groups are 4 units of 2 channels each."""
+    """8 channels in 2 groups are 4 units of 2 channels each, and 2 units of 4: rows and columns."""
     import spa
 
-    model = case("grouped", 2, _conv(6, groups=2)).values[0].model()
+    model = case("grouped", 3, _conv(6, groups=2)).values[0].model()
     groups = spa.analyze(model)
-    assert [g.size for g in groups] == [4, 3]
+    assert [g.size for g in groups] == [4, 3, 2]
     assert np.array_equal(groups[0].members[0].index, [[0, 4], [1, 5], [2, 6], [3, 7]])
+    assert np.array_equal(groups[2].members[0].index, [[0, 1, 2, 3], [4, 5, 6, 7]])
+    outputs = next(m for m in groups[2].members if (m.tensor, m.axis) == ("Conv_1.weight", 0))
+    assert np.array_equal(outputs.index, [[0, 1, 2], [3, 4, 5]])
