@@ -28,6 +28,8 @@ Labels = NDArray[np.int64]
 Pairs = tuple[Ids, Ids]
 Sizes = tuple[int, ...]
 
+_TRIES = 16  # solutions looked for in one knot
+
 
 def choices(grids: Sequence[Grid], labels: NDArray[np.int32]) -> list[list[Pairs]]:
     """What to tie in each view, as pairs of ids for every grid; at least one view.
@@ -141,30 +143,24 @@ class _Knot:
 
 
 def _solutions(knot: _Knot) -> list[Labels]:
-    """Labels for every way to follow the factors of a knot that finds units of its own."""
+    """Labels for every way to follow the factors of a knot that leaves one of them more units."""
     every = np.arange(len(knot.back))  # tied to themselves, so that every grid is looked at
     start = knot.settle(every, every, every)
-    tokens = np.random.default_rng(0).integers(0, 2**64, len(start), np.uint64)
     found: list[Labels] = []
-    known: set[int] = set()
-
     tried: set[tuple[object, ...]] = set()
     for at, sizes in enumerate(knot.sizes):
         for factor in reversed(range(len(sizes))):
             most = len(knot.units(start, at, factor))
-            got = tuple(len(knot.units(one, at, factor)) for one in found)
-            # One like it that fared like this found nothing new: so do equal layers.
+            got = max((len(knot.units(one, at, factor)) for one in found), default=0)
+            # One alike that fared as this one does found nothing better: so do equal layers.
             alike = (sizes, factor, most, got)
-            if most < 2 or most <= max(got, default=0) or alike in tried:
+            if most < 2 or most <= got or alike in tried or len(tried) >= _TRIES:
                 continue
             tried.add(alike)
             labels = knot.follow(start, at, factor)
             labels = _close(knot, labels, knot.units(labels, at, factor), {sizes: factor}, {})
-            sums = np.zeros(len(labels), np.uint64)
-            np.add.at(sums, labels, tokens)  # one hash for every unit
-            if not set(sums[knot.units(labels, at, factor)].tolist()) <= known:
+            if len(knot.units(labels, at, factor)) > max(got, 1):
                 found.append(labels)
-                known.update(sums[_distinct(len(labels), labels)].tolist())
     return found or [_close(knot, start, start[:0], {}, {})]
 
 
