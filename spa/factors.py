@@ -12,6 +12,7 @@ once, with the other grids of the knot following as they leave that factor the m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ Labels = NDArray[np.int64]
 Pairs = tuple[Ids, Ids]
 Sizes = tuple[int, ...]
 
-_TRIES = 16  # solutions looked for in one knot
+_TRIES, _ALIKE = 24, 3  # solutions looked for in one knot, and for factors that look alike
 
 
 def choices(grids: Sequence[Grid], labels: NDArray[np.int32]) -> list[list[Pairs]]:
@@ -143,24 +144,29 @@ class _Knot:
 
 
 def _solutions(knot: _Knot) -> list[Labels]:
-    """Labels for every way to follow the factors of a knot that leaves one of them more units."""
+    """Labels for every way to follow the factors of a knot that finds units of its own."""
     every = np.arange(len(knot.back))  # tied to themselves, so that every grid is looked at
     start = knot.settle(every, every, every)
+    tokens = np.random.default_rng(0).integers(0, 2**64, len(start), np.uint64)
     found: list[Labels] = []
-    tried: set[tuple[object, ...]] = set()
+    known: set[int] = set()
+    tried: Counter[tuple[object, ...]] = Counter()
     for at, sizes in enumerate(knot.sizes):
         for factor in reversed(range(len(sizes))):
             most = len(knot.units(start, at, factor))
             got = max((len(knot.units(one, at, factor)) for one in found), default=0)
-            # One alike that fared as this one does found nothing better: so do equal layers.
+            # Equal layers have factors alike that fare alike: what some found holds for the rest.
             alike = (sizes, factor, most, got)
-            if most < 2 or most <= got or alike in tried or len(tried) >= _TRIES:
+            if most <= max(got, 1) or tried[alike] >= _ALIKE or tried.total() >= _TRIES:
                 continue
-            tried.add(alike)
+            tried[alike] += 1
             labels = knot.follow(start, at, factor)
             labels = _close(knot, labels, knot.units(labels, at, factor), {sizes: factor}, {})
-            if len(knot.units(labels, at, factor)) > max(got, 1):
+            sums = np.zeros(len(labels), np.uint64)
+            np.add.at(sums, labels, tokens)  # one hash for every unit
+            if not set(sums[knot.units(labels, at, factor)].tolist()) <= known:
                 found.append(labels)
+                known.update(sums[_distinct(len(labels), labels)].tolist())
     return found or [_close(knot, start, start[:0], {}, {})]
 
 
