@@ -13,19 +13,17 @@ def _statistics(op: Op) -> str:
     return "N ..." if op.attr("training_mode", 0) or any(op.node.outputs[1:]) else ""
 
 
-def _batch_norm(op: Op) -> str:
-    """N C ..., C, C, C, C -> N C ..., C, C, C, C   (N ..., ... -> N ..., ... where spatial is 0)"""
+@rule(
+    "BatchNormalization", text="N C ..., C, C, C, C -> N C ..., C, C, C, C   (or ..., ... -> ...)"
+)
+def batch_norm(op: Op) -> list[Axes]:
     x, each = ("N C ...", "C") if op.attr("spatial", 1) else ("N ...", "...")
     parts = ", ".join([x, *[each] * 4])
-    return f"{parts} -> {parts}"
+    made = follow(op, f"{parts} -> {parts}", zero="1 0 + 1 3 + 2", inexact=_statistics(op))
+    # What is behind the first are statistics, which are never told to be zero.
+    return [made[0], *([axis._replace(zero=False) for axis in axes] for axes in made[1:])]
 
 
-declare(
-    "BatchNormalization",
-    _batch_norm,
-    zero="1 0 + 1 3 + 2",
-    inexact=_statistics,
-)
 declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
 declare("LRN", "N C * -> N C *", zero="0", inexact="C")
 

@@ -298,6 +298,10 @@ CAUTIOUS = {
     **dict.fromkeys(("BitShift", "BitwiseOr", "BitwiseXor", "BitwiseAnd"), "bits, hardly summed"),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "a batch without a bias; computed weights"),
     "Where": "what a zero condition picks",
+    **dict.fromkeys(
+        ("Conv", "ConvTranspose", "Attention"), "a grid is zero where all its lines are"
+    ),
+    "GlobalLpPool": "a sum over channels that stand last",
     "Pow": "an exponent that is not one number",
 }
 

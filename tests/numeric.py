@@ -214,8 +214,8 @@ class Runner:
         self.names = [f"o{k}" for k in lone.outputs]
 
     def __call__(self, feeds: dict[int, Array]) -> list[Array]:
-        found: list[Array] = self.session.run(self.names, {f"i{k}": v for k, v in feeds.items()})
-        return found
+        given = {f"i{k}": np.asarray(v) for k, v in feeds.items()}
+        return [np.asarray(y) for y in self.session.run(self.names, given)]
 
 
 def numbers(lone: Lone, random: np.random.Generator, low: float, high: float) -> dict[int, Array]:

@@ -273,7 +273,7 @@ def largest_of_pieces(net: Net, x: Tensor) -> Any:
     return net.conv(net.node("ReduceMax", y, axes=[2], keepdims=0), 5)
 
 
-@block("left 6, right 6, out 5", today=2, why="an axis of 2 couples the halves")
+@block("left 6, right 6, out 5")
 def halves_by_stack(net: Net, x: Tensor) -> Any:
     """The halves of the channels as an axis of 2, taken apart by Gather."""
     y = net.reshape(net.conv(x, 12), [0, 2, 6, 8, 8])

@@ -22,28 +22,27 @@ from models.blocks.table import TOKENS, block
 from models.builder import Net, Tensor
 
 FUSED = "heads 4, qk 6, v 6"
-STACKED = "an axis of 3 couples the head sizes of q, k and v"
 
 
 def _fused(net: Net, x: Tensor) -> Tensor:
     return net.linear(x, 3 * H * D)
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_stack_gathered(net: Net, x: Tensor) -> Any:
     """timm: (3 H D), the stack moved to the front and picked apart by Gather."""
     y = net.transpose(net.reshape(_fused(net, x), [0, 0, 3, H, D]), 2, 0, 3, 1, 4)
     return attend(net, *(net.gather(y, np.int64(i)) for i in range(3)))
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_stack_unbound(net: Net, x: Tensor) -> Any:
     """(3 H D), the stack picked apart by Split and Squeeze."""
     y = net.transpose(net.reshape(_fused(net, x), [0, 0, 3, H, D]), 2, 0, 3, 1, 4)
     return attend(net, *(net.squeeze(part, 0) for part in net.split(y, [1, 1, 1], axis=0)))
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_stack_sliced(net: Net, x: Tensor) -> Any:
     """(3 H D), the stack picked apart by Slice and Reshape."""
     y = net.transpose(net.reshape(_fused(net, x), [0, 0, 3, H, D]), 2, 0, 3, 1, 4)
@@ -52,7 +51,7 @@ def fused_stack_sliced(net: Net, x: Tensor) -> Any:
     )
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_stack_in_place(net: Net, x: Tensor) -> Any:
     """(3 H D), picked where it stands on axis 2; the heads move to the front afterwards."""
     y = net.reshape(_fused(net, x), [0, 0, 3, H, D])
@@ -61,7 +60,7 @@ def fused_stack_in_place(net: Net, x: Tensor) -> Any:
     )
 
 
-@block(FUSED, (S, B, E), today=2, why=STACKED)
+@block(FUSED, (S, B, E))
 def fused_stack_legacy(net: Net, x: Tensor) -> Any:
     """nn.MultiheadAttention: (3 E) is unflattened; heads are split later, beside the batch."""
     y = net.unsqueeze(net.reshape(_fused(net, x), [S, B, 3, H * D]), 0)
@@ -94,7 +93,7 @@ def fused_halves_sliced(net: Net, x: Tensor) -> Any:
     )
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_per_head_gathered(net: Net, x: Tensor) -> Any:
     """Bloom: (H 3 D), every head holds its q, k and v, picked by Gather."""
     y = net.reshape(_fused(net, x), [0, 0, H, 3, D])
@@ -118,14 +117,14 @@ def fused_per_head_sliced(net: Net, x: Tensor) -> Any:
     return attend(net, *(net.transpose(net.slice(y, *c, axis=3), 0, 2, 1, 3) for c in cuts))
 
 
-@block(FUSED, TOKENS, today=2, why=STACKED)
+@block(FUSED, TOKENS)
 def fused_innermost(net: Net, x: Tensor) -> Any:
     """(H D 3): q, k and v lie next to each other, one number apart."""
     y = net.transpose(net.reshape(_fused(net, x), [0, 0, H, D, 3]), 4, 0, 2, 1, 3)
     return attend(net, *(net.gather(y, np.int64(i)) for i in range(3)))
 
 
-@block("kv-groups 2, queries-in-group 2, qk 6, v 6", TOKENS, today=3, why="q, k and v share ids")
+@block("kv-groups 2, queries-in-group 2, qk 6, v 6", TOKENS)
 def fused_per_group(net: Net, x: Tensor) -> Any:
     """Falcon-40B: (K (G + 2) D), every group holds its queries, its key and its value."""
     y = net.reshape(net.linear(x, 2 * 4 * D), [0, 0, 2, 4, D])
@@ -135,7 +134,7 @@ def fused_per_group(net: Net, x: Tensor) -> Any:
     return attend(net, q, k, v)
 
 
-@block("heads 4, qk 6, v 6", TOKENS, today=2, why="q, k and v share ids")
+@block("heads 4, qk 6, v 6", TOKENS)
 def fused_one_key(net: Net, x: Tensor) -> Any:
     """Falcon-7B: ((H + 2) D) on one axis of heads, of which the last two are key and value."""
     y = net.reshape(net.linear(x, (H + 2) * D), [0, 0, H + 2, D])
@@ -144,7 +143,7 @@ def fused_one_key(net: Net, x: Tensor) -> Any:
     return attend(net, *(net.transpose(p, 0, 2, 1, 3) for p in (q, k, v)))
 
 
-@block("heads 4, qk 6, v 6", TOKENS, today=2, why="q, k and v share ids")
+@block("heads 4, qk 6, v 6", TOKENS)
 def fused_one_key_gather_nd(net: Net, x: Tensor) -> Any:
     """The same as PyTorch's dynamo exporter writes it: GatherND on the transposed axis."""
     y = net.reshape(net.linear(x, (H + 2) * D), [0, 0, H + 2, D])
@@ -162,7 +161,7 @@ def fused_uneven_split(net: Net, x: Tensor) -> Any:
     return attend(net, split_heads(net, q), k, v)
 
 
-@block(FUSED, TOKENS, today=2, why="an axis of 2 couples the head sizes of k and v")
+@block(FUSED, TOKENS)
 def fused_pair(net: Net, x: Tensor) -> Any:
     """PVT: q has a weight of its own, k and v share one as (2 H D)."""
     y = net.reshape(net.linear(x, 2 * H * D), [0, 0, 2, H, D])
@@ -170,7 +169,7 @@ def fused_pair(net: Net, x: Tensor) -> Any:
     return attend(net, project(net, x), net.gather(y, np.int64(0)), net.gather(y, np.int64(1)))
 
 
-@block("heads 4, qk 6, v 6", TOKENS, today=2, why=STACKED)
+@block("heads 4, qk 6, v 6", TOKENS)
 def fused_bias_of_two(net: Net, x: Tensor) -> Any:
     """BEiT: the bias of the fused weight is joined from those of q and v, with zeros for k."""
     y = net.matmul(x, net.weight(E, 3 * H * D, fan=E))

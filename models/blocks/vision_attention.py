@@ -79,7 +79,7 @@ def channels_first(net: Net, x: Tensor) -> Any:
     return _attend_map(net, *(net.conv_bn(x, H * D, 1) for _ in "qkv"))
 
 
-@block("heads 4, qk 6, v 6", MAP, today=2, why="an axis of 3 couples q, k and v")
+@block("heads 4, qk 6, v 6", MAP)
 def channels_first_fused(net: Net, x: Tensor) -> Any:
     """Restormer-like: one 1x1 convolution, reshaped to (B, 3, H, D, N) and picked by Gather."""
     y = net.reshape(net.conv(x, 3 * H * D, 1), [B, 3, H, D, 16])

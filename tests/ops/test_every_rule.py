@@ -96,6 +96,12 @@ def test_every_family_has_a_table() -> None:
 # Every operator of every row, alone -------------------------------------------------------------
 
 
+# Sums in eight bits saturate and round: a small change of one number often moves nothing.
+EIGHT_BITS = (
+    "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"
+)  # fmt: skip
+
+
 def lone_nodes(family: str) -> Iterator[Lone]:
     """The nodes of a family in its own rows, each distinct one once."""
     seen = set()
@@ -105,6 +111,8 @@ def lone_nodes(family: str) -> Iterator[Lone]:
         for index, op in ties.ops.items():
             rule = rules.find(op.node.op_type, op.node.domain)
             if rule is None or rule.family != family or index in ties.refused:
+                continue
+            if op.node.op_type in EIGHT_BITS:
                 continue
             lone = alone(groups, op)
             if lone is None or not _runs(lone):
@@ -136,8 +144,8 @@ def references(family: str) -> list[tuple[Lone, list[Partition]]]:
 NUMERIC = [f.removeprefix("test_") for f in FAMILIES if f != "test_lock"]
 # How many distinct nodes of each family run, at the least: so that none slips away.
 LEAST = {
-    "conv": 60, "elementwise": 130, "linear": 40, "movement": 90, "norm": 50, "pool": 30,
-    "quantize": 8, "recurrent": 10, "reduce": 70, "reshape": 25,
+    "attention": 5, "conv": 60, "elementwise": 130, "linear": 40, "movement": 90, "norm": 50,
+    "pool": 30, "quantize": 8, "recurrent": 10, "reduce": 70, "reshape": 25,
 }  # fmt: skip
 
 

@@ -249,7 +249,7 @@ PAD = [
         "Pad", a, pads=_SPACE, value=1.0), axes=[1]), opset=10, exact=False),
     case("space-zero-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE, 0.0)),
          exact=True),
-    case("value-of-input", 0, lambda net, a: net.node(
+    case("value-of-input", 1, lambda net, a: net.node(
         "Pad", a, _SPACE, net.input("value", (), np.float32)), exact=True),
     case("space-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE)), exact=True),
     case("space-reflect", 1, _moved("Pad", _SPACE, mode="reflect"), exact=True),
