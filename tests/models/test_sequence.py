@@ -16,7 +16,7 @@ BATCH = {"batch": "batch"}
 
 # A layer of attention has heads, head dims of q and k, head dims of v, and an inner width.
 BERT = 1 + 2 * 4 + 1  # hidden, layers, pooler
-VIT = 1 + 2 * 3  # q, k and v are one weight (3 H D), so their head dims go together
+VIT = 1 + 2 * 4  # q, k and v are one weight (3 H D), which is taken apart
 LLAMA = 1 + 2 * 3 + 1  # one table of rotations for both layers ties the head dims of all q and k
 GROUPED = LLAMA + 2  # a layer has whole groups of queries, and the same query of every group
 MIXER = 1 + 2 * 2  # hidden, and two inner widths per layer; the tokens are pixels, whole
