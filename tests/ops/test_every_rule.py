@@ -141,10 +141,13 @@ def references(family: str) -> list[tuple[Lone, list[Partition]]]:
     ]
 
 
-NUMERIC = [f.removeprefix("test_") for f in FAMILIES if f != "test_lock"]
+# Attention keeps lengths and caches whole by policy, and runs with no number of heads but its own;
+# its rows in test_attention hold it to the law.
+APART = ("test_lock", "test_attention")
+NUMERIC = [f.removeprefix("test_") for f in FAMILIES if f not in APART]
 # How many distinct nodes of each family run, at the least: so that none slips away.
 LEAST = {
-    "attention": 5, "conv": 60, "elementwise": 130, "linear": 40, "movement": 90, "norm": 50,
+    "conv": 60, "elementwise": 130, "linear": 40, "movement": 90, "norm": 50,
     "pool": 30, "quantize": 8, "recurrent": 10, "reduce": 70, "reshape": 25,
 }  # fmt: skip
 
