@@ -4,8 +4,8 @@ Keys are regular expressions that match ``family.name`` from its beginning.
 """
 
 EQUIVALENT: dict[str, str] = {
-    r".*without `op\.lock_input\(\w, 'lists": "a list of sizes or positions holds no weight, and a "
-    "group without a weight is none",
+    r".*`op\.lock_input\(": "a list of sizes or positions holds no weight, and a group without a "
+    "weight is none",
     r"movement\..*: without `for k in range\(1, len\(op.axes\)\): op.lock_input": "likewise",
     r"movement\..*: 1 becomes 2 in `range\(1, len\(op.axes\)\)`": "likewise",
     r"reduce\.reduce: .*lock_input": "likewise",
@@ -29,10 +29,17 @@ EQUIVALENT: dict[str, str] = {
     "that no input has is whole, as is one in lower case",
     r"reduce\.trilu: .*(m and n swapped|\* becomes)": "both are whole; a number has no axes",
     r"conv\.Conv: without sizes": "the number of groups follows from the shapes",
-    r"conv\._resize_(conv|transpose): (`group > 1` compared|1 becomes 2 in `node)": "a group of "
-    "one is then written out, or worked out",
+    r"conv\._resize_(conv|transpose): (`group > 1` compared|1 becomes 2 in `node)": "one "
+    "group is then written out, or worked out",
     r"conv\._depth_to_space: b'DCR' becomes": "any value but one means the same",
     r"conv\._macs_transpose: 0 becomes 1 in `op.shape": "x and its weight have the same rank",
+    r"reshape\._blocks: (.*0 in old`|without `(yield \(slice\(0|return`|if 0 in))": "there is nothing "
+    "to remove from an empty tensor",
+    r"reshape\._factors: (without `(return None|if 0 in)|`0 in old or 0 in new`: and)": "the same",
+    r"reshape\._split: (without `(if len\(d|if is_|return \[axis|return \[wh)|`len\(dims\))": "what "
+    "follows gives the same, only slower",
+    r"reshape\._merge: without `(if len\(parts\) == 1|return parts\[0\])": "the same",
+    r"reshape\.regrid: without `if old": "the same",
     r"linear\._gemm: '\*': \* becomes": "there is no bias",
     r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "
     "summed",

@@ -292,14 +292,14 @@ def main() -> None:
     for family in families:
         score = scores[family] = Score(len(chosen[family]))
         began = time.perf_counter()
-        doubtful = [m for m in chosen[family] if not reason(f"{family}.{m.name}")]
-        score.equivalent = len(chosen[family]) - len(doubtful)
         with ThreadPoolExecutor(options.jobs) as pool:
-            verdicts = pool.map(lambda m, f=family: judge_apart(m, [own[f], later]), doubtful)
-            for mutant, (verdict, seconds) in zip(doubtful, verdicts, strict=True):
+            verdicts = pool.map(lambda m, f=family: judge_apart(m, [own[f], later]), chosen[family])
+            for mutant, (verdict, seconds) in zip(chosen[family], verdicts, strict=True):
                 score.killed += bool(verdict)
                 by.append(verdict)
-                if not verdict:
+                if not verdict and reason(f"{family}.{mutant.name}"):
+                    score.equivalent += 1
+                elif not verdict:
                     survivors.append(mutant)
                     where = f"{family}:{mutant.lines[0]}"
                     print(f"SURVIVES {where}: {mutant.name} ({seconds:.0f} s)", flush=True)

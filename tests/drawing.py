@@ -386,18 +386,15 @@ def einsum(g: Drawing, x: Tensor) -> Tensor:
 @block
 def one_channel_norm(g: Drawing, x: Tensor) -> Tensor:
     c = x.shape[1]
-    match g.of(0, 1, 2, 3):
+    match g.of(0, 1, 2):
         case 0:
             scale, bias = g.net.uniform(0.5, 1, c), g.net.uniform(-1, 1, c)
             return g.net.node("InstanceNormalization", x, scale, bias)
         case 1:
             return g.net.node("LRN", x, size=3)
-        case 2:
+        case _:  # a mean-variance normalisation divides by zero where a channel is constant
             axis = g.of(1, 2, 3)
             return g.net.node("LpNormalization", x, axis=axis, p=g.of(1, 2), shape=x.shape)
-        case _:
-            axes = [0, 2, 3]
-            return g.net.node("MeanVarianceNormalization", x, axes=axes, shape=x.shape)
 
 
 @block

@@ -98,7 +98,7 @@ SPLIT = [
     case("even-opset-13", 3, _halves(None), opset=13, exact=True),
     case("sizes-of-input", 0, lambda net, a: net.concat(*net.nodes(
         "Split", [a, net.input("sizes", (2,), np.int64)], 2, axis=1,
-        shapes=[[2, 4, 6, 6], [2, 4, 6, 6]]))),
+        shapes=[[2, 4, 6, 6], [2, 4, 6, 6]])), typed=True),
     case("even-opset-11", 3, _halves(None), opset=11, exact=True),
     case("num-outputs", 3, _num_outputs(2, multiplied=False), opset=18, exact=True),
     case("num-outputs-uneven", 4, _num_outputs(3, multiplied=False), opset=18, exact=True),
@@ -249,6 +249,9 @@ PAD = [
         "Pad", a, pads=_SPACE, value=1.0), axes=[1]), opset=10, exact=False),
     case("space-zero-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE, 0.0)),
          exact=True),
+    case("by-a-free-size", 1, lambda net, a: net.node("Pad", a, net.concat(
+        net.const([0] * 7), net.unsqueeze(net.dim(a, 0), 0), axis=0), shape=["n", 8, 6, "m"]),
+        shape=("n", 3, 6, 6), exact=True),
     case("value-of-input", 1, lambda net, a: net.node(
         "Pad", a, _SPACE, net.input("value", (), np.float32)), exact=True),
     case("space-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE)), exact=True),
