@@ -90,7 +90,7 @@ def measure(files: Iterable[Path], rows: Path, jobs: int, timeout: float) -> Non
     known, code = read_rows(rows), code_digest()
     done = {r.name for r in known.values() if r.code == code}
     wanted = [p for p in files if p.stem not in done or known[p.stem].file != file_digest(p)]
-    wanted.sort(key=lambda p: -p.stat().st_size)  # the long ones first
+    wanted.sort(key=lambda p: p.stat().st_size)  # the quick ones first
     rows.parent.mkdir(parents=True, exist_ok=True)
     with rows.open("a") as out, ThreadPoolExecutor(jobs) as pool:
         waiting = [pool.submit(study_apart, path, timeout) for path in wanted]

@@ -22,7 +22,8 @@ from spa.graph import Graph, Node, index
 from spa.protos import copy_fields
 from spa.shapes import Shapes
 
-_PASSES = {"Identity", "Cast", "Transpose", "Unsqueeze", "Squeeze"}
+_SAME = {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
+_PASSES = _SAME | {"Transpose", "Unsqueeze", "Squeeze"}
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ def _picks(
 def _moved(shapes: Shapes, node: Node, at: int) -> int | None:
     """Where an axis is behind a node that passes it."""
     rank = len(shapes.shapes[node.inputs[0]])
-    if node.op_type in ("Identity", "Cast"):
-        return at
+    if node.op_type in _SAME:
+        alike = all(prod(shapes.shapes.get(name, (0,))) == 1 for name in node.inputs[1:] if name)
+        return at if alike else None
     if node.op_type == "Transpose":
         return list(node.attrs.get("perm", range(rank)[::-1])).index(at)
     axes = _static(shapes, node, 1, "axes")
