@@ -33,8 +33,8 @@ EQUIVALENT: dict[str, str] = {
     "group is then written out, or worked out",
     r"conv\._depth_to_space: b'DCR' becomes": "any value but one means the same",
     r"conv\._macs_transpose: 0 becomes 1 in `op.shape": "x and its weight have the same rank",
-    r"reshape\._blocks: (.*0 in old`|without `(yield \(slice\(0|return`|if 0 in))": "there is nothing "
-    "to remove from an empty tensor",
+    r"reshape\._blocks: (.*0 in old`|without `(yield \(slice\(0|return`|if 0 in))": "what is empty "
+    "has nothing to remove",
     r"reshape\._factors: (without `(return None|if 0 in)|`0 in old or 0 in new`: and)": "the same",
     r"reshape\._split: (without `(if len\(d|if is_|return \[axis|return \[wh)|`len\(dims\))": "what "
     "follows gives the same, only slower",
