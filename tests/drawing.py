@@ -277,6 +277,8 @@ def dense(g: Drawing, x: Tensor) -> Tensor:
 
 @block
 def split(g: Drawing, x: Tensor) -> Tensor:
+    if x.shape[1] < 2:
+        return x
     first = g.of(*range(1, x.shape[1]))
     a, b = g.net.split(x, [first, x.shape[1] - first])
     return g.net.concat(g.net.conv(a, g.channels(), 1), b)

@@ -110,6 +110,9 @@ class Reference:
             return
         if lone is None:
             return  # it computes sizes
+        if self._reads_one_of_many(op):
+            self._join(self.sure, self._by_rule(op))
+            return
         may = alternatives(lone)
         fits = [p for p in may if self._fits(p)]
         assert fits, f"{node.op_type} {node.name!r}: the analysis ties less than it must"
@@ -118,6 +121,37 @@ class Reference:
         else:
             self.open.append(fits)
         self._lock_accepted(op)
+
+    def _reads_one_of_many(self, op: Op) -> bool:
+        """An axis cut down to one index, which alone would be taken for one that broadcasts."""
+        return any(
+            len(axis.ids) == 1 and axis.ids[0]
+            for name in {*op.node.inputs, *op.node.outputs}
+            for axis in self.view.ties.axes.get(name, [])
+        )
+
+    def _by_rule(self, op: Op) -> Partition:
+        found, here = Partition(), f"#{op.node.index}"
+
+        def node(ident: int) -> Slice:
+            return (here, 0, ident) if ident else LOCKED
+
+        for name in {*op.node.inputs, *op.node.outputs}:
+            for axis, made in enumerate(self.view.ties.axes.get(name, [])):
+                if len(made.ids) > 1 or made.ids.any():
+                    for i, ident in enumerate(made.ids.tolist()):
+                        found.tie((name, axis, i), node(ident))
+        grids = zip(self.view.ties.recorder.grids, self.view.chosen, strict=True)
+        chosen = [(a, b, grid.node) for grid, (a, b) in grids]
+        for a, b, index in [*self.view.ties.recorder.ties, *chosen]:
+            if index == op.node.index:
+                for one, other in zip(a.tolist(), b.tolist(), strict=True):
+                    found.tie(node(one), node(other))
+        for ids, index, _ in self.view.ties.recorder.locks:
+            if index == op.node.index:
+                for ident in ids.tolist():
+                    found.lock(node(ident))
+        return found
 
     def _fits(self, partition: Partition) -> bool:
         """Whether the analysis ties all that this choice ties."""
@@ -187,7 +221,7 @@ def check_units(model: ModelProto) -> Groups:
     groups = spa.analyze(model)
     for view in groups.views:
         found = Reference(groups, view).differs()
-        assert not found, f"view {view.ties.view}: {found}"
+        assert not found, f"view {view.groups[0].view if view.groups else 0}: {found}"
     return groups
 
 
