@@ -145,6 +145,7 @@ class Alone:
 
 
 WHOLE_OUTPUTS = {
+    "Pad": "padded at run time",
     "Tile": "a count of repeats is not brought up to date",
     "RoiAlign": "a list of boxes",
     "MaxRoiPool": "a list of boxes",
@@ -301,6 +302,8 @@ CAUTIOUS = {
     **dict.fromkeys(
         ("Conv", "ConvTranspose", "Attention"), "a grid is zero where all its lines are"
     ),
+    **dict.fromkeys(("Conv", "ConvTranspose", "DeformConv"), "a grid is zero where all lines are"),
+    "BatchNormalization": "statistics beside the result",
     "GlobalLpPool": "a sum over channels that stand last",
     "Pow": "an exponent that is not one number",
 }
