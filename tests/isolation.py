@@ -300,9 +300,9 @@ CAUTIOUS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), "a batch without a bias; computed weights"),
     "Where": "what a zero condition picks",
     **dict.fromkeys(
-        ("Conv", "ConvTranspose", "Attention"), "a grid is zero where all its lines are"
+        ("Conv", "ConvTranspose", "DeformConv", "GroupNormalization"),
+        "a grid is zero where all its lines are",
     ),
-    **dict.fromkeys(("Conv", "ConvTranspose", "DeformConv"), "a grid is zero where all lines are"),
     "BatchNormalization": "statistics beside the result",
     "GlobalLpPool": "a sum over channels that stand last",
     "Pow": "an exponent that is not one number",
