@@ -1,0 +1,182 @@
+"""Closed forms for one site: refit what remains, and the order in which channels are missed least.
+
+With x the dense inputs of a site and z the kept inputs on their way through the pruned network
+(both centred where the site has a bias), the weights that lose least are
+
+    V = argmin  E |W x - V z|^2 + lam |(V - W_S) D^1/2|^2,    D = diag E z z^T
+      = W_S + (W C - W_S A) (A + lam D)^-1,                   A = E z z^T, C = E x z^T
+
+so that lam -> infinity is plain removal. The order of removal is exact block-OBS (Hassibi and
+Stork 1993; OSSCAR, Meng et al. 2024): unit c costs tr(W_c [(H^-1)_cc]^-1 W_c^T), after which
+W -= W_c [(H^-1)_cc]^-1 (H^-1)_c and H^-1 loses its rows and columns c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+Matrix = NDArray[np.float64]
+Index = NDArray[np.intp]
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a refit needs of rows of dense outputs y = W x and of pruned inputs z, by group.
+
+    mean_y, mean_z: shapes (g, o), (g, k); zero where the site has no bias to correct.
+    yz, zz: centred second moments, shapes (g, o, k), (g, k, k). energy: E |y - mean|^2 in all.
+    """
+
+    mean_y: Matrix
+    mean_z: Matrix
+    yz: Matrix
+    zz: Matrix
+    energy: float
+
+    def error(self, v: Matrix, b: Matrix) -> float:
+        """E |y - V z - b|^2 over E |y - mean|^2, where the mean of y is W E x."""
+        rest = self.mean_y - np.einsum("gok,gk->go", v, self.mean_z) - b
+        product = np.matmul(v, self.zz)
+        inner = float((product * v).sum()) - 2 * float((self.yz * v).sum())
+        return (self.energy + inner + float((rest * rest).sum())) / max(self.energy, 1e-300)
+
+
+def moments(w: Floats, x: Floats, z: Floats, affine: bool) -> Moments:
+    """Moments over rows.
+
+    Args:
+        w: dense weights, shape (g, o, f). x: (g, rows, f). z: (g, rows, k).
+    """
+    n = max(x.shape[1], 1)
+    y = np.matmul(x, np.swapaxes(w, 1, 2))
+    my, mz = y.mean(1, dtype=np.float64), z.mean(1, dtype=np.float64)
+    if not affine:
+        my, mz = np.zeros_like(my), np.zeros_like(mz)
+    cy, cz = y - my[:, None].astype(y.dtype), z - mz[:, None].astype(z.dtype)
+    turned = np.swapaxes(cz, 1, 2)
+    zz = np.matmul(turned, cz).astype(np.float64) / n
+    yz = np.swapaxes(np.matmul(turned, cy), 1, 2).astype(np.float64) / n
+    return Moments(my, mz, yz, zz, float((cy.astype(np.float64) ** 2).sum()) / n)
+
+
+def refit(plain: Matrix, m: Moments, lam: float) -> tuple[Matrix, Matrix]:
+    """New weights for the kept inputs, and the change of the bias, shapes (g, o, k) and (g, o).
+
+    Args:
+        plain: the dense weights of the kept inputs, shape (g, o, k). lam: infinity changes only the
+            bias.
+    """
+    v = plain
+    if np.isfinite(lam) and plain.shape[2]:
+        rest = np.swapaxes(m.yz - np.matmul(plain, m.zz), 1, 2)
+        v = plain + np.stack([solve(a, r, lam).T for a, r in zip(m.zz, rest, strict=True)])
+    return v, m.mean_y - np.einsum("gok,gk->go", v, m.mean_z)
+
+
+def solve(a: Matrix, b: Matrix, lam: float) -> Matrix:
+    """(A + lam diag A)^-1 B for a covariance A, some of whose variances may be zero."""
+    d = np.diag(a)
+    floor = 1e-12 * max(float(d.max(initial=0.0)), 1e-300)
+    scale = 1 / np.sqrt(np.maximum(d, floor))
+    scaled = a * scale[:, None] * scale[None, :]
+    scaled[np.diag_indices_from(scaled)] += max(lam, 1e-10)
+    right = b * scale[:, None]
+    while True:
+        try:
+            return np.asarray(cho_solve(cho_factor(scaled, lower=True), right)) * scale[:, None]
+        except LinAlgError:
+            scaled[np.diag_indices_from(scaled)] += 1e-6
+
+
+@dataclass
+class Demand:
+    """What one site says of a group: its weights, and the covariance of its inputs.
+
+    w: shape (outputs, f). h: shape (f, f), regularised by the caller.
+    units: the positions of every unit among the inputs, shape (units, per unit).
+    weight: what its error counts for, such as one over its dense output energy.
+    """
+
+    w: Matrix
+    h: Matrix
+    units: Index
+    weight: float
+
+
+def order(demands: Sequence[Demand], count: int, chunks: int = 48) -> tuple[Index, Matrix]:
+    """The order in which units are removed at least loss, all but one, and what it costs.
+
+    The units of a group are removed together from all of its sites. A share of 1/chunks of those
+    that are left goes at a time.
+
+    Returns:
+        Positions of units, the first to go first, and the loss after each of them.
+    """
+    states = [_State(d) for d in demands]
+    left = np.arange(count)
+    gone: list[int] = []
+    losses: list[float] = []
+    total = 0.0
+    while len(left) > 1:
+        costs = np.zeros(len(left))
+        for state in states:
+            costs += state.costs(left)
+        take = min(max(1, len(left) // chunks), len(left) - 1)
+        chosen = np.argsort(costs, kind="stable")[:take]
+        units = left[chosen]
+        exact = sum(state.remove(units) for state in states)
+        share = costs[chosen] / max(float(costs[chosen].sum()), 1e-300)
+        losses += (total + np.cumsum(share * exact)).tolist()
+        total += exact
+        gone += units.tolist()
+        left = np.delete(left, chosen)
+    return np.asarray(gone, np.intp), np.maximum.accumulate(np.asarray(losses))
+
+
+class _State:
+    """The weights and the inverse covariance of a site as units go."""
+
+    def __init__(self, demand: Demand) -> None:
+        self.w = demand.w.copy()
+        self.units = demand.units
+        self.weight = demand.weight
+        self.inverse = solve(demand.h, np.eye(len(demand.h)), 1e-9)
+        self.inverse = (self.inverse + self.inverse.T) / 2
+
+    def costs(self, left: Index) -> Matrix:
+        units = self.units[left]
+        if units.shape[1] == 1:
+            c = units[:, 0]
+            found = np.einsum("oc,oc->c", self.w[:, c], self.w[:, c]) / self._diagonal(c)
+        else:
+            block = self.inverse[units[:, :, None], units[:, None, :]]
+            block += np.eye(units.shape[1]) * 1e-9 * np.trace(block, axis1=1, axis2=2)[:, None, None]
+            w = self.w[:, units].transpose(1, 2, 0)  # (units, per unit, outputs)
+            found = np.einsum("upo,upo->u", w, np.linalg.solve(block, w))
+        return self.weight * np.asarray(found)
+
+    def _diagonal(self, c: Index) -> Matrix:
+        return np.maximum(self.inverse[c, c], 1e-300)
+
+    def remove(self, units: Index) -> float:
+        c = self.units[units].ravel()
+        block = self.inverse[np.ix_(c, c)]
+        block[np.diag_indices_from(block)] *= 1 + 1e-9
+        factor = cho_factor(block, lower=True)
+        rows = cho_solve(factor, self.inverse[c])  # (block^-1) H^-1_c
+        wc = self.w[:, c].copy()
+        loss = float((wc * cho_solve(factor, wc.T).T).sum())
+        self.w -= wc @ rows
+        self.inverse -= self.inverse[:, c] @ rows
+        self.w[:, c] = 0
+        self.inverse[c] = 0
+        self.inverse[:, c] = 0
+        self.inverse[c, c] = 1
+        return self.weight * max(loss, 0.0)
