@@ -55,7 +55,7 @@ def session(
             source = apart.whole().SerializeToString()
         yield _open(source, options)
     except ORT_ERRORS as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -101,7 +101,7 @@ _LACKS = (  # how onnxruntime says that it lacks an operator, a mode of one, or 
 )
 
 
-def _refusal(error: Exception) -> ModelError:
+def refusal(error: Exception) -> ModelError:
     line = str(error).strip().splitlines()[0]
     lacks = isinstance(error, ort.capi.onnxruntime_pybind11_state.NotImplemented)
     kind = CannotCheck if lacks or any(text in line for text in _LACKS) else ModelError
@@ -155,7 +155,7 @@ def find_inputs(graph: Graph, running: ort.InferenceSession, seed: int = 0) -> l
     Raises:
         CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
-    k, style, first = _find(graph, running, seed)
+    k, style, first = find_first(graph, running, seed)
     found = [first]
     other = next(islice(bindings(graph, 1), k, None), first.sizes)
     if other != first.sizes:
@@ -172,8 +172,12 @@ def same_sizes(seen: Sequence[Sizes]) -> list[str]:
     return [name for name in seen[0] if len({sizes[name] for sizes in seen}) == 1] if seen else []
 
 
-def _find(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
-    """Which binding ran first, and with integers of which style."""
+def find_first(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
+    """Which binding ran first, and with integers of which style.
+
+    Raises:
+        CannotCheck, ModelError: if none did.
+    """
     error: Exception | None = None
     for k, sizes in enumerate(bindings(graph)):
         for style in STYLES if k < LIKELY else ("ones",):
@@ -188,8 +192,8 @@ def _find(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, 
     assert error is not None
     whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
     if whole or free_sizes(graph):  # it may well run, on inputs that are not guessed here
-        raise CannotCheck(f"no input that was tried runs: {_refusal(error)}")
-    raise _refusal(error)
+        raise CannotCheck(f"no input that was tried runs: {refusal(error)}")
+    raise refusal(error)
 
 
 def _runs_at(
@@ -208,7 +212,7 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
     sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
-    top = _smallest_table(graph)
+    top = smallest_table(graph)
     for info in graph.model.graph.input:
         if info.name not in graph.inputs:
             continue
@@ -237,7 +241,7 @@ def _array(
     return random.integers(0, top, shape).astype(dtype)
 
 
-def _smallest_table(graph: Graph) -> int:
+def smallest_table(graph: Graph) -> int:
     """Rows of the smallest table that integers index, at most 1000 and at least 2."""
     rows = [
         graph.constants[node.inputs[0]].shape[int(node.attrs.get("axis", 0))]

@@ -18,6 +18,7 @@ from spa.graph import Graph, Node
 
 Sizes = dict[str, int]  # free size -> number; an unnamed one is called "input.axis"
 Place = tuple[str, int, int]  # input, axis, rank
+Free = dict[str, list[Place]]
 
 LIKELY = 6  # that many of the first bindings deserve more than one try
 TRIES = 40  # variations of one free size
@@ -38,9 +39,9 @@ def dims(graph: Graph, info: ValueInfoProto) -> list[int | str]:
     ]
 
 
-def free_sizes(graph: Graph) -> dict[str, list[Place]]:
+def free_sizes(graph: Graph) -> Free:
     """Free size -> the (input, axis, rank) where it stands."""
-    found: dict[str, list[Place]] = {}
+    found: Free = {}
     for info in graph.model.graph.input:
         if info.name in graph.inputs and info.type.HasField("tensor_type"):
             sizes = dims(graph, info)
@@ -52,12 +53,17 @@ def free_sizes(graph: Graph) -> dict[str, list[Place]]:
 
 def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
     """Numbers to try for the free sizes, likeliest first; another offset gives other numbers."""
+    yield from _bound(graph, lambda plain: _numbers(plain, offset))
+
+
+def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[Sizes]:
+    """Numbers chosen for some sizes, with what weights ask for and what others add up to."""
     free = free_sizes(graph)
     derived = {n: tree for n in free if (tree := _expression(n, free)) is not None}
     known = {n: size for n, places in free.items() if (size := _wanted(graph, places))}
     plain = {n: places for n, places in free.items() if n not in derived}
     tried = []
-    for numbers in _numbers(plain, offset):
+    for numbers in choose(plain):
         bound = {n: known.get(n, numbers.get(n, 0)) for n in free}
         bound.update({n: _value(tree, bound) for n, tree in derived.items()})
         if bound not in tried and all(n > 0 for n in bound.values()):
@@ -65,7 +71,7 @@ def bindings(graph: Graph, offset: int = 0) -> Iterator[Sizes]:
             yield bound
 
 
-def _numbers(free: dict[str, list[Place]], offset: int) -> Iterator[Sizes]:
+def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
     batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
     spatial = (67, 71, 73, 79, 83, 89)
 
@@ -93,7 +99,7 @@ def _numbers(free: dict[str, list[Place]], offset: int) -> Iterator[Sizes]:
             yield bind(repeat(length), repeat(side), one)
 
 
-def _sums(free: dict[str, list[Place]], batch: int, lengths: Sequence[int]) -> Iterator[Sizes]:
+def _sums(free: Free, batch: int, lengths: Sequence[int]) -> Iterator[Sizes]:
     """One size the sum of two others, or one more than another.
 
     Sizes are first taken to be the same where they stand on the same axis of inputs of one rank.
@@ -129,6 +135,62 @@ def variations(sizes: Sizes, name: str) -> Iterator[Sizes]:
             yield {n: 2 * size for n, size in sizes.items()}
 
 
+# Sizes as they are in use ------------------------------------------------------------------------
+
+
+def batch_sizes(graph: Graph) -> frozenset[str]:
+    """The free sizes that count samples: of every input the one named for it, else the first."""
+    found = set()
+    free = free_sizes(graph)
+    plain = {n for n in free if _expression(n, free) is None}
+    for info in graph.model.graph.input:
+        if info.name in graph.inputs and info.type.HasField("tensor_type"):
+            mine = [d for d in dims(graph, info) if isinstance(d, str) and d in plain]
+            named = [d for d in mine if "batch" in d.lower()]
+            found.update(named[:1] or [d for d in mine[:1] if dims(graph, info)[0] == d])
+    return frozenset(found)
+
+
+def channel_axis(shape: Sequence[int | None]) -> int | None:
+    """Where one sample has its channels, if it looks like a picture. None: a free size."""
+    for axis in (0, 2) if len(shape) == 3 else ():
+        channels, others = shape[axis], [*shape[:axis], *shape[axis + 1 :]]
+        if channels in (1, 3, 4) and all(n is None or n > channels for n in others):
+            return axis
+    return None
+
+
+def realistic(graph: Graph, batch: int) -> Iterator[Sizes]:
+    """Numbers as they are in use, likeliest first: sides of pictures, lengths of sequences."""
+    lead = batch_sizes(graph)
+    known = {n: size for n, p in free_sizes(graph).items() if (size := _wanted(graph, p))}
+    sides: set[str] = set()
+    for info in graph.model.graph.input:
+        shape = dims(graph, info) if info.type.HasField("tensor_type") else []
+        inner = [known.get(d) if isinstance(d, str) else d for d in shape[1:]]
+        if channel_axis(inner) is not None:
+            sides.update(d for d in shape[1:] if isinstance(d, str) and d not in known)
+
+    def choose(plain: Free) -> Iterator[Sizes]:
+        for side, length in zip(_SIDES, _LENGTHS, strict=True):
+            yield {
+                n: batch
+                if n in lead
+                else side
+                if n in sides
+                else side // 4  # of a volume
+                if places[0][2] == 5
+                else length
+                for n, places in plain.items()
+            }
+
+    yield from _bound(graph, choose)
+
+
+_SIDES = (224, 160, 128, 96, 64, 192, 256)
+_LENGTHS = (64, 32, 16, 128, 512, 4096, 16000)
+
+
 # Sizes that are written as an expression of others ---------------------------------------------
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -140,7 +202,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 }
 
 
-def _expression(text: str, free: dict[str, list[Place]]) -> ast.expr | None:
+def _expression(text: str, free: Free) -> ast.expr | None:
     """A name such as "past + sequence", where those are free sizes of the model, as a tree."""
     try:
         tree = ast.parse(text, mode="eval").body

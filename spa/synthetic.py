@@ -1,0 +1,300 @@
+"""Inputs made up where there are none: pictures, signals, words, masks.
+
+Structured noise shows how the channels of a net go together better than white noise does. Every
+input is drawn in one of two families, so that what was fitted on the one can be tried on the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, ValueInfoProto, helper
+
+from spa import pictures
+from spa import run as runs
+from spa.graph import Graph
+from spa.ranges import Range, expected_range
+from spa.run import Feeds
+from spa.sizes import Sizes, channel_axis, dims
+
+Random = np.random.Generator
+Draw = Callable[[int, int, Random], NDArray[Any]]  # family, row, random -> one sample
+
+FAMILIES = pictures.FAMILIES
+_LONG = 256  # samples of a signal
+
+
+class Drawn:
+    """Samples that are drawn when they are first asked for, and kept.
+
+    Args:
+        shape: the number of samples, and the shape of one.
+        draw: makes one of them.
+        finish: turns those that were asked for into what the model takes.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        draw: Callable[[int], NDArray[Any]],
+        finish: Callable[[NDArray[Any]], NDArray[Any]] = lambda kept: kept,
+    ) -> None:
+        self.shape = shape
+        self._draw, self._finish, self._dtype = draw, finish, dtype
+        self._kept: NDArray[Any] | None = None
+        self._known = np.zeros(shape[0], bool)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        if self._kept is None:
+            self._kept = np.empty(self.shape, self._dtype)
+        for row in rows.tolist():
+            if not self._known[row]:
+                self._kept[row] = self._draw(row)
+                self._known[row] = True
+        return self._finish(self._kept[rows])
+
+
+class Plain:
+    """Random values of any kind: whole batches as `runs.make_feeds` has them."""
+
+    def __init__(self, graph: Graph, sizes: Sizes, style: str, name: str, seed: int) -> None:
+        self._graph, self._sizes, self._style, self._name = graph, sizes, style, name
+        self._seed = seed
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> list[Any]:
+        return [self._feeds(row)[self._name] for row in rows.tolist()]
+
+    def _feeds(self, row: int) -> Feeds:
+        return runs.make_feeds(self._graph, self._sizes, self._seed + row, self._style)
+
+
+def columns(
+    graph: Graph, sizes: Sizes, axes: Mapping[str, int | None], count: int, family: int, seed: int
+) -> dict[str, Drawn]:
+    """For every input that many samples.
+
+    Args:
+        axes: the axis of every input along which samples lie; None: it has none.
+    """
+    top = runs.smallest_table(graph)
+    return {
+        info.name: _column(graph, info, sizes, axes[info.name], count, (family, seed, k), top)
+        for k, info in enumerate(graph.model.graph.input)
+        if info.name in graph.inputs
+    }
+
+
+def _column(
+    graph: Graph,
+    info: ValueInfoProto,
+    sizes: Sizes,
+    axis: int | None,
+    count: int,
+    key: tuple[int, int, int],
+    top: int,
+) -> Drawn:
+    given = dims(graph, info)
+    shape = [d if isinstance(d, int) else sizes[d] for d in given]
+    free = [isinstance(d, str) for d in given]
+    if axis is not None:
+        del shape[axis], free[axis]
+    kind = info.type.tensor_type.elem_type
+    family, seed, number = key
+
+    def sample(draw: Draw) -> Callable[[int], NDArray[Any]]:
+        return lambda row: draw(family, row, np.random.default_rng([family, seed, number, row]))
+
+    whole = (count, *shape)
+    if kind == TensorProto.STRING:
+        return Drawn(whole, object, sample(lambda f, row, random: np.full(shape, "a", object)))
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    integer = dtype.kind in "biu"
+    channels = channel_axis(shape)
+    if "mask" in info.name.lower() or (integer and (dtype.kind == "b" or _masks(graph, info.name))):
+        return Drawn(whole, dtype, sample(lambda f, row, random: np.ones(shape, dtype)))
+    if channels is not None and (not integer or kind == TensorProto.UINT8):
+        found = expected_range(graph, info.name, len(given), axis, picture=True)
+        return _pictures(whole, dtype, channels, key, found)
+    if integer:
+        return Drawn(whole, dtype, sample(_integers(graph, info.name, shape, sizes, top)))
+    found = expected_range(graph, info.name, len(given), axis, picture=False)
+    return Drawn(
+        whole,
+        np.float32,
+        sample(_floats(shape, free)),
+        lambda kept: (kept * found.scale + found.shift).astype(dtype, copy=False),
+    )
+
+
+# Pictures, signals, volumes ----------------------------------------------------------------------
+
+
+def _pictures(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    axis: int,
+    key: tuple[int, int, int],
+    expected: Range,
+) -> Drawn:
+    """Held as bytes, as files of photographs are."""
+    sides = [n for k, n in enumerate(shape[1:]) if k != axis]
+    family, seed, number = key
+
+    def draw(row: int) -> NDArray[Any]:
+        made = pictures.picture(family, (seed, number, row), sides[0], sides[1], shape[1 + axis])
+        return np.moveaxis(pictures.in_bytes(made), 2, axis)
+
+    def finish(kept: NDArray[Any]) -> NDArray[Any]:
+        if dtype == np.uint8:
+            return kept
+        values = kept.astype(np.float32)
+        values -= np.float32(pictures.MIDDLE)
+        values /= np.float32(pictures.LEVELS)
+        return (values * expected.scale + expected.shift).astype(dtype, copy=False)
+
+    return Drawn(shape, np.uint8, draw, finish)
+
+
+def _floats(shape: Sequence[int], free: Sequence[bool]) -> Draw:
+    """What a float input that is no picture may hold."""
+    if len(shape) == 4 and min(shape[1:]) > 1:
+        return lambda family, row, random: _volume(family, random, shape)
+    if len(shape) == 2 or (len(shape) == 1 and (free[0] or shape[0] >= _LONG)):
+        only = [k for k, is_free in enumerate(free) if is_free]
+        time = only[0] if len(only) == 1 else int(np.argmax(shape))
+        return lambda family, row, random: _signal(family, random, shape, time)
+    return lambda family, row, random: _white(family, random, shape)
+
+
+def _white(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
+    if family == pictures.DEAD_LEAVES:
+        return random.standard_normal(shape, np.float32)
+    return random.laplace(0, math.sqrt(0.5), shape)
+
+
+def _signal(family: int, random: Random, shape: Sequence[int], time: int) -> NDArray[Any]:
+    """Noise that falls with the frequency, or tones under an envelope; channels have half of their
+    variance in common."""
+    length = shape[time]
+    if length < 4:
+        return _white(family, random, shape)
+    count = math.prod(shape) // length
+    slope = random.uniform(0.4, 1.2)
+    if family == pictures.DEAD_LEAVES:
+        common, *own = pictures.noises(random, [length], slope, 1 + count)
+    else:
+        common, *own = _tones(random, 1 + count, length)
+    made = (common + np.stack(own)) * np.float32(math.sqrt(0.5) * _loudness(random))
+    return np.moveaxis(made.reshape([*(n for k, n in enumerate(shape) if k != time), -1]), -1, time)
+
+
+def _tones(random: Random, count: int, length: int) -> NDArray[Any]:
+    at = np.arange(length) / length
+    made = 0.3 * random.standard_normal((count, length))
+    for _ in range(4):
+        pitch = np.exp(random.uniform(0, math.log(max(length / 4, 2)), (count, 1)))
+        middle, width = random.random((count, 1)), random.uniform(0.1, 0.6, (count, 1))
+        envelope = np.exp(-(((at - middle) / width) ** 2))
+        made += envelope * np.sin(2 * math.pi * (pitch * at + random.random((count, 1))))
+    made -= made.mean(axis=1, keepdims=True)
+    return np.asarray(made / np.maximum(made.std(axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def _volume(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
+    """Three axes and channels, the fewest of the outer two."""
+    axis = 0 if shape[0] <= shape[-1] else 3
+    sides = [n for k, n in enumerate(shape) if k != axis]
+    low, high = (1.2, 2.0) if family == pictures.DEAD_LEAVES else (0.5, 1.2)
+    slope = random.uniform(low, high)
+    light, *own = pictures.noises(random, sides, slope, 1 + shape[axis])
+    made = (np.float32(0.8) * light + np.float32(0.6) * np.stack(own)) * np.float32(
+        _loudness(random)
+    )
+    return np.moveaxis(made, 0, axis)
+
+
+def _loudness(random: Random) -> float:
+    """Differs from sample to sample; its square is 1 on average."""
+    return math.exp(0.3 * random.standard_normal() - 0.3**2)
+
+
+# Integers ----------------------------------------------------------------------------------------
+
+
+def _integers(graph: Graph, name: str, shape: Sequence[int], sizes: Sizes, top: int) -> Draw:
+    """Ids by their use: kinds, positions, lengths, else words of the table that they index."""
+    low = name.lower()
+    if "type" in low or "segment" in low:
+        return lambda family, row, random: np.zeros(shape, np.int64)
+    if shape and ("position" in low or "pos_id" in low):
+        return lambda family, row, random: np.broadcast_to(np.arange((1, *shape)[-1]), shape)
+    if "len" in low and not shape:
+        longest = max([1, *(n for n in sizes.values() if n < 10**6)])
+        return lambda family, row, random: np.asarray(longest)
+    rows = _table(graph, name)
+    if rows is None and not shape:
+        return lambda family, row, random: np.asarray(1)
+    return _words(shape, min(rows or top, 2**20))
+
+
+def _words(shape: Sequence[int], rows: int) -> Draw:
+    """Frequent ones first, as tokenizers number them; the first few stand for padding and such."""
+    special = min(4, rows // 16)
+    share = 1 / (np.arange(rows - special) + 2.7) ** 1.05
+    upto = np.cumsum(share / share.sum())
+    upto[-1] = 1.0
+
+    def draw(family: int, row: int, random: Random) -> NDArray[Any]:
+        if family == pictures.DEAD_LEAVES:
+            return special + np.searchsorted(upto, random.random(shape), side="right")
+        return random.integers(special, rows, shape)
+
+    return draw
+
+
+_SAME = ("Cast", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Expand", "Transpose")
+
+
+def _ends(graph: Graph, name: str) -> list[tuple[int, int]]:
+    """(node, position) of all that reads an input, through what only moves it or casts it."""
+    found, waiting, seen = [], [name], {name}
+    while waiting:
+        name = waiting.pop()
+        for k in graph.readers.get(name, []):
+            node = graph.nodes[k]
+            for position in [p for p, read in enumerate(node.inputs) if read == name]:
+                if node.op_type in _SAME and position == 0:
+                    waiting += [o for o in node.outputs if o not in seen]
+                    seen.update(node.outputs)
+                else:
+                    found.append((k, position))
+    return found
+
+
+def _masks(graph: Graph, name: str) -> bool:
+    """Whether an input says what counts: 1 - x is made of it, or it is a condition."""
+    ends = [(graph.nodes[k], position) for k, position in _ends(graph, name)]
+    tells = [
+        (node.op_type == "Sub" and position == 1 and node.inputs[0] in graph.constants)
+        or (node.op_type == "Where" and position == 0)
+        or node.op_type in ("Not", "And")
+        for node, position in ends
+    ]
+    may = ("Sub", "Where", "Not", "And", "Mul", "Shape", "Equal", "ReduceSum")
+    return any(tells) and all(node.op_type in may for node, _ in ends)
+
+
+def _table(graph: Graph, name: str) -> int | None:
+    """The rows of the smallest table that an input indexes."""
+    rows = []
+    for k, position in _ends(graph, name):
+        node = graph.nodes[k]
+        table = graph.constants.get(node.inputs[0])
+        if node.op_type == "Gather" and position == 1 and table is not None and table.shape:
+            rows.append(table.shape[int(node.attrs.get("axis", 0))])
+    return min(rows, default=None)
