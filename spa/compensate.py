@@ -47,6 +47,9 @@ class Options:
     trained with. restore: re-estimate them for the pruned model. refit: change weights."""
 
     settle: bool = False
+    rho: float = 0.3
+    tau: float = 0.5
+    rho_mean: float = 1.0
     repair: bool = True
     refit: bool = True
     strengths: Sequence[float] = STRENGTHS
@@ -84,6 +87,8 @@ class _Walk:
         self.dense = own(whole, self.graph, places)
         self.masked = own(mask(groups, removed, whole), self.graph, places)
         self.done = Changed()
+        self.level: float | None = None
+        self.scales = {}
 
     def run(self) -> Changed:
         goals = {self.graph.nodes[k].inputs[0] for k in self.stops}
@@ -99,15 +104,37 @@ class _Walk:
                 site = self.stops[node]
                 if site is not None and self.options.refit:
                     self._refit(site, x, z)
+                    self._settle(site, x)
                 elif site is None:
                     self._norm(node, x, z)
         return self.done
+
+    def _settle(self, site: Site, x: list[Floats]) -> None:
+        """Give the outputs of a convolution without BatchNormalization likely statistics."""
+        if not (self.options.settle and is_folded(self.graph, site)):
+            return
+        stored = self.graph.array(site.weight)
+        w = site.forward(np.asarray(stored, np.float32))
+        places = (site.node, 1), (site.bias.node, site.bias.position)
+        bias = self.value(places[1], 0)
+        g, o, i, t = w.shape
+        most = -(-max(self.options.rows, 4 * i * t) // max(self.fits, 1))
+        rows = _by_group([self._rows(site, v, k, most) for k, v in enumerate(x[: self.fits])])
+        y = np.matmul(rows, np.swapaxes(w.reshape(g, o, -1), 1, 2))
+        mean, std = (f.reshape(-1) for f in (y.mean(1, dtype=np.float64), y.std(1, dtype=np.float64)))
+        a, new_mean, self.level = likely(mean + bias, std, self.level, self.options)
+        self.scales[site.node] = (a, mean + bias, new_mean)
+        scale = site.backward(np.broadcast_to(a.reshape(g, o, 1, 1), w.shape).astype(np.float32), stored.shape)
+        for which in (0, 1):
+            self.put(places[0], self.value(places[0], which) * scale, which)
+            self.put(places[1], (self.value(places[1], which) - mean - bias) * a + new_mean, which)
 
     def value(self, place: Place, which: int = 1) -> NDArray[Any]:
         found = place_value((self.dense, self.masked)[which], place)
         return found if place not in self.done.values or which == 0 else self.done.values[place]
 
     def put(self, place: Place, value: NDArray[Any], which: int = 1) -> None:
+        value = value.astype(self.value(place).dtype)
         apart = (self.dense, self.masked)[which]
         name = apart.model.graph.node[place[0]].input[place[1]]
         self.streams[which].replace({name: np.ascontiguousarray(value)})
@@ -203,6 +230,21 @@ def _by_group(rows: list[Floats]) -> Floats:
     """Rows of all batches, shape (groups, rows, channels * taps)."""
     whole = np.concatenate(rows)
     return np.moveaxis(whole, 1, 0).reshape(whole.shape[1], len(whole), -1)
+
+
+def is_folded(graph: Graph, site: Site) -> bool:
+    return graph.nodes[site.node].op_type == "Conv" and site.bias is not None and site.bias.scale > 0 and site.y not in graph.outputs
+
+
+def likely(mean, std, level, options):
+    """Scale and mean that the outputs of a trained convolution are likely to have."""
+    std = np.maximum(std, 1e-12)
+    alive = std > 1e-6 * std.max()
+    here = float(np.exp(np.log(std[alive]).mean()))
+    level = here if level is None else here ** options.tau * level ** (1 - options.tau)
+    want = level * (std / here) ** options.rho
+    middle = float(np.median(mean))
+    return np.where(alive, want / std, 1.0), middle + options.rho_mean * (mean - middle), level
 
 
 def _statistics(x: list[Floats]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

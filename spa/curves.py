@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.compensate import Options, _places, _statistics, norms, own, place_value
+from spa.compensate import is_folded, likely, Options, _places, _statistics, norms, own, place_value
 from spa.fit import Demand, Index, Matrix, order
 from spa.groups import Groups
 from spa.parts import parts
@@ -89,6 +89,9 @@ def measured(groups: Groups, batches: Sequence[Feeds], options: Options):
     if options.settle:
         stops.update({k: None for k in norms(graph)})
     places = [(k, i) for k, s in stops.items() if s is None for i in (3, 4)]
+    level = None
+    if options.settle:
+        places += [q for s in stops.values() if s and is_folded(graph, s) for q in _places(s)]
     dense = own(parts(graph), graph, places)
     with Stream(dense, batches, {graph.nodes[k].inputs[0] for k in stops}, options.memory) as run:
         for node in sorted(stops):
@@ -100,6 +103,20 @@ def measured(groups: Groups, batches: Sequence[Feeds], options: Options):
                     run.replace({dense.model.graph.node[node].input[k]: value.astype(old.dtype)})
             else:
                 yield _load(groups, site, x, options)
+                if options.settle and is_folded(graph, site):
+                    w = site.forward(np.asarray(graph.array(site.weight), np.float32))
+                    bp = (site.bias.node, site.bias.position)
+                    bias = place_value(dense, bp, graph)
+                    g, o, i, t = w.shape
+                    rows = np.concatenate([site.rows(v, -(-max(options.rows, 4 * i * t) // len(x)), np.random.default_rng((options.seed, site.node, k))) for k, v in enumerate(x)]).astype(np.float32, copy=False)
+                    rows = np.moveaxis(rows, 1, 0).reshape(g, len(rows), -1)
+                    y = np.matmul(rows, np.swapaxes(w.reshape(g, o, -1), 1, 2))
+                    mean, std = (f.reshape(-1) for f in (y.mean(1, dtype=np.float64), y.std(1, dtype=np.float64)))
+                    a, new, level = likely(mean + bias, std, level, options)
+                    stored = graph.array(site.weight)
+                    sc = site.backward(np.broadcast_to(a.reshape(g, o, 1, 1), w.shape).astype(np.float32), stored.shape)
+                    run.replace({dense.model.graph.node[site.node].input[1]: np.ascontiguousarray(stored * sc).astype(np.float32),
+                                 dense.model.graph.node[bp[0]].input[bp[1]]: ((bias - mean - bias) * a + new).astype(np.float32)})
 
 
 def _load(groups: Groups, site: Site, x: list[Floats], options: Options) -> Load:
