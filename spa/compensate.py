@@ -3,7 +3,8 @@
 Two streams of the calibration inputs go through the graph side by side: the dense model, and the
 model with all removed slices at zero and every weight before this point already refitted. At each
 site the refit aims at the *dense* output from the *pruned* input (see `spa.fit`), and is kept only
-where it comes nearer to it on held-out inputs.
+where it comes nearer to it on held-out inputs. At each BatchNormalization that the file still has,
+the running statistics move as those of the calibration inputs move from dense to pruned.
 """
 
 from __future__ import annotations
@@ -15,54 +16,68 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import moments, refit
-from spa.graph import Graph
+from spa.fit import METHODS, Moments, moments
 from spa.groups import Groups, Removed
-from spa.parts import Parts, parts
+from spa.measure import (
+    Measured,
+    Place,
+    channel_statistics,
+    every_stop,
+    named,
+    own,
+    sampled,
+    settle,
+    stored,
+)
+from spa.parts import parts
 from spa.run import Feeds
-from spa.sites import Floats, Site, sites
+from spa.sites import Floats, Site
 from spa.stream import Stream
 from spa.validate import mask
 
-STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # lam of `spa.fit`; infinity: the bias alone
-Place = tuple[int, int]  # node, position of the input
-
-
-@dataclass
-class Changed:
-    """What compensation did.
-
-    values: constant -> its new value, in the shape of the original.
-    helped: site -> the held-out error before and after; rejected: the sites left as they were.
-    """
-
-    values: dict[Place, NDArray[Any]] = field(default_factory=dict)
-    helped: dict[str, tuple[float, float]] = field(default_factory=dict)
-    rejected: list[str] = field(default_factory=list)
+ROWS = 4096
+RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
 
 
 @dataclass(frozen=True)
-class Options:
-    """settle: make every BatchNormalization of the calibration streams see the statistics it was
-    trained with. restore: re-estimate them for the pruned model. refit: change weights."""
+class Compensation:
+    """What was changed.
 
-    settle: bool = False
-    rho: float = 0.3
-    tau: float = 0.5
-    rho_mean: float = 1.0
-    repair: bool = True
-    refit: bool = True
-    strengths: Sequence[float] = STRENGTHS
-    rows: int = 4096
-    seed: int = 0
-    memory: int = 2 << 30
+    values: input of a node -> what it holds from now on, in the shape of the original.
+    helped: name of a site -> its error on held-out inputs before and after, as shares of the
+        energy of its output.
+    rejected: the sites whose weights stayed as they were, because no change helped.
+    repaired: the BatchNormalization nodes with new statistics.
+    """
+
+    values: Mapping[Place, NDArray[Any]] = field(default_factory=dict, repr=False)
+    helped: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rejected: Sequence[str] = ()
+    repaired: Sequence[str] = ()
 
 
 def compensate(
-    groups: Groups, removed: Removed, fit: Sequence[Feeds], held: Sequence[Feeds], options: Options
-) -> Changed:
-    """New values for the weights of what remains."""
-    return _Walk(groups, removed, fit, held, options).run()
+    groups: Groups,
+    removed: Removed,
+    measured: Measured,
+    fit: Sequence[Feeds],
+    held: Sequence[Feeds],
+    method: str = "refit",
+    repair: bool = True,
+    seed: int = 0,
+    memory: int = 2 << 30,
+) -> Compensation:
+    """New values for the weights of what remains.
+
+    Args:
+        measured: the dense network on the same kind of inputs.
+        fit, held: batches to fit on, and others to judge by.
+        method: one of `spa.fit.METHODS`, or "none".
+        repair: re-estimate the statistics of BatchNormalization nodes.
+        memory: bytes for held activations.
+    """
+    walk = _Walk(groups, removed, measured, len(fit), method, repair, seed)
+    return walk.run([*fit, *held], memory)
 
 
 class _Walk:
@@ -70,236 +85,162 @@ class _Walk:
         self,
         groups: Groups,
         removed: Removed,
-        fit: Sequence[Feeds],
-        held: Sequence[Feeds],
-        options: Options,
+        measured: Measured,
+        fits: int,
+        method: str,
+        repair: bool,
+        seed: int,
     ) -> None:
-        self.graph, self.options = groups.graph, options
+        self.graph, self.measured = groups.graph, measured
         self.kept = groups.kept(removed)
-        self.fits = len(fit)
-        self.batches = [*fit, *held]
-        self.stops: dict[int, Site | None] = {s.node: s for s in sites(self.graph)}
-        self.norms = norms(self.graph)
-        self.stops.update({k: None for k in self.norms})
-        places = [p for s in self.stops.values() if s for p in _places(s)]
-        places += [(k, i) for k in self.norms for i in (3, 4)]
+        self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
+        self.stops = every_stop(self.graph)
         whole = parts(self.graph)
-        self.dense = own(whole, self.graph, places)
-        self.masked = own(mask(groups, removed, whole), self.graph, places)
-        self.done = Changed()
-        self.level: float | None = None
-        self.scales = {}
+        self.dense = own(whole, self.graph, self.stops)
+        self.pruned = own(mask(groups, removed, whole), self.graph, self.stops)
+        self.values: dict[Place, NDArray[Any]] = {}
+        self.helped: dict[str, tuple[float, float]] = {}
+        self.rejected: list[str] = []
+        self.repaired: list[str] = []
 
-    def run(self) -> Changed:
+    def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
         goals = {self.graph.nodes[k].inputs[0] for k in self.stops}
-        half = self.options.memory // 2
         with (
-            Stream(self.dense, self.batches, goals, half) as dense,
-            Stream(self.masked, self.batches, goals, half) as masked,
+            Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
+            Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
         ):
-            self.streams = dense, masked
-            for node in sorted(self.stops):
+            for node, site in self.stops.items():
                 name = self.graph.nodes[node].inputs[0]
-                x, z = ([b[name] for b in stream([name])] for stream in self.streams)
-                site = self.stops[node]
-                if site is not None and self.options.refit:
-                    self._refit(site, x, z)
-                    self._settle(site, x)
-                elif site is None:
+                x, z = (
+                    [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
+                )
+                if site is None:
                     self._norm(node, x, z)
-        return self.done
-
-    def _settle(self, site: Site, x: list[Floats]) -> None:
-        """Give the outputs of a convolution without BatchNormalization likely statistics."""
-        if not (self.options.settle and is_folded(self.graph, site)):
-            return
-        stored = self.graph.array(site.weight)
-        w = site.forward(np.asarray(stored, np.float32))
-        places = (site.node, 1), (site.bias.node, site.bias.position)
-        bias = self.value(places[1], 0)
-        g, o, i, t = w.shape
-        most = -(-max(self.options.rows, 4 * i * t) // max(self.fits, 1))
-        rows = _by_group([self._rows(site, v, k, most) for k, v in enumerate(x[: self.fits])])
-        y = np.matmul(rows, np.swapaxes(w.reshape(g, o, -1), 1, 2))
-        mean, std = (f.reshape(-1) for f in (y.mean(1, dtype=np.float64), y.std(1, dtype=np.float64)))
-        a, new_mean, self.level = likely(mean + bias, std, self.level, self.options)
-        self.scales[site.node] = (a, mean + bias, new_mean)
-        scale = site.backward(np.broadcast_to(a.reshape(g, o, 1, 1), w.shape).astype(np.float32), stored.shape)
-        for which in (0, 1):
-            self.put(places[0], self.value(places[0], which) * scale, which)
-            self.put(places[1], (self.value(places[1], which) - mean - bias) * a + new_mean, which)
-
-    def value(self, place: Place, which: int = 1) -> NDArray[Any]:
-        found = place_value((self.dense, self.masked)[which], place)
-        return found if place not in self.done.values or which == 0 else self.done.values[place]
-
-    def put(self, place: Place, value: NDArray[Any], which: int = 1) -> None:
-        value = value.astype(self.value(place).dtype)
-        apart = (self.dense, self.masked)[which]
-        name = apart.model.graph.node[place[0]].input[place[1]]
-        self.streams[which].replace({name: np.ascontiguousarray(value)})
+                else:
+                    self._site(site, x, z)
+        return Compensation(self.values, self.helped, self.rejected, self.repaired)
 
     # --- sites
 
-    def _refit(self, site: Site, x: list[Floats], z: list[Floats]) -> None:
-        weight = self.graph.array(site.weight)
-        dense = site.forward(np.asarray(weight, np.float32))
-        stays = site.forward(_stays(self.kept.axes(site.weight), weight.shape))
-        i, t = dense.shape[2:]
-        alive = stays.any(axis=(1, 2, 3))
-        out, into = stays[alive].any(axis=(0, 2, 3)), stays[alive].any(axis=(0, 1, 3))
-        if into.all() and all(np.array_equal(a, b) for a, b in zip(x, z, strict=True)):
-            return
-        most = -(-max(self.options.rows, 4 * i * t) // max(self.fits, 1))
-        rows_x = [self._rows(site, v, k, most)[:, alive] for k, v in enumerate(x)]
-        rows_z = [self._rows(site, v, k, most)[:, alive][:, :, into] for k, v in enumerate(z)]
-        fx, hx = (_by_group(rows) for rows in (rows_x[: self.fits], rows_x[self.fits :]))
-        fz, hz = (_by_group(rows) for rows in (rows_z[: self.fits], rows_z[self.fits :]))
-        w = dense[alive][:, out].reshape(len(fx), int(out.sum()), -1)
-        kept = np.flatnonzero(np.repeat(into, t))
-        affine = site.bias is not None
-        fitted, held = moments(w, fx, fz, affine), moments(w, hx, hz, affine)
-        choices = [(w[:, :, kept].astype(np.float64), np.zeros(w.shape[:2]))]
-        choices += [refit(choices[0][0], fitted, lam) for lam in (np.inf, *self.options.strengths)]
+    def _site(self, site: Site, x: list[Floats], z: list[Floats]) -> None:
+        w = self.measured.sites[site.node].weights
+        stays = _Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
+        untouched = stays.into.all() and all(map(np.array_equal, x, z))
+        if not untouched and self.method != "none" and stays.into.any():
+            self._refit(site, w, stays, x, z)
+        if (affine := self.measured.settled.get(site.node)) is not None:
+            bias = stored(self.dense, self.graph, _bias(site))
+            new, moved = w, bias
+            if (site.node, 1) in self.values:
+                new = site.forward(np.asarray(self.values[site.node, 1], np.float32))
+                moved = self.values.get(_bias(site), bias)
+            elif not stays.into.all():
+                new = w * stays.all
+            self._tell(self.dense, self.from_dense, settle(site, affine, w, bias, self.graph))
+            self._tell(self.pruned, self.from_pruned, settle(site, affine, new, moved, self.graph))
+
+    def _refit(
+        self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
+    ) -> None:
+        fitted, held = (
+            self._moments(site, w, stays, x[part], z[part], part.start or 0)
+            for part in (slice(self.fits), slice(self.fits, None))
+        )
+        kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
+        dense = w[stays.alive][:, stays.out]
+        dense = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
+        plain = dense[:, :, kept], np.zeros(dense.shape[:2])
+        choices = [plain, *METHODS[self.method](dense, kept, fitted)]
         errors = [held.error(*choice) for choice in choices]
         best = int(np.argmin(errors))
         name = self.graph.nodes[site.node].name
         if best == 0:
-            self.done.rejected.append(name)
+            self.rejected.append(name)
             return
-        self.done.helped[name] = errors[0], errors[best]
-        self._store(site, dense, alive, out, into, choices[best])
+        self.helped[name] = errors[0], errors[best]
+        v, change = choices[best]
+        new = np.zeros_like(w)
+        rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
+        new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
+        old = self.graph.array(site.weight)
+        self._set((site.node, 1), site.backward(new, old.shape).astype(old.dtype))
+        if site.bias is not None:
+            all_ = np.zeros(w.shape[:2])
+            all_[np.ix_(rows, columns)] = change
+            bias = stored(self.dense, self.graph, _bias(site))
+            self._set(_bias(site), (bias + site.bias.scale * all_.ravel()).astype(bias.dtype))
 
-    def _store(
+    def _moments(
         self,
         site: Site,
-        dense: Floats,
-        alive: NDArray[np.bool_],
-        out: NDArray[np.bool_],
-        into: NDArray[np.bool_],
-        fitted: tuple[NDArray[Any], NDArray[Any]],
-    ) -> None:
-        new = np.zeros_like(dense)
-        t = dense.shape[3]
-        change = np.zeros(dense.shape[:2])
-        v, b = fitted
-        at = np.ix_(np.flatnonzero(alive), np.flatnonzero(out), np.flatnonzero(into))
-        new[at] = v.reshape(*v.shape[:2], -1, t)
-        change[at[0][:, :, 0], at[1][:, :, 0]] = b
-        stored = self.graph.array(site.weight)
-        place = (site.node, 1)
-        self.done.values[place] = site.backward(new, stored.shape).astype(stored.dtype)
-        self.put(place, self.done.values[place])
-        if site.bias is not None:
-            place = (site.bias.node, site.bias.position)
-            old = self.value(place)
-            self.done.values[place] = (old + site.bias.scale * change.ravel()).astype(old.dtype)
-            self.put(place, self.done.values[place])
+        w: Floats,
+        stays: _Stays,
+        x: Sequence[Floats],
+        z: Sequence[Floats],
+        first: int,
+    ) -> Moments:
+        rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
+        inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
+        pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
+        dense = w[stays.alive][:, stays.out]
+        return moments(
+            dense.reshape(*dense.shape[:2], -1),
+            inputs.reshape(*inputs.shape[:2], -1),
+            pruned.reshape(*pruned.shape[:2], -1),
+            site.bias is not None,
+        )
 
-    def _rows(self, site: Site, x: Floats, batch: int, most: int) -> Floats:
-        random = np.random.default_rng((self.options.seed, site.node, batch))
-        return site.rows(x, most, random).astype(np.float32, copy=False)
+    def _set(self, place: Place, value: NDArray[Any]) -> None:
+        self.values[place] = value
+        self._tell(self.pruned, self.from_pruned, {place: value})
+
+    @staticmethod
+    def _tell(apart: Any, stream: Stream, values: Mapping[Place, NDArray[Any]]) -> None:
+        for (node, position), value in values.items():
+            stream.replace(named(apart, node, [position], [value]))
 
     # --- statistics
 
     def _norm(self, node: int, x: list[Floats], z: list[Floats]) -> None:
-        mean_d, var_d = _statistics(x[: self.fits])
-        mean_p, var_p = _statistics(z[: self.fits])
-        places = (node, 3), (node, 4)
-        mean_r, var_r = (self.value(p, 0).astype(np.float64) for p in places)
-        shift = self.value(places[0]).astype(np.float64) - mean_r  # the biases of the site before
-        ratio = np.ones(len(var_d))
-        if self.options.repair:
-            alive = var_d > 1e-12 * max(float(var_d.max()), 1e-30)
-            ratio = np.where(alive, np.clip(var_p / np.where(alive, var_d, 1), 0.05, 20), 1)
-            shift = mean_p - mean_d
-        for place, value in zip(places, (mean_r + shift, var_r * ratio), strict=True):
-            self.done.values[place] = value.astype(self.value(place).dtype)
-        if self.options.settle:
-            self._set(places, mean_d, var_d, 0)
-            self._set(places, mean_d + shift, var_d * ratio, 1)
-        else:
-            self._set(places, mean_r + shift, var_r * ratio, 1)
-
-    def _set(self, places: Sequence[Place], mean: Floats, var: Floats, which: int) -> None:
-        for place, value in zip(places, (mean, var), strict=True):
-            self.put(place, value.astype(self.value(place).dtype), which)
-
-
-def _by_group(rows: list[Floats]) -> Floats:
-    """Rows of all batches, shape (groups, rows, channels * taps)."""
-    whole = np.concatenate(rows)
-    return np.moveaxis(whole, 1, 0).reshape(whole.shape[1], len(whole), -1)
+        """var' = var * var_pruned / var_dense, and the mean moves as the means do: ratios, so that
+        inputs unlike those of training do no harm."""
+        old = [stored(self.dense, self.graph, (node, k)).astype(np.float64) for k in (3, 4)]
+        shift, ratio = self.values.get((node, 3), old[0]) - old[0], np.ones(len(old[1]))
+        mean, var = channel_statistics(x[: self.fits])
+        if self.repair and not all(map(np.array_equal, x, z)):
+            pruned_mean, pruned_var = channel_statistics(z[: self.fits])
+            alive = var > 1e-12 * max(float(var.max()), 1e-30)
+            ratio = np.where(alive, np.clip(pruned_var / np.where(alive, var, 1), *RATIOS), 1)
+            shift = np.where(alive, pruned_mean - mean, shift)
+            self.repaired.append(self.graph.nodes[node].name)
+        new = old[0] + shift, old[1] * ratio
+        kinds = [stored(self.dense, self.graph, (node, k)).dtype for k in (3, 4)]
+        for k, value, kind in zip((3, 4), new, kinds, strict=True):
+            if not np.array_equal(value, old[k - 3]):
+                self._set((node, k), value.astype(kind))
+        if self.measured.made_up:
+            self.from_dense.replace(named(self.dense, node, (3, 4), (mean, var)))
+            settled = mean + shift, var * ratio
+            self.from_pruned.replace(named(self.pruned, node, (3, 4), settled))
 
 
-def is_folded(graph: Graph, site: Site) -> bool:
-    return graph.nodes[site.node].op_type == "Conv" and site.bias is not None and site.bias.scale > 0 and site.y not in graph.outputs
+class _Stays:
+    """What is kept of a site's weights.
+
+    all: shape (g, o, i, t). alive: groups, (g,). out: outputs of a group, (o,). into: inputs, (i,).
+    """
+
+    def __init__(
+        self, site: Site, axes: Sequence[NDArray[np.intp]] | None, shape: tuple[int, ...]
+    ) -> None:
+        stays = np.zeros(shape, np.float32)
+        stays[np.ix_(*(axes or [np.arange(n) for n in shape]))] = 1
+        self.all = site.forward(stays) > 0
+        self.alive = self.all.any((1, 2, 3))
+        self.out = self.all[self.alive].any((0, 2, 3))
+        self.into = self.all[self.alive].any((0, 1, 3))
 
 
-def likely(mean, std, level, options):
-    """Scale and mean that the outputs of a trained convolution are likely to have."""
-    std = np.maximum(std, 1e-12)
-    alive = std > 1e-6 * std.max()
-    here = float(np.exp(np.log(std[alive]).mean()))
-    level = here if level is None else here ** options.tau * level ** (1 - options.tau)
-    want = level * (std / here) ** options.rho
-    middle = float(np.median(mean))
-    return np.where(alive, want / std, 1.0), middle + options.rho_mean * (mean - middle), level
-
-
-def _statistics(x: list[Floats]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of every channel."""
-    axes = (0, *range(2, x[0].ndim))
-    count = sum(v.size // v.shape[1] for v in x)
-    mean = sum(v.sum(axes, dtype=np.float64) for v in x) / count
-    shape = (1, -1, *[1] * (x[0].ndim - 2))
-    square = sum(
-        ((v - mean.astype(v.dtype).reshape(shape)) ** 2).sum(axes, dtype=np.float64) for v in x
-    )
-    return mean, square / count
-
-
-def norms(graph: Graph) -> list[int]:
-    """BatchNormalization nodes with stored statistics of their own."""
-    return [
-        n.index
-        for n in graph.nodes
-        if n.op_type == "BatchNormalization"
-        and not n.attrs.get("training_mode", 0)
-        and all(i in graph.constants for i in n.inputs[3:5])
-        and n.inputs[0] in graph.activations
-    ]
-
-
-def _places(site: Site) -> list[Place]:
-    return [(site.node, 1), *([(site.bias.node, site.bias.position)] if site.bias else [])]
-
-
-def own(apart: Parts, graph: Graph, places: Sequence[Place]) -> Parts:
-    """The same model where each of these inputs reads an initializer of its own."""
-    values, reads = {}, {}
-    for node, position in dict.fromkeys(places):
-        name = f"{node}.{position}@own"
-        values[name] = place_value(apart, (node, position), graph)
-        reads[node, position] = name
-    return apart.reading(values, reads)
-
-
-def place_value(apart: Parts, place: Place, graph: Graph | None = None) -> NDArray[Any]:
-    from onnx import numpy_helper
-
-    name = apart.model.graph.node[place[0]].input[place[1]]
-    if name in apart.weights:
-        return apart.weights[name]
-    for t in apart.model.graph.initializer:
-        if t.name == name:
-            return numpy_helper.to_array(t)
-    assert graph is not None
-    return np.asarray(graph.array(name))
-
-
-def _stays(axes: Sequence[NDArray[np.intp]] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which elements of a stored array stay."""
-    stays = np.zeros(shape, bool)
-    stays[np.ix_(*(axes or [np.arange(n) for n in shape]))] = True
-    return stays
+def _bias(site: Site) -> Place:
+    assert site.bias is not None
+    return site.bias.node, site.bias.position

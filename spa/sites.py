@@ -154,9 +154,7 @@ def _windows(
     n, c = x.shape[:2]
     padded = np.pad(x, [(0, 0), (0, 0), *around]) if any(map(any, around)) else x
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, holes, strict=True)]
-    sizes = [
-        (p - s) // t + 1 for p, s, t in zip(padded.shape[2:], spans, steps, strict=True)
-    ]
+    sizes = [(p - s) // t + 1 for p, s, t in zip(padded.shape[2:], spans, steps, strict=True)]
     total = n * prod(sizes)
     chosen = np.arange(total) if total <= most else random.choice(total, most, replace=False)
     image, *place = np.unravel_index(np.sort(chosen), (n, *sizes))

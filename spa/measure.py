@@ -1,0 +1,280 @@
+"""What every site of the dense network sees on calibration inputs.
+
+Made-up inputs give a network other statistics than the data it was trained on; the correlations
+between channels survive better than the marginals. So where inputs are made up, the network is
+*settled* on its way: after every convolution the mean and the variance of each channel are set to
+those it is known, or likely, to have had in training:
+
+- where a BatchNormalization follows, exactly its own: its running statistics are replaced by those
+  of the made-up inputs, so that what leaves it has mean beta and deviation gamma;
+- where it was folded into the convolution, the mean stays what the weights make of the settled
+  means before it (a mean passes a sum exactly, whatever the correlations), and the deviation goes
+  towards one level for all channels, as training with weight decay leaves it: gamma varies far
+  less between channels than what a wrong correlation does to the measured deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.graph import Graph
+from spa.parts import Parts, parts
+from spa.run import Feeds
+from spa.sites import Floats, Site, sites
+from spa.stream import Stream
+
+Matrix = NDArray[np.float64]
+Place = tuple[int, int]  # node, position of an input
+
+WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
+ROWS = 4096
+CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
+LAYER_SHARE = 0.5  # and of a layer's, against the level of the layers before
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What settling does to the output of a folded convolution: (y - mean) * scale + to."""
+
+    scale: Matrix
+    mean: Matrix
+    to: Matrix
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one site saw.
+
+    weights: dense, shape (g, o, i, t). mean: of its inputs, shape (g, i * u), with u the taps, or 1
+    where taps were taken for samples. covariance: shape (g, i * u, i * u), about zero where the
+    site has no bias. zeros: the share of zeros among its inputs, shape (g, i). energy: of what it
+    makes of them.
+    """
+
+    site: Site
+    weights: Floats
+    mean: Matrix
+    covariance: Matrix
+    zeros: Matrix
+    energy: float
+
+    @property
+    def taps(self) -> int:
+        return self.covariance.shape[1] // self.weights.shape[2]
+
+    def matrices(self) -> Matrix:
+        """The weights as (g, outputs, i * u); taps that were taken for samples count as outputs."""
+        g, o, i, t = self.weights.shape
+        w = self.weights if self.taps == t else np.moveaxis(self.weights, 3, 2)
+        return np.asarray(w.reshape(g, -1, i * self.taps), np.float64)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The dense network on calibration inputs.
+
+    sites: node -> what it saw. statistics: BatchNormalization node -> mean and variance of what it
+    read. settled: folded convolution -> what settling does to its output; empty on real inputs.
+    made_up: whether the inputs are.
+    """
+
+    sites: Mapping[int, Seen]
+    statistics: Mapping[int, tuple[Matrix, Matrix]]
+    settled: Mapping[int, Affine]
+    made_up: bool
+
+
+def measure(
+    graph: Graph, batches: Sequence[Feeds], made_up: bool, seed: int = 0, memory: int = 2 << 30
+) -> Measured:
+    """Run the dense network once and look at every site.
+
+    Args:
+        made_up: settle the network on its way.
+        memory: bytes for held activations.
+    """
+    found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
+    settled, level = dict[int, Affine](), 0.0
+    stops = every_stop(graph)
+    apart = own(parts(graph), graph, stops)
+    with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
+        for node, site in stops.items():
+            x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
+            if site is None:
+                statistics[node] = channel_statistics(x)
+                if made_up:
+                    run.replace(named(apart, node, (3, 4), statistics[node]))
+                continue
+            seen, mean, deviation = _look(graph, site, x, seed)
+            found[node] = seen
+            if made_up and _is_folded(graph, site):
+                bias = stored(apart, graph, _bias_place(site))
+                settled[node], level = _likely(mean + bias, deviation, level)
+                for place, value in settle(site, settled[node], seen.weights, bias, graph).items():
+                    run.replace(named(apart, place[0], place[1:], [value]))
+    return Measured(found, statistics, settled, made_up)
+
+
+def every_stop(graph: Graph) -> dict[int, Site | None]:
+    """Sites, and None for BatchNormalization nodes with stored statistics, in order."""
+    stops: dict[int, Site | None] = {
+        n.index: None
+        for n in graph.nodes
+        if n.op_type == "BatchNormalization"
+        and not n.attrs.get("training_mode", 0)
+        and all(i in graph.constants for i in n.inputs[3:5])
+        and n.inputs[0] in graph.activations
+    }
+    stops.update({s.node: s for s in sites(graph)})
+    return dict(sorted(stops.items()))
+
+
+def sampled(
+    site: Site, x: Sequence[Floats], seed: int, rows: int, first: int = 0
+) -> NDArray[np.float32]:
+    """Rows of a site's inputs from every batch, shape (g, rows, i, t); the same positions for
+    streams of equal shapes.
+
+    Args:
+        rows: how many in all, at most. first: the number of the first batch.
+    """
+    most = -(-rows // max(len(x), 1))
+    parts_ = [
+        site.rows(v, most, np.random.default_rng((seed, site.node, first + k)))
+        for k, v in enumerate(x)
+    ]
+    return np.moveaxis(np.concatenate(parts_).astype(np.float32, copy=False), 1, 0)
+
+
+def _look(graph: Graph, site: Site, x: Sequence[Floats], seed: int) -> tuple[Seen, Matrix, Matrix]:
+    """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
+    w = site.forward(np.asarray(graph.array(site.weight), np.float32))
+    g, o, i, t = w.shape
+    rows = sampled(site, x, seed, max(ROWS, 4 * i * (t if i * t <= WIDE else 1)))
+    made = np.matmul(rows.reshape(g, -1, i * t), np.swapaxes(w.reshape(g, o, -1), 1, 2))
+    mean, deviation = made.mean(1, dtype=np.float64), made.std(1, dtype=np.float64)
+    zeros = (rows == 0).mean((1, 3))
+    flat = rows if i * t <= WIDE else np.moveaxis(rows, 3, 2)
+    flat = flat.reshape(g, -1, i * (t if i * t <= WIDE else 1))
+    middle = flat.mean(1, dtype=np.float64)
+    if site.bias is not None:
+        flat = flat - middle[:, None].astype(np.float32)
+    covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
+    energy = float((deviation**2).sum() + (0 if site.bias is not None else (mean**2).sum()))
+    seen = Seen(site, w, middle, covariance, zeros, energy)
+    return seen, mean.reshape(-1), deviation.reshape(-1)
+
+
+# --- settling -----------------------------------------------------------------------------------
+
+
+def _is_folded(graph: Graph, site: Site) -> bool:
+    """A convolution with a bias of its own, into which a BatchNormalization may have been folded."""
+    own_bias = site.bias is not None and site.bias.node == site.node
+    return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
+
+
+def _likely(mean: Matrix, deviation: Matrix, level: float) -> tuple[Affine, float]:
+    """The statistics that the outputs of a trained convolution are likely to have, and the level
+    of its deviations for the layers behind.
+
+    Args:
+        level: of the layers before; 0 for none.
+    """
+    alive = deviation > 1e-6 * deviation.max()
+    if not alive.any():
+        return Affine(np.ones(len(mean)), mean, mean), level
+    here = float(np.exp(np.log(deviation[alive]).mean()))
+    level = here**LAYER_SHARE * level ** (1 - LAYER_SHARE) if level else here
+    ratio = np.where(alive, deviation, here) / here
+    scale = np.where(alive, level / here * ratio ** (CHANNEL_SHARE - 1), 1.0)
+    return Affine(scale, mean, mean), level
+
+
+def settle(
+    site: Site, affine: Affine, w: Floats, bias: NDArray[Any], graph: Graph
+) -> dict[Place, NDArray[Any]]:
+    """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
+    shape = graph.constants[site.weight].shape
+    scaled = w * affine.scale.reshape(*w.shape[:2], 1, 1)
+    moved = (bias - affine.mean) * affine.scale + affine.to
+    return {(site.node, 1): site.backward(scaled, shape), _bias_place(site): moved}
+
+
+def _bias_place(site: Site) -> Place:
+    assert site.bias is not None
+    return site.bias.node, site.bias.position
+
+
+def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
+    """Mean and variance of every channel, axis 1, over batches."""
+    axes = (0, *range(2, x[0].ndim))
+    count = sum(v.size // v.shape[1] for v in x)
+    mean = np.asarray(sum(v.sum(axes, dtype=np.float64) for v in x) / count)
+    shape = (1, -1, *[1] * (x[0].ndim - 2))
+    middle = mean.reshape(shape).astype(x[0].dtype)
+    square = sum(((v - middle) ** 2).sum(axes, dtype=np.float64) for v in x)
+    return mean, np.asarray(square / count)
+
+
+# --- a model whose weights at the stops can be replaced one by one ------------------------------
+
+
+def places(stops: Mapping[int, Site | None]) -> Iterator[Place]:
+    """The inputs that hold weights, biases and statistics of stops."""
+    for node, site in stops.items():
+        if site is None:
+            yield from ((node, k) for k in (1, 2, 3, 4))
+        else:
+            yield node, 1
+            if site.bias is not None:
+                yield site.bias.node, site.bias.position
+
+
+def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
+    """The same model where each of these inputs reads an initializer of its own."""
+    values, reads = {}, {}
+    for node, position in dict.fromkeys(places(stops)):
+        name = f"{node}.{position}@own"
+        values[name] = stored(apart, graph, (node, position))
+        reads[node, position] = name
+    return apart.reading(values, reads)
+
+
+def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
+    """What a model stores for the input of a node."""
+    from onnx import numpy_helper
+
+    name = apart.model.graph.node[place[0]].input[place[1]]
+    if name in apart.weights:
+        return apart.weights[name]
+    for tensor in apart.model.graph.initializer:
+        if tensor.name == name:
+            return np.asarray(numpy_helper.to_array(tensor))
+    return np.asarray(graph.array(graph.nodes[place[0]].inputs[place[1]]))
+
+
+def named(
+    apart: Parts, node: int, positions: Sequence[int], values: Sequence[NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Values for inputs of a node by the names of the initializers that they read, as stored."""
+    found = {}
+    for position, value in zip(positions, values, strict=True):
+        name = apart.model.graph.node[node].input[position]
+        kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
+        found[name] = np.ascontiguousarray(value.astype(kind))
+    return found
+
+
+def _kind(apart: Parts, name: str) -> Any:
+    from onnx import helper
+
+    for tensor in apart.model.graph.initializer:
+        if tensor.name == name:
+            return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    raise KeyError(name)

@@ -1,0 +1,106 @@
+"""The order in which the units of a group are missed least: exact block-OBS over all its sites.
+
+With H the covariance of a site's inputs, removing unit c and letting the weights of the others make
+up for it costs tr(W_c [(H^-1)_cc]^-1 W_c^T); then W -= W_c [(H^-1)_cc]^-1 (H^-1)_c, and H^-1 loses
+its rows and columns c (Hassibi and Stork 1993; in blocks: OSSCAR, Meng et al. 2024). All rows of W
+share what is removed, so one H^-1 serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from spa.fit import Index, Matrix, solve
+
+
+@dataclass
+class Demand:
+    """What one site says of a group: its weights, and the covariance of its inputs.
+
+    w: shape (outputs, f). h: shape (f, f), regularised by the caller.
+    units: the positions of every unit among the inputs, shape (units, per unit).
+    weight: what its error counts for, such as one over its dense output energy.
+    """
+
+    w: Matrix
+    h: Matrix
+    units: Index
+    weight: float
+
+
+def order(demands: Sequence[Demand], count: int, chunks: int = 48) -> tuple[Index, Matrix]:
+    """The order in which units are removed at least loss, all but one, and what it costs.
+
+    The units of a group are removed together from all of its sites. A share of 1/chunks of those
+    that are left goes at a time.
+
+    Returns:
+        Positions of units, the first to go first, and the loss after each of them.
+    """
+    states = [_State(d) for d in demands]
+    left = np.arange(count)
+    gone: list[int] = []
+    losses: list[float] = []
+    total = 0.0
+    while len(left) > 1:
+        costs = np.zeros(len(left))
+        for state in states:
+            costs += state.costs(left)
+        take = min(max(1, len(left) // chunks), len(left) - 1)
+        chosen = np.argsort(costs, kind="stable")[:take]
+        units = left[chosen]
+        exact = sum(state.remove(units) for state in states)
+        share = costs[chosen] / max(float(costs[chosen].sum()), 1e-300)
+        losses += (total + np.cumsum(share * exact)).tolist()
+        total += exact
+        gone += units.tolist()
+        left = np.delete(left, chosen)
+    return np.asarray(gone, np.intp), np.maximum.accumulate(np.asarray(losses))
+
+
+class _State:
+    """The weights and the inverse covariance of a site as units go."""
+
+    def __init__(self, demand: Demand) -> None:
+        self.w = demand.w.copy()
+        self.units = demand.units
+        self.weight = demand.weight
+        self.inverse = solve(demand.h, np.eye(len(demand.h)), 1e-9)
+        self.inverse = (self.inverse + self.inverse.T) / 2
+
+    def costs(self, left: Index) -> Matrix:
+        units = self.units[left]
+        if units.shape[1] == 1:
+            c = units[:, 0]
+            found = np.einsum("oc,oc->c", self.w[:, c], self.w[:, c]) / self._diagonal(c)
+        else:
+            block = self.inverse[units[:, :, None], units[:, None, :]]
+            block += (
+                np.eye(units.shape[1]) * 1e-9 * np.trace(block, axis1=1, axis2=2)[:, None, None]
+            )
+            w = self.w[:, units].transpose(1, 2, 0)  # (units, per unit, outputs)
+            found = np.einsum("upo,upo->u", w, np.linalg.solve(block, w))
+        return self.weight * np.asarray(found)
+
+    def _diagonal(self, c: Index) -> Matrix:
+        return np.maximum(self.inverse[c, c], 1e-300)
+
+    def remove(self, units: Index) -> float:
+        c = self.units[units].ravel()
+        block = self.inverse[np.ix_(c, c)]
+        block[np.diag_indices_from(block)] *= 1 + 1e-9
+        factor = cho_factor(block, lower=True)
+        rows = cho_solve(factor, self.inverse[c])  # (block^-1) H^-1_c
+        wc = self.w[:, c].copy()
+        loss = float((wc * cho_solve(factor, wc.T).T).sum())
+        self.w -= wc @ rows
+        self.inverse -= self.inverse[:, c] @ rows
+        self.w[:, c] = 0
+        self.inverse[c] = 0
+        self.inverse[:, c] = 0
+        self.inverse[c, c] = 1
+        return self.weight * max(loss, 0.0)
