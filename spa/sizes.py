@@ -60,7 +60,7 @@ def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[
     """Numbers chosen for some sizes, with what weights ask for and what others add up to."""
     free = free_sizes(graph)
     derived = {n: tree for n in free if (tree := _expression(n, free)) is not None}
-    known = {n: size for n, places in free.items() if (size := _wanted(graph, places))}
+    known = wanted_sizes(graph)
     plain = {n: places for n, places in free.items() if n not in derived}
     tried = []
     for numbers in choose(plain):
@@ -140,7 +140,7 @@ def variations(sizes: Sizes, name: str) -> Iterator[Sizes]:
 
 def batch_sizes(graph: Graph) -> frozenset[str]:
     """The free sizes that count samples: of every input the one named for it, else the first."""
-    found = set()
+    found: set[str] = set()
     free = free_sizes(graph)
     plain = {n for n in free if _expression(n, free) is None}
     for info in graph.model.graph.input:
@@ -148,6 +148,13 @@ def batch_sizes(graph: Graph) -> frozenset[str]:
             mine = [d for d in dims(graph, info) if isinstance(d, str) and d in plain]
             named = [d for d in mine if "batch" in d.lower()]
             found.update(named[:1] or [d for d in mine[:1] if dims(graph, info)[0] == d])
+    if found:  # of the states of a recurrent net: layers, samples, units
+        others = [(n, *free[n][0]) for n in plain - found]
+        found.update(
+            n
+            for n, name, _, rank in others
+            if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & plain
+        )
     return frozenset(found)
 
 
@@ -163,7 +170,7 @@ def channel_axis(shape: Sequence[int | None]) -> int | None:
 def realistic(graph: Graph, batch: int) -> Iterator[Sizes]:
     """Numbers as they are in use, likeliest first: sides of pictures, lengths of sequences."""
     lead = batch_sizes(graph)
-    known = {n: size for n, p in free_sizes(graph).items() if (size := _wanted(graph, p))}
+    known = wanted_sizes(graph)
     sides: set[str] = set()
     for info in graph.model.graph.input:
         shape = dims(graph, info) if info.type.HasField("tensor_type") else []
@@ -235,6 +242,12 @@ def _value(tree: ast.expr, sizes: Sizes) -> int:
 
 
 # Sizes that the weights of the first layer ask for ---------------------------------------------
+
+
+def wanted_sizes(graph: Graph) -> Sizes:
+    """The free sizes that have to be some number, for a weight to fit."""
+    free = free_sizes(graph)
+    return {n: size for n, places in free.items() if (size := _wanted(graph, places))}
 
 
 def _first_read(graph: Graph, name: str) -> tuple[Node, list[int] | None] | None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from spa import pictures
 from spa import run as runs
+from spa.batches import Made
 from spa.graph import Graph
 from spa.ranges import Range, expected_range
 from spa.run import Feeds
@@ -26,37 +27,6 @@ Draw = Callable[[int, int, Random], NDArray[Any]]  # family, row, random -> one 
 
 FAMILIES = pictures.FAMILIES
 _LONG = 256  # samples of a signal
-
-
-class Drawn:
-    """Samples that are drawn when they are first asked for, and kept.
-
-    Args:
-        shape: the number of samples, and the shape of one.
-        draw: makes one of them.
-        finish: turns those that were asked for into what the model takes.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: Any,
-        draw: Callable[[int], NDArray[Any]],
-        finish: Callable[[NDArray[Any]], NDArray[Any]] = lambda kept: kept,
-    ) -> None:
-        self.shape = shape
-        self._draw, self._finish, self._dtype = draw, finish, dtype
-        self._kept: NDArray[Any] | None = None
-        self._known = np.zeros(shape[0], bool)
-
-    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        if self._kept is None:
-            self._kept = np.empty(self.shape, self._dtype)
-        for row in rows.tolist():
-            if not self._known[row]:
-                self._kept[row] = self._draw(row)
-                self._known[row] = True
-        return self._finish(self._kept[rows])
 
 
 class Plain:
@@ -75,7 +45,7 @@ class Plain:
 
 def columns(
     graph: Graph, sizes: Sizes, axes: Mapping[str, int | None], count: int, family: int, seed: int
-) -> dict[str, Drawn]:
+) -> dict[str, Made]:
     """For every input that many samples.
 
     Args:
@@ -97,7 +67,7 @@ def _column(
     count: int,
     key: tuple[int, int, int],
     top: int,
-) -> Drawn:
+) -> Made:
     given = dims(graph, info)
     shape = [d if isinstance(d, int) else sizes[d] for d in given]
     free = [isinstance(d, str) for d in given]
@@ -111,19 +81,19 @@ def _column(
 
     whole = (count, *shape)
     if kind == TensorProto.STRING:
-        return Drawn(whole, object, sample(lambda f, row, random: np.full(shape, "a", object)))
+        return Made(whole, object, sample(lambda f, row, random: np.full(shape, "a", object)))
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
     integer = dtype.kind in "biu"
     channels = channel_axis(shape)
     if "mask" in info.name.lower() or (integer and (dtype.kind == "b" or _masks(graph, info.name))):
-        return Drawn(whole, dtype, sample(lambda f, row, random: np.ones(shape, dtype)))
+        return Made(whole, dtype, sample(lambda f, row, random: np.ones(shape, dtype)))
     if channels is not None and (not integer or kind == TensorProto.UINT8):
         found = expected_range(graph, info.name, len(given), axis, picture=True)
         return _pictures(whole, dtype, channels, key, found)
     if integer:
-        return Drawn(whole, dtype, sample(_integers(graph, info.name, shape, sizes, top)))
+        return Made(whole, dtype, sample(_integers(graph, info.name, shape, sizes, top)))
     found = expected_range(graph, info.name, len(given), axis, picture=False)
-    return Drawn(
+    return Made(
         whole,
         np.float32,
         sample(_floats(shape, free)),
@@ -140,7 +110,7 @@ def _pictures(
     axis: int,
     key: tuple[int, int, int],
     expected: Range,
-) -> Drawn:
+) -> Made:
     """Held as bytes, as files of photographs are."""
     sides = [n for k, n in enumerate(shape[1:]) if k != axis]
     family, seed, number = key
@@ -157,7 +127,7 @@ def _pictures(
         values /= np.float32(pictures.LEVELS)
         return (values * expected.scale + expected.shift).astype(dtype, copy=False)
 
-    return Drawn(shape, np.uint8, draw, finish)
+    return Made(shape, np.uint8, draw, finish)
 
 
 def _floats(shape: Sequence[int], free: Sequence[bool]) -> Draw:
@@ -238,7 +208,8 @@ def _integers(graph: Graph, name: str, shape: Sequence[int], sizes: Sizes, top: 
         return lambda family, row, random: np.asarray(longest)
     rows = _table(graph, name)
     if rows is None and not shape:
-        return lambda family, row, random: np.asarray(1)
+        rate = low == "sr" or "rate" in low  # of sound
+        return lambda family, row, random: np.asarray(16000 if rate else 1)
     return _words(shape, min(rows or top, 2**20))
 
 
@@ -294,7 +265,14 @@ def _table(graph: Graph, name: str) -> int | None:
     rows = []
     for k, position in _ends(graph, name):
         node = graph.nodes[k]
-        table = graph.constants.get(node.inputs[0])
-        if node.op_type == "Gather" and position == 1 and table is not None and table.shape:
-            rows.append(table.shape[int(node.attrs.get("axis", 0))])
+        if node.op_type == "Gather" and position == 1:
+            stored = node.inputs[0]
+            while stored in graph.makers and graph.nodes[graph.makers[stored]].op_type in _STORED:
+                stored = graph.nodes[graph.makers[stored]].inputs[0]
+            table = graph.constants.get(stored)
+            if table is not None and table.shape:
+                rows.append(table.shape[int(node.attrs.get("axis", 0))])
     return min(rows, default=None)
+
+
+_STORED = ("DequantizeLinear", "QuantizeLinear", "Cast", "Identity")
