@@ -134,23 +134,24 @@ def _cut(rows: list[Row], size: int, whole: bool) -> Iterator[list[Row]]:
 
 @dataclass(frozen=True)
 class Limits:
+    """What a user grants: samples, samples of a batch, bytes for all of them."""
+
     count: int
     batch: int
     memory: int
 
-    def fit(self, per_sample: int, fixed: int | None) -> tuple[int, int, str]:
-        """Samples, samples of a batch, and a note if they are fewer than asked for.
-
-        A batch takes 1/64 of the memory at most, for what the model makes of it is far larger.
-        """
+    def samples(self, per_sample: int, there: int | None = None) -> tuple[int, str]:
+        """How many to take of those that are there, and a note if memory is why not more."""
+        wanted = self.count if there is None else min(self.count, there)
         most = max(self.memory // max(per_sample, 1), 1)
-        count, note = self.count, ""
-        if most < count:
-            count = most
-            note = f"{most} samples instead of {self.count}: more take over {self.memory} bytes"
-        if fixed:
-            return max(count - count % fixed, fixed), fixed, note
-        return count, min(count, self.batch, max(most // 64, 1)), note
+        if most >= wanted:
+            return wanted, ""
+        return most, f"{most} samples instead of {wanted}: more take over {self.memory} bytes"
+
+    def size(self, per_sample: int, count: int) -> int:
+        """Samples of a batch: 1/64 of the memory at most, for what the model makes of it is far
+        larger."""
+        return min(count, self.batch, max(self.memory // max(64 * per_sample, 1), 1))
 
 
 def batch_axes(graph: Graph) -> tuple[dict[str, int | None], int | None]:

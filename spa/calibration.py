@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -130,21 +130,22 @@ def calibrate(
         return data
     if count < 1 or batch < 1:
         raise UsageError(f"{count} samples in batches of {batch}: both must be 1 or more")
-    limits, path = Limits(count, batch, memory), folder_or_file(data)
     check(data, preprocess)
+    limits, path = Limits(count, batch, memory), folder_or_file(data)
+    found: Calibration | None = None
+    if path is not None and path.is_dir():
+        found = _of_images(graph, path, Preprocess.parse(preprocess), limits, seed)
+    elif path is not None:
+        found = _of_arrays(graph, [arrays.read(path)], path.name, limits, seed)
+    elif callable(data):
+        found = _of_arrays(graph, map(_copied, data()), "the data", limits, seed)
+    elif not isinstance(data, str):
+        found = _of_arrays(graph, [_named(data)], "the data", limits, seed)
     with runs.session(graph.path or graph.model, optimize=True) as running:
-        if isinstance(data, str) and data == NOISE:
-            made, note = noise.find(graph, running, limits, seed)
-            return Calibration(made, NOISE, NOISE, note)
-        if path is not None and path.is_dir():
-            some = _of_images(graph, path, Preprocess.parse(preprocess), limits, seed)
-        elif path is not None:
-            some = _of_arrays(graph, [arrays.read(path)], path.name, limits, seed)
-        elif callable(data):
-            some = _of_arrays(graph, _given(data, limits), "the data", limits, seed)
-        else:
-            some = _of_arrays(graph, [_named(data)], "the data", limits, seed)
-        return _seen_to_run(running, some)
+        if found is not None:
+            return _seen_to_run(running, found)
+        made, note = noise.find(graph, running, limits, seed)
+        return Calibration(made, NOISE, NOISE, note)
 
 
 # Data --------------------------------------------------------------------------------------------
@@ -225,15 +226,9 @@ def _named(value: Any) -> arrays.Arrays:
     return {arrays.ONLY: np.asanyarray(value)}
 
 
-def _given(make: Callable[[], Iterable[Any]], limits: Limits) -> Iterator[arrays.Arrays]:
-    """The batches that a function gives, copied, as far as the memory goes."""
-    left = limits.memory
-    for value in make():
-        some = {name: np.array(array) for name, array in _named(value).items()}
-        left -= sum(array.nbytes for array in some.values())
-        if left < 0:
-            return
-        yield some
+def _copied(value: Any) -> arrays.Arrays:
+    """What a function gives may be changed by it before the next."""
+    return {name: np.array(array) for name, array in _named(value).items()}
 
 
 def _of_arrays(
@@ -243,19 +238,22 @@ def _of_arrays(
     random = np.random.default_rng(seed)
     parts: list[Part] = []
     rows: list[Row] = []
-    note, alone, per_sample = "", False, 1
+    note, alone, per_sample, used = "", False, 1, 0
     for some in many:
-        left = limits.count - len(rows)
-        if left <= 0:
+        left = Limits(limits.count - len(rows), limits.batch, limits.memory - used)
+        if left.count == 0 or (rows and left.memory < per_sample):
+            if left.count:
+                note = f"{len(rows)} samples: more take over {limits.memory} bytes"
             break
         fitted = arrays.fit(graph, some, axes, source)
-        count, _, cut = Limits(left, limits.batch, limits.memory).fit(fitted.per_sample, None)
+        count, note = left.samples(fitted.per_sample, fitted.count)
         chosen = random.permutation(fitted.count)[:count]
         arrays.check_values(fitted.part, chosen, source)
         rows += [(len(parts), row) for row in chosen.tolist()]
         parts.append(fitted.part)
-        note, alone = note or cut, alone or fitted.alone
+        alone = alone or fitted.alone
         per_sample = max(per_sample, fitted.per_sample)
+        used += count * fitted.per_sample
     return _batched(parts, rows, source, limits, 1 if alone else fixed, per_sample, note)
 
 
@@ -267,7 +265,7 @@ def _of_images(
     axis, into = axes[name], images.form(graph, axes[name], how)
     found = images.files(folder)
     per_sample = math.prod(into.shape) * into.dtype.itemsize
-    count, _, note = limits.fit(per_sample, None)
+    count, note = limits.samples(per_sample, len(found))
     chosen = np.random.default_rng(seed).permutation(len(found))[:count]
     part = {name: Slot(images.column([found[k] for k in chosen], into, how), axis)}
     rows = [(0, row) for row in range(len(chosen))]
@@ -284,7 +282,7 @@ def _batched(
     per_sample: int,
     note: str,
 ) -> Calibration:
-    size = fixed or limits.fit(per_sample, None)[1]
+    size = fixed or max(limits.size(per_sample, len(rows)), 1)
     batches = Batches(parts, rows, size, fixed is not None)
     if not len(batches):
         what = f"{len(rows)}, and the model takes {size} at a time" if rows else "none"

@@ -76,9 +76,10 @@ def _structured(
     bound = {sizes[name] for name in lead}
     if len(bound) > 1:
         return None
-    one = fixed or (bound.pop() if bound else 1)
-    count, batch, note = limits.fit(per_sample, fixed)
-    batch = min(batch, one)
+    count, note = limits.samples(per_sample) if axes else (1, "")
+    batch = min(limits.size(per_sample, count), bound.pop() if bound else 1)
+    if fixed:
+        count, batch = max(count - count % fixed, fixed), fixed
     made = (
         synthetic.columns(graph, {**sizes, **dict.fromkeys(lead, batch)}, axes, count, f, seed)
         for f in synthetic.FAMILIES

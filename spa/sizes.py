@@ -290,20 +290,26 @@ def _rank(graph: Graph, node: Node, order: list[int] | None) -> int:
 def _wanted(graph: Graph, places: list[Place]) -> int | None:
     """The size that a weight asks for at one of these places."""
     for name, axis, rank in places:
-        read = _first_read(graph, name)
-        if read is None:
-            continue
-        node, order = read
-        shape = graph.constants[node.inputs[1]].shape
-        if node.op_type == "Conv":
-            at, size = 1, shape[1] * int(node.attrs.get("group", 1))
-        elif node.op_type == "MatMul":
-            at, size = rank - 1, shape[-2]
-        elif node.op_type == "Gemm":
-            at = 0 if node.attrs.get("transA") else 1
-            size = shape[1] if node.attrs.get("transB") else shape[0]
-        else:
-            at, size = 2, shape[2]
-        if axis == (order[at] if order and at < len(order) else at):
-            return size
+        found = feature_axis(graph, name, rank)
+        if found is not None and found[0] == axis:
+            return found[1]
     return None
+
+
+def feature_axis(graph: Graph, name: str, rank: int) -> tuple[int, int] | None:
+    """The axis of an input that the first weight runs along, and the size that it asks for."""
+    read = _first_read(graph, name)
+    if read is None:
+        return None
+    node, order = read
+    shape = graph.constants[node.inputs[1]].shape
+    if node.op_type == "Conv":
+        at, size = 1, shape[1] * int(node.attrs.get("group", 1))
+    elif node.op_type == "MatMul":
+        at, size = rank - 1, shape[-2]
+    elif node.op_type == "Gemm":
+        at = 0 if node.attrs.get("transA") else 1
+        size = shape[1] if node.attrs.get("transB") else shape[0]
+    else:
+        at, size = 2, shape[2]
+    return (order[at] if order and at < len(order) else at), size

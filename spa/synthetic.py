@@ -20,7 +20,7 @@ from spa.batches import Made
 from spa.graph import Graph
 from spa.ranges import Range, expected_range
 from spa.run import Feeds
-from spa.sizes import Sizes, channel_axis, dims
+from spa.sizes import Sizes, channel_axis, dims, feature_axis
 
 Random = np.random.Generator
 Draw = Callable[[int, int, Random], NDArray[Any]]  # family, row, random -> one sample
@@ -96,7 +96,7 @@ def _column(
     return Made(
         whole,
         np.float32,
-        sample(_floats(shape, free)),
+        sample(_floats(shape, _time(graph, info.name, len(given), axis, shape, free))),
         lambda kept: (kept * found.scale + found.shift).astype(dtype, copy=False),
     )
 
@@ -130,14 +130,34 @@ def _pictures(
     return Made(shape, np.uint8, draw, finish)
 
 
-def _floats(shape: Sequence[int], free: Sequence[bool]) -> Draw:
+def _time(
+    graph: Graph,
+    name: str,
+    rank: int,
+    axis: int | None,
+    shape: Sequence[int],
+    free: Sequence[bool],
+) -> int | None:
+    """The axis of a sample along which time runs; None where there is none.
+
+    Of two axes the one that is not the features', else the only free one, else the longest.
+    """
+    if len(shape) == 1:
+        return 0 if free[0] or shape[0] >= _LONG else None
+    if len(shape) != 2:
+        return None
+    first = feature_axis(graph, name, rank)
+    if first is not None and first[0] != axis:
+        return 1 - (first[0] - (axis is not None and axis < first[0]))
+    return int(free[1]) if free[0] != free[1] else int(np.argmax(shape))
+
+
+def _floats(shape: Sequence[int], time: int | None) -> Draw:
     """What a float input that is no picture may hold."""
+    if time is not None:
+        return lambda family, row, random: _signal(family, random, shape, time)
     if len(shape) == 4 and min(shape[1:]) > 1:
         return lambda family, row, random: _volume(family, random, shape)
-    if len(shape) == 2 or (len(shape) == 1 and (free[0] or shape[0] >= _LONG)):
-        only = [k for k, is_free in enumerate(free) if is_free]
-        time = only[0] if len(only) == 1 else int(np.argmax(shape))
-        return lambda family, row, random: _signal(family, random, shape, time)
     return lambda family, row, random: _white(family, random, shape)
 
 
@@ -182,10 +202,8 @@ def _volume(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
     low, high = (1.2, 2.0) if family == pictures.DEAD_LEAVES else (0.5, 1.2)
     slope = random.uniform(low, high)
     light, *own = pictures.noises(random, sides, slope, 1 + shape[axis])
-    made = (np.float32(0.8) * light + np.float32(0.6) * np.stack(own)) * np.float32(
-        _loudness(random)
-    )
-    return np.moveaxis(made, 0, axis)
+    made = np.float32(0.8) * light + np.float32(0.6) * np.stack(own)
+    return np.moveaxis(made * np.float32(_loudness(random)), 0, axis)
 
 
 def _loudness(random: Random) -> float:
