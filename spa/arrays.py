@@ -35,7 +35,8 @@ def read(path: Path) -> Arrays:
     """
     try:
         if path.suffix.lower() == ".npy":
-            return {ONLY: np.load(path, mmap_mode="r", allow_pickle=False)}
+            with path.open("rb") as file:
+                return {ONLY: _map(path, file)}
         return _read_archive(path)
     except (OSError, ValueError, EOFError, KeyError, struct.error, zipfile.BadZipFile) as error:
         if "pickle" in str(error) or "object" in str(error).lower():
@@ -53,7 +54,10 @@ def _read_archive(path: Path) -> Arrays:
                 continue
             name = entry.filename.removesuffix(".npy")
             if entry.compress_type == zipfile.ZIP_STORED:
-                found[name] = _map(path, file, entry)
+                file.seek(entry.header_offset + 26)
+                before = sum(struct.unpack("<HH", file.read(4)))
+                file.seek(entry.header_offset + 30 + before)
+                found[name] = _map(path, file)
             else:
                 with archive.open(entry) as packed:
                     found[name] = npy.read_array(packed, allow_pickle=False)
@@ -62,11 +66,8 @@ def _read_archive(path: Path) -> Arrays:
     return found
 
 
-def _map(path: Path, file: IO[bytes], entry: zipfile.ZipInfo) -> NDArray[Any]:
-    """An array that lies in an archive as it is."""
-    file.seek(entry.header_offset + 26)
-    name, extra = struct.unpack("<HH", file.read(4))
-    file.seek(entry.header_offset + 30 + name + extra)
+def _map(path: Path, file: IO[bytes]) -> NDArray[Any]:
+    """The array that begins here, as it lies in the file."""
     version = npy.read_magic(file)
     head = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, by_columns, dtype = head(file)

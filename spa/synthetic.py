@@ -25,7 +25,7 @@ from spa.sizes import Sizes, channel_axis, dims, feature_axis
 Random = np.random.Generator
 Draw = Callable[[int, int, Random], NDArray[Any]]  # family, row, random -> one sample
 
-FAMILIES = pictures.FAMILIES
+FAMILIES = pictures.FAMILIES  # of pictures: dead leaves, and spectral
 _LONG = 256  # samples of a signal
 
 
@@ -162,7 +162,7 @@ def _floats(shape: Sequence[int], time: int | None) -> Draw:
 
 
 def _white(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
-    if family == pictures.DEAD_LEAVES:
+    if family == FAMILIES[0]:
         return random.standard_normal(shape, np.float32)
     return random.laplace(0, math.sqrt(0.5), shape)
 
@@ -175,7 +175,7 @@ def _signal(family: int, random: Random, shape: Sequence[int], time: int) -> NDA
         return _white(family, random, shape)
     count = math.prod(shape) // length
     slope = random.uniform(0.4, 1.2)
-    if family == pictures.DEAD_LEAVES:
+    if family == FAMILIES[0]:
         common, *own = pictures.noises(random, [length], slope, 1 + count)
     else:
         common, *own = _tones(random, 1 + count, length)
@@ -199,7 +199,7 @@ def _volume(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
     """Three axes and channels, the fewest of the outer two."""
     axis = 0 if shape[0] <= shape[-1] else 3
     sides = [n for k, n in enumerate(shape) if k != axis]
-    low, high = (1.2, 2.0) if family == pictures.DEAD_LEAVES else (0.5, 1.2)
+    low, high = (1.2, 2.0) if family == FAMILIES[0] else (0.5, 1.2)
     slope = random.uniform(low, high)
     light, *own = pictures.noises(random, sides, slope, 1 + shape[axis])
     made = np.float32(0.8) * light + np.float32(0.6) * np.stack(own)
@@ -239,7 +239,7 @@ def _words(shape: Sequence[int], rows: int) -> Draw:
     upto[-1] = 1.0
 
     def draw(family: int, row: int, random: Random) -> NDArray[Any]:
-        if family == pictures.DEAD_LEAVES:
+        if family == FAMILIES[0]:
             return special + np.searchsorted(upto, random.random(shape), side="right")
         return random.integers(special, rows, shape)
 
