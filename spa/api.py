@@ -19,6 +19,7 @@ from spa import run as runs
 from spa import validate as validation
 from spa.allocate import Limits, allocate, check_scope, one_target
 from spa.axes import WINDOW, is_whole
+from spa.calibration import NOISE, Data
 from spa.calibration import check as check_data
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
@@ -262,6 +263,10 @@ def prune(
     min_keep: int = 1,
     round_to: int | None = None,
     exact: bool = False,
+    data: Data = NOISE,
+    samples: int = 512,
+    preprocess: str | None = None,
+    memory: int = 4 << 30,
     plan: Plan | None = None,
     verify: bool = True,
     progress: Progress | None = None,
@@ -276,6 +281,7 @@ def prune(
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
+        data, samples, preprocess, memory: the inputs of the model, see `spa.calibration`.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
 
@@ -294,6 +300,10 @@ def prune(
         min_keep,
         round_to,
         exact,
+        data,
+        samples,
+        preprocess,
+        memory,
     )
     drafted = draft(model, target, settings, plan=plan, progress=progress)
     return finish(drafted, verify=verify, seed=seed, progress=progress)

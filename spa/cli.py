@@ -210,9 +210,21 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     metavar="SOURCE",
     help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
 )
-@click.option("--samples", default=512, show_default=True, type=click.IntRange(1))
-@click.option("--preprocess", metavar="TEXT", help="How images become arrays, e.g. size=224.")
-@click.option("--memory", default="4GiB", show_default=True, help="What the samples may take.")
+@click.option(
+    "--samples",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of them at most.",
+)
+@click.option(
+    "--preprocess",
+    metavar="KEY=VALUE,...",
+    help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
+)
+@click.option(
+    "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
+)
 @click.option("--plan-out", type=_MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
