@@ -18,7 +18,9 @@ from spa import plan as plans
 from spa import run as runs
 from spa import validate as validation
 from spa.allocate import Limits, allocate, check_scope, one_target
-from spa.axes import KINDS, WINDOW, is_whole
+from spa.axes import WINDOW, is_whole
+from spa.calibration import NOISE, Data
+from spa.calibration import check as check_data
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.graph import Graph
@@ -29,6 +31,7 @@ from spa.protos import serialize, stored_bytes
 from spa.reader import check_finite, load
 from spa.rewrite import rewrite
 from spa.score import check_names, score
+from spa.settings import ALL_KINDS, DEFAULT_KINDS, Settings, listed
 from spa.shapes import infer
 from spa.solve import solve
 from spa.unstack import unstack
@@ -36,9 +39,6 @@ from spa.validate import Verification
 
 Model = str | Path | ModelProto | Graph
 Progress = Callable[[str], None]
-
-ALL_KINDS = (*KINDS, "other")
-DEFAULT_KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("hidden", "embedding"))
 
 
 @dataclass(frozen=True)
@@ -59,31 +59,6 @@ class Figures:
         if measure == "bytes":
             return self.bytes_after / max(self.bytes_before, 1)
         return float(getattr(self.after, measure) / max(getattr(self.before, measure), 1))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides which units go; see `prune`."""
-
-    criterion: str = "l1"
-    aggregate: str = "mean"
-    normalize: str = "mean"
-    scope: str = "global"
-    seed: int = 0
-    exclude: Sequence[str] = ()
-    only: Sequence[str] = ()
-    kinds: Sequence[str] = DEFAULT_KINDS
-    min_keep: int = 1
-    round_to: int | None = None
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("exclude", "only", "kinds"):
-            object.__setattr__(self, name, _listed(getattr(self, name)))
-
-
-def _listed(texts: Sequence[str]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 @dataclass(frozen=True)
@@ -153,7 +128,7 @@ def choose(
         UsageError: if an expression does not compile or matches no name of the model, if a kind
             is not known, or if no group is left.
     """
-    drop, want, kinds = _patterns(exclude), _patterns(only), _listed(kinds)
+    drop, want, kinds = _patterns(exclude), _patterns(only), listed(kinds)
     _check_kinds(kinds)
     open_ = {g for g, group in enumerate(groups) if group.kind in kinds}
     if not open_:
@@ -175,7 +150,7 @@ def choose(
 
 def _patterns(texts: Sequence[str]) -> list[re.Pattern[str]]:
     try:
-        return [re.compile(text) for text in _listed(texts)]
+        return [re.compile(text) for text in listed(texts)]
     except re.error as error:
         raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
 
@@ -189,7 +164,7 @@ def _check_patterns(graph: Graph, patterns: list[re.Pattern[str]]) -> None:
 
 
 def _check_kinds(kinds: Sequence[str]) -> None:
-    if odd := set(_listed(kinds)) - set(ALL_KINDS):
+    if odd := set(listed(kinds)) - set(ALL_KINDS):
         raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
 
 
@@ -256,7 +231,7 @@ def draft(
         say("allocating")
         limits = Limits(free, use.min_keep, use.round_to)
         removed = allocate(groups, scores, wanted, use.scope, limits, cost).removed
-        made_by = {"target": wanted, **asdict(use)}
+        made_by = {"target": wanted, **use.record()}
     figures = measure(groups, removed, cost)
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed)
 
@@ -268,6 +243,9 @@ def _check(settings: Settings) -> None:
     _patterns(settings.exclude)
     _patterns(settings.only)
     _check_kinds(settings.kinds)
+    if settings.samples < 1:
+        raise UsageError(f"{settings.samples} samples: there must be 1 or more")
+    check_data(settings.data, settings.preprocess)
 
 
 def prune(
@@ -285,6 +263,10 @@ def prune(
     min_keep: int = 1,
     round_to: int | None = None,
     exact: bool = False,
+    data: Data = NOISE,
+    samples: int = 512,
+    preprocess: str | None = None,
+    memory: int = 4 << 30,
     plan: Plan | None = None,
     verify: bool = True,
     progress: Progress | None = None,
@@ -299,6 +281,7 @@ def prune(
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
+        data, samples, preprocess, memory: the inputs of the model, see `spa.calibration`.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
 
@@ -317,6 +300,10 @@ def prune(
         min_keep,
         round_to,
         exact,
+        data,
+        samples,
+        preprocess,
+        memory,
     )
     drafted = draft(model, target, settings, plan=plan, progress=progress)
     return finish(drafted, verify=verify, seed=seed, progress=progress)

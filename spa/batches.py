@@ -1,8 +1,8 @@
-"""Feeds that are loaded or drawn when they are asked for."""
+"""Feeds that are loaded or drawn when they are asked for, and where samples lie in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol, overload
@@ -10,13 +10,46 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.graph import Graph
 from spa.run import Feeds
+from spa.sizes import batch_sizes, channel_axis, dims
 
 
 class Column(Protocol):
     """The samples of one input; an array is one."""
 
     def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+class Made:
+    """Samples that are drawn or decoded when they are first asked for, and kept.
+
+    Args:
+        shape: the number of samples, and the shape of one.
+        draw: makes one of them.
+        finish: turns those that were asked for into what the model takes.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        draw: Callable[[int], NDArray[Any]],
+        finish: Callable[[NDArray[Any]], NDArray[Any]] = lambda kept: kept,
+    ) -> None:
+        self.shape = shape
+        self._draw, self._finish, self._dtype = draw, finish, dtype
+        self._kept: NDArray[Any] | None = None
+        self._known = np.zeros(shape[0], bool)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        if self._kept is None:
+            self._kept = np.empty(self.shape, self._dtype)
+        for row in rows.tolist():
+            if not self._known[row]:
+                self._kept[row] = self._draw(row)
+                self._known[row] = True
+        return self._finish(self._kept[rows])
 
 
 @dataclass(frozen=True)
@@ -35,7 +68,8 @@ class Slot:
         if self.same:
             return self.column
         if self.axis is None:
-            return self.column[rows[:1]][0]
+            value = self.column[rows[:1]][0]
+            return value if isinstance(value, list) else np.asarray(value)
         value = np.asarray(self.column[rows])
         return np.ascontiguousarray(np.moveaxis(value, 0, self.axis))
 
@@ -96,3 +130,52 @@ def _cut(rows: list[Row], size: int, whole: bool) -> Iterator[list[Row]]:
     for k in range(0, len(rows), size):
         if k + size <= len(rows) or not whole:
             yield rows[k : k + size]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a user grants: samples, samples of a batch, bytes for all of them."""
+
+    count: int
+    batch: int
+    memory: int
+
+    def samples(self, per_sample: int, there: int | None = None) -> tuple[int, str]:
+        """How many to take of those that are there, and a note if memory is why not more."""
+        wanted = self.count if there is None else min(self.count, there)
+        most = max(self.memory // max(per_sample, 1), 1)
+        if most >= wanted:
+            return wanted, ""
+        return most, f"{most} samples instead of {wanted}: more take over {self.memory} bytes"
+
+    def size(self, per_sample: int, count: int) -> int:
+        """Samples of a batch: 1/64 of the memory at most, for what the model makes of it is far
+        larger."""
+        return min(count, self.batch, max(self.memory // max(64 * per_sample, 1), 1))
+
+
+def batch_axes(graph: Graph) -> tuple[dict[str, int | None], int | None]:
+    """For every input the axis along which samples lie; and the number of samples, if fixed."""
+    infos = [i for i in graph.model.graph.input if i.name in graph.inputs]
+    lead = batch_sizes(graph)
+    shapes = {i.name: dims(graph, i) if i.type.HasField("tensor_type") else [] for i in infos}
+    if lead:
+        axes = {
+            name: next((k for k, size in enumerate(shape) if size in lead), None)
+            for name, shape in shapes.items()
+        }
+        return axes, None
+    if any(_is_picture(shape) for shape in shapes.values()):
+        return dict.fromkeys(shapes), None
+    first = {shape[0] for shape in shapes.values() if shape}
+    fixed = first.pop() if len(first) == 1 else None
+    if not isinstance(fixed, int):
+        return dict.fromkeys(shapes), None
+    return {name: 0 if shape else None for name, shape in shapes.items()}, fixed
+
+
+def _is_picture(shape: list[int | str]) -> bool:
+    """Whether a fixed shape is that of one picture and not of a batch."""
+    inner = [size for size in shape if isinstance(size, int)]
+    axis = channel_axis(inner) if len(inner) == len(shape) else None
+    return axis is not None and inner[axis] > 1 and sorted(inner)[1] >= 16

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,15 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
+from spa import arrays, images, noise
 from spa import run as runs
-from spa import synthetic
-from spa.batches import Batches, Slot
+from spa.batches import Batches, Limits, Part, Row, Slot, batch_axes
 from spa.errors import UsageError
 from spa.graph import Graph
+from spa.images import Preprocess
 from spa.run import ORT_ERRORS, Feeds
-from spa.sizes import Sizes, batch_sizes, dims, realistic
 
 NOISE = "noise"
 
@@ -130,136 +130,176 @@ def calibrate(
         return data
     if count < 1 or batch < 1:
         raise UsageError(f"{count} samples in batches of {batch}: both must be 1 or more")
+    check(data, preprocess)
+    limits, path = Limits(count, batch, memory), folder_or_file(data)
+    found: Calibration | None = None
+    if path is not None and path.is_dir():
+        found = _of_images(graph, path, Preprocess.parse(preprocess), limits, seed)
+    elif path is not None:
+        found = _of_arrays(graph, [arrays.read(path)], path.name, limits, seed)
+    elif callable(data):
+        found = _of_arrays(graph, map(_copied, data()), "the data", limits, seed)
+    elif not isinstance(data, str):
+        found = _of_arrays(graph, [_named(data)], "the data", limits, seed)
     with runs.session(graph.path or graph.model, optimize=True) as running:
-        return _noise(graph, running, _Limits(count, batch, memory), seed)
+        if found is not None:
+            return _seen_to_run(running, found)
+        made, note = noise.find(graph, running, limits, seed)
+        return Calibration(made, NOISE, NOISE, note)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    count: int
-    batch: int
-    memory: int
-
-    def fit(self, per_sample: int, fixed: int | None) -> tuple[int, int, str]:
-        """Samples, samples of a batch, and a note if they are fewer than asked for.
-
-        A batch takes 1/64 of the memory at most, for what the model makes of it is far larger.
-        """
-        most = max(self.memory // max(per_sample, 1), 1)
-        count, note = self.count, ""
-        if most < count:
-            count = most
-            note = f"{most} samples instead of {self.count}: more take over {self.memory} bytes"
-        if fixed:
-            return max(count - count % fixed, fixed), fixed, note
-        return count, min(count, self.batch, max(most // 64, 1)), note
+# Data --------------------------------------------------------------------------------------------
 
 
-def batch_axes(graph: Graph) -> tuple[dict[str, int | None], int | None]:
-    """For every input the axis along which samples lie; and the number of samples, if fixed."""
-    infos = [i for i in graph.model.graph.input if i.name in graph.inputs]
-    lead = batch_sizes(graph)
-    shapes = {i.name: dims(graph, i) if i.type.HasField("tensor_type") else [] for i in infos}
-    if lead:
-        axes = {
-            name: next((k for k, size in enumerate(shape) if size in lead), None)
-            for name, shape in shapes.items()
-        }
-        return axes, None
-    first = {shape[0] for shape in shapes.values() if shape}
-    fixed = first.pop() if len(first) == 1 else None
-    if not isinstance(fixed, int):
-        return dict.fromkeys(shapes), None
-    return {name: 0 if shape else None for name, shape in shapes.items()}, fixed
+def folder_or_file(data: Data) -> Path | None:
+    """Where the data lie, if in files."""
+    if isinstance(data, str):
+        return None if data == NOISE else Path(data)
+    return data if isinstance(data, Path) else None
 
 
-# Noise -------------------------------------------------------------------------------------------
+def check(data: Data, preprocess: str | None = None) -> None:
+    """Find what cannot be meant before any work.
+
+    Raises:
+        UsageError: if there are no such data, or no way to read them.
+    """
+    Preprocess.parse(preprocess)
+    path = folder_or_file(data)
+    if preprocess is not None and (path is None or not path.is_dir()):
+        raise UsageError("--preprocess is for a folder of images; other data are fed as they are")
+    if path is None:
+        return
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; --data takes noise, .npz, .npy or a folder")
+    if path.is_dir():
+        if not images.files(path):
+            raise UsageError(f"{path} holds no images ({', '.join(images.SUFFIXES)})")
+        images.check_pillow()
+    elif path.suffix.lower() not in (".npz", ".npy"):
+        hint = ": name the folder it lies in" if path.suffix.lower() in images.SUFFIXES else ""
+        raise UsageError(f"{path}: spa reads .npz, .npy and folders of images{hint}")
 
 
-def _noise(graph: Graph, running: ort.InferenceSession, limits: _Limits, seed: int) -> Calibration:
-    """The likeliest inputs on which the model runs, the plainest last."""
-    infos = [i for i in graph.model.graph.input if i.name in graph.inputs]
-    if all(i.type.HasField("tensor_type") for i in infos):
-        for sizes in _tries(graph, realistic(graph, limits.batch), realistic(graph, 1)):
-            found = _structured(graph, running, sizes, limits, seed)
-            if found:
-                return found
-    _, style, first = runs.find_first(graph, running, seed)
-    if all(i.type.HasField("tensor_type") for i in infos):
-        for sizes in _tries(graph, _larger(graph, first.sizes, limits.batch)):
-            found = _structured(graph, running, sizes, limits, seed)
-            if found:
-                return found
-    return _plain(graph, first.sizes, style, limits, seed)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
-def _tries(graph: Graph, *many: Iterable[Sizes]) -> Iterator[Sizes]:
-    seen: list[Sizes] = []
-    for sizes in (sizes for some in many for sizes in some):
-        if sizes not in seen:
-            seen.append(sizes)
-            yield sizes
+def byte_count(size: int | str) -> int:
+    """Read "4GB", "500 MB" or "2GiB"; a number stands for itself.
+
+    Raises:
+        UsageError: if it is no such size, or less than a byte.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?i?)b?", str(size).strip().lower())
+    if found is None or found[2] not in _UNITS or float(found[1]) * _UNITS[found[2]] < 1:
+        raise UsageError(f"memory {size!r} is not a size such as 500MB, 4GB or 2GiB")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _larger(graph: Graph, sizes: Sizes, batch: int) -> Iterator[Sizes]:
-    """More samples and longer sequences than those on which the model ran, then these."""
-    lead = batch_sizes(graph)
-    for one in (batch, 1):
-        for times in (4, 1):
-            yield {n: one if n in lead else times * size for n, size in sizes.items()}
-    yield sizes
+def described(data: Data) -> dict[str, Any]:
+    """What a plan says of data of which no inputs have been made yet."""
+    if isinstance(data, Calibration):
+        return data.record()
+    path = folder_or_file(data)
+    if isinstance(data, str) and path is None:
+        return {"source": NOISE, "kind": NOISE}
+    return {"source": "the data" if path is None else path.resolve().name, "kind": "data"}
 
 
-def _structured(
-    graph: Graph, running: ort.InferenceSession, sizes: Sizes, limits: _Limits, seed: int
-) -> Calibration | None:
+def data_files(data: Data) -> list[Path]:
+    """The files that data are read from."""
+    path = folder_or_file(data)
+    if path is None:
+        return []
+    return [path, *images.files(path)] if path.is_dir() else [path]
+
+
+def _named(value: Any) -> arrays.Arrays:
+    if isinstance(value, Mapping):
+        return {str(name): np.asanyarray(array) for name, array in value.items()}
+    if isinstance(value, (tuple, list)):
+        raise UsageError(
+            f"the data are a {type(value).__name__}: give an array, or a dict with an array for "
+            "every input"
+        )
+    return {arrays.ONLY: np.asanyarray(value)}
+
+
+def _copied(value: Any) -> arrays.Arrays:
+    """What a function gives may be changed by it before the next."""
+    return {name: np.array(array) for name, array in _named(value).items()}
+
+
+def _of_arrays(
+    graph: Graph, many: Iterable[arrays.Arrays], source: str, limits: Limits, seed: int
+) -> Calibration:
     axes, fixed = batch_axes(graph)
-    lead = batch_sizes(graph)
-    per_sample, even = 0, fixed is not None
-    for info in graph.model.graph.input:
-        if info.name in axes:
-            given, axis = dims(graph, info), axes[info.name]
-            even = even or any(d in lead for k, d in enumerate(given) if k != axis)
-            shape = [
-                d if isinstance(d, int) else sizes[d] for k, d in enumerate(given) if k != axis
-            ]
-            per_sample += math.prod(shape) * _width(info.type.tensor_type.elem_type)
-    bound = {sizes[name] for name in lead}
-    if len(bound) > 1:
-        return None
-    one = fixed or (bound.pop() if bound else 1)
-    count, batch, note = limits.fit(per_sample, fixed)
-    batch = min(batch, one)
-    made = (
-        synthetic.columns(graph, {**sizes, **dict.fromkeys(lead, batch)}, axes, count, f, seed)
-        for f in synthetic.FAMILIES
-    )
-    parts = [{name: Slot(column, axes[name]) for name, column in some.items()} for some in made]
-    rows = [(0, row) for row in range(count)]
-    batches = Batches(parts, rows, batch, even)
-    try:
-        runs.run(running, batches[0])
-    except ORT_ERRORS:
-        return None
-    return Calibration(batches, NOISE, NOISE, note)
+    random = np.random.default_rng(seed)
+    parts: list[Part] = []
+    rows: list[Row] = []
+    note, alone, per_sample, used = "", False, 1, 0
+    for some in many:
+        left = Limits(limits.count - len(rows), limits.batch, limits.memory - used)
+        if left.count == 0 or (rows and left.memory < per_sample):
+            if left.count:
+                note = f"{len(rows)} samples: more take over {limits.memory} bytes"
+            break
+        fitted = arrays.fit(graph, some, axes, source)
+        count, note = left.samples(fitted.per_sample, fitted.count)
+        chosen = random.permutation(fitted.count)[:count]
+        arrays.check_values(fitted.part, chosen, source)
+        rows += [(len(parts), row) for row in chosen.tolist()]
+        parts.append(fitted.part)
+        alone = alone or fitted.alone
+        per_sample = max(per_sample, fitted.per_sample)
+        used += count * fitted.per_sample
+    return _batched(parts, rows, source, limits, 1 if alone else fixed, per_sample, note)
 
 
-def _width(kind: int) -> int:
-    if kind == TensorProto.STRING:
-        return 8
-    return int(np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+def _of_images(
+    graph: Graph, folder: Path, how: Preprocess, limits: Limits, seed: int
+) -> Calibration:
+    axes, fixed = batch_axes(graph)
+    name = images.only_input(graph).name
+    axis, into = axes[name], images.form(graph, axes[name], how)
+    found = images.files(folder)
+    per_sample = math.prod(into.shape) * into.dtype.itemsize
+    count, note = limits.samples(per_sample, len(found))
+    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
+    part = {name: Slot(images.column([found[k] for k in chosen], into, how), axis)}
+    rows = [(0, row) for row in range(len(chosen))]
+    fixed = 1 if axis is None else fixed
+    return _batched([part], rows, folder.resolve().name, limits, fixed, per_sample, note)
 
 
-def _plain(graph: Graph, sizes: Sizes, style: str, limits: _Limits, seed: int) -> Calibration:
-    """Random values as for the law: for inputs of which nothing better is known."""
-    _, fixed = batch_axes(graph)
-    weight = fixed or next((sizes[name] for name in sorted(batch_sizes(graph))), 1)
-    parts = [
-        {
-            name: Slot(synthetic.Plain(graph, sizes, style, name, start), None)
-            for name in runs.make_feeds(graph, sizes, seed, style)
-        }
-        for start in (seed, seed + 2**20)
-    ]
-    rows = [(0, row) for row in range(max(limits.count // weight, 1))]
-    return Calibration(Batches(parts, rows, 1, True, weight), NOISE, NOISE)
+def _batched(
+    parts: list[Part],
+    rows: list[Row],
+    source: str,
+    limits: Limits,
+    fixed: int | None,
+    per_sample: int,
+    note: str,
+) -> Calibration:
+    size = fixed or max(limits.size(per_sample, len(rows)), 1)
+    batches = Batches(parts, rows, size, fixed is not None)
+    if not len(batches):
+        what = f"{len(rows)}, and the model takes {size} at a time" if rows else "none"
+        raise UsageError(f"{source} has too few samples: {what}")
+    return Calibration(batches, source, "data", note)
+
+
+def _seen_to_run(running: ort.InferenceSession, found: Calibration) -> Calibration:
+    """Run the first batch; where it is refused, one sample of it."""
+    refused: Exception | None = None
+    sizes = [found.batches.size] if found.batches.whole else [found.batches.size, 1]
+    for size in sizes:
+        batches = Batches(found.batches.parts, found.batches.rows, size, found.batches.whole)
+        try:
+            runs.run(running, batches[0])
+            return replace(found, batches=batches)
+        except ORT_ERRORS as error:
+            refused = refused or error
+    line = str(refused).strip().splitlines()[0][:300]
+    raise UsageError(f"the model does not run on {found.source}; onnxruntime says: {line}")

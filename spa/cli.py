@@ -203,6 +203,28 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     "meets the target (1 for channels).",
 )
 @click.option("--exact", is_flag=True, help="Only groups for which the law holds in value.")
+@click.option(
+    "--data",
+    default="noise",
+    show_default=True,
+    metavar="SOURCE",
+    help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
+)
+@click.option(
+    "--samples",
+    default=512,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of them at most.",
+)
+@click.option(
+    "--preprocess",
+    metavar="KEY=VALUE,...",
+    help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
+)
+@click.option(
+    "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
+)
 @click.option("--plan-out", type=_MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
@@ -228,9 +250,10 @@ def prune(
     outs = ([] if dry_run else [out]) + ([plan_out] if plan_out else [])
     _check_inputs_stay(outs, [model])
 
-    from spa import api, report
+    from spa import api, calibration, report
     from spa.plan import Plan
     from spa.reader import data_files, load
+    from spa.settings import Settings
     from spa.writer import check_writable, save, save_text
 
     for path in outs:
@@ -240,10 +263,10 @@ def prune(
         options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
     plan = Plan.load(plan_in) if plan_in else None
     with _progress(quiet or as_json) as progress:
-        settings = api.Settings(**options)
+        settings = Settings(**options)
         graph = load(model)
         inputs = data_files(graph)
-        _check_inputs_stay(outs, inputs)
+        _check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
         result = api.draft(graph, target, settings, plan=plan, progress=progress)
         if not dry_run:
             result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
@@ -269,7 +292,9 @@ def prune(
 def _check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     for path in outs:
         if any(_is_same(path, given) for given in inputs):
-            raise UsageError(f"{path} is the input, or holds its weights; spa never overwrites it")
+            raise UsageError(
+                f"{path} is an input, or holds weights or data; spa never overwrites it"
+            )
 
 
 def _is_same(one: Path, other: Path) -> bool:

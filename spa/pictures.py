@@ -78,7 +78,7 @@ def _dead_leaves(random: np.random.Generator, height: int, width: int, channels:
     # shows through them is older leaves, laid here as large ones.
     old = most * 2.0 ** random.uniform(-2, 0, min(_OLD, height * width // 16))
     area = math.pi * 2 * least**2 * math.log(most / least)
-    count = int(np.clip(4 * height * width / area, 8, _LEAVES - len(old)))
+    count = int(np.clip(1.5 * height * width / area, 8, _LEAVES - len(old)))
     new = least / np.sqrt(1 - random.random(count) * (1 - (least / most) ** 2))
     for radius in [*old.tolist(), *new.tolist()]:
         _leaf(random, scene, grain, radius)

@@ -53,7 +53,7 @@ def expected_range(graph: Graph, name: str, rank: int, axis: int | None, picture
     seen = _follow(graph, name, rank)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale, shift = _values(seen, picture)
-    fits = axis is None or all(v.ndim == 1 or v.shape[axis] == 1 for v in (scale, shift))
+    fits = axis is None or all(v.size == 1 or v.shape[axis] == 1 for v in (scale, shift))
     if not fits or not (np.all(np.isfinite(scale)) and np.all(np.isfinite(shift))):
         scale, shift = np.ones(1), np.zeros(1)
     scale, shift = (

@@ -60,7 +60,7 @@ def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[
     """Numbers chosen for some sizes, with what weights ask for and what others add up to."""
     free = free_sizes(graph)
     derived = {n: tree for n in free if (tree := _expression(n, free)) is not None}
-    known = {n: size for n, places in free.items() if (size := _wanted(graph, places))}
+    known = wanted_sizes(graph)
     plain = {n: places for n, places in free.items() if n not in derived}
     tried = []
     for numbers in choose(plain):
@@ -140,7 +140,7 @@ def variations(sizes: Sizes, name: str) -> Iterator[Sizes]:
 
 def batch_sizes(graph: Graph) -> frozenset[str]:
     """The free sizes that count samples: of every input the one named for it, else the first."""
-    found = set()
+    found: set[str] = set()
     free = free_sizes(graph)
     plain = {n for n in free if _expression(n, free) is None}
     for info in graph.model.graph.input:
@@ -148,6 +148,13 @@ def batch_sizes(graph: Graph) -> frozenset[str]:
             mine = [d for d in dims(graph, info) if isinstance(d, str) and d in plain]
             named = [d for d in mine if "batch" in d.lower()]
             found.update(named[:1] or [d for d in mine[:1] if dims(graph, info)[0] == d])
+    if found:  # of the states of a recurrent net: layers, samples, units
+        others = [(n, *free[n][0]) for n in plain - found]
+        found.update(
+            n
+            for n, name, _, rank in others
+            if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & plain
+        )
     return frozenset(found)
 
 
@@ -163,7 +170,7 @@ def channel_axis(shape: Sequence[int | None]) -> int | None:
 def realistic(graph: Graph, batch: int) -> Iterator[Sizes]:
     """Numbers as they are in use, likeliest first: sides of pictures, lengths of sequences."""
     lead = batch_sizes(graph)
-    known = {n: size for n, p in free_sizes(graph).items() if (size := _wanted(graph, p))}
+    known = wanted_sizes(graph)
     sides: set[str] = set()
     for info in graph.model.graph.input:
         shape = dims(graph, info) if info.type.HasField("tensor_type") else []
@@ -237,6 +244,12 @@ def _value(tree: ast.expr, sizes: Sizes) -> int:
 # Sizes that the weights of the first layer ask for ---------------------------------------------
 
 
+def wanted_sizes(graph: Graph) -> Sizes:
+    """The free sizes that have to be some number, for a weight to fit."""
+    free = free_sizes(graph)
+    return {n: size for n, places in free.items() if (size := _wanted(graph, places))}
+
+
 def _first_read(graph: Graph, name: str) -> tuple[Node, list[int] | None] | None:
     """The first node that meets the input with a weight, and how its axes were permuted before."""
     order: list[int] | None = None
@@ -277,20 +290,26 @@ def _rank(graph: Graph, node: Node, order: list[int] | None) -> int:
 def _wanted(graph: Graph, places: list[Place]) -> int | None:
     """The size that a weight asks for at one of these places."""
     for name, axis, rank in places:
-        read = _first_read(graph, name)
-        if read is None:
-            continue
-        node, order = read
-        shape = graph.constants[node.inputs[1]].shape
-        if node.op_type == "Conv":
-            at, size = 1, shape[1] * int(node.attrs.get("group", 1))
-        elif node.op_type == "MatMul":
-            at, size = rank - 1, shape[-2]
-        elif node.op_type == "Gemm":
-            at = 0 if node.attrs.get("transA") else 1
-            size = shape[1] if node.attrs.get("transB") else shape[0]
-        else:
-            at, size = 2, shape[2]
-        if axis == (order[at] if order and at < len(order) else at):
-            return size
+        found = feature_axis(graph, name, rank)
+        if found is not None and found[0] == axis:
+            return found[1]
     return None
+
+
+def feature_axis(graph: Graph, name: str, rank: int) -> tuple[int, int] | None:
+    """The axis of an input that the first weight runs along, and the size that it asks for."""
+    read = _first_read(graph, name)
+    if read is None:
+        return None
+    node, order = read
+    shape = graph.constants[node.inputs[1]].shape
+    if node.op_type == "Conv":
+        at, size = 1, shape[1] * int(node.attrs.get("group", 1))
+    elif node.op_type == "MatMul":
+        at, size = rank - 1, shape[-2]
+    elif node.op_type == "Gemm":
+        at = 0 if node.attrs.get("transA") else 1
+        size = shape[1] if node.attrs.get("transB") else shape[0]
+    else:
+        at, size = 2, shape[2]
+    return (order[at] if order and at < len(order) else at), size

@@ -16,47 +16,17 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from spa import pictures
 from spa import run as runs
+from spa.batches import Made
 from spa.graph import Graph
 from spa.ranges import Range, expected_range
 from spa.run import Feeds
-from spa.sizes import Sizes, channel_axis, dims
+from spa.sizes import Sizes, channel_axis, dims, feature_axis
 
 Random = np.random.Generator
 Draw = Callable[[int, int, Random], NDArray[Any]]  # family, row, random -> one sample
 
-FAMILIES = pictures.FAMILIES
+FAMILIES = pictures.FAMILIES  # of pictures: dead leaves, and spectral
 _LONG = 256  # samples of a signal
-
-
-class Drawn:
-    """Samples that are drawn when they are first asked for, and kept.
-
-    Args:
-        shape: the number of samples, and the shape of one.
-        draw: makes one of them.
-        finish: turns those that were asked for into what the model takes.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: Any,
-        draw: Callable[[int], NDArray[Any]],
-        finish: Callable[[NDArray[Any]], NDArray[Any]] = lambda kept: kept,
-    ) -> None:
-        self.shape = shape
-        self._draw, self._finish, self._dtype = draw, finish, dtype
-        self._kept: NDArray[Any] | None = None
-        self._known = np.zeros(shape[0], bool)
-
-    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        if self._kept is None:
-            self._kept = np.empty(self.shape, self._dtype)
-        for row in rows.tolist():
-            if not self._known[row]:
-                self._kept[row] = self._draw(row)
-                self._known[row] = True
-        return self._finish(self._kept[rows])
 
 
 class Plain:
@@ -75,7 +45,7 @@ class Plain:
 
 def columns(
     graph: Graph, sizes: Sizes, axes: Mapping[str, int | None], count: int, family: int, seed: int
-) -> dict[str, Drawn]:
+) -> dict[str, Made]:
     """For every input that many samples.
 
     Args:
@@ -97,7 +67,7 @@ def _column(
     count: int,
     key: tuple[int, int, int],
     top: int,
-) -> Drawn:
+) -> Made:
     given = dims(graph, info)
     shape = [d if isinstance(d, int) else sizes[d] for d in given]
     free = [isinstance(d, str) for d in given]
@@ -111,22 +81,22 @@ def _column(
 
     whole = (count, *shape)
     if kind == TensorProto.STRING:
-        return Drawn(whole, object, sample(lambda f, row, random: np.full(shape, "a", object)))
+        return Made(whole, object, sample(lambda f, row, random: np.full(shape, "a", object)))
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
     integer = dtype.kind in "biu"
     channels = channel_axis(shape)
     if "mask" in info.name.lower() or (integer and (dtype.kind == "b" or _masks(graph, info.name))):
-        return Drawn(whole, dtype, sample(lambda f, row, random: np.ones(shape, dtype)))
+        return Made(whole, dtype, sample(lambda f, row, random: np.ones(shape, dtype)))
     if channels is not None and (not integer or kind == TensorProto.UINT8):
         found = expected_range(graph, info.name, len(given), axis, picture=True)
         return _pictures(whole, dtype, channels, key, found)
     if integer:
-        return Drawn(whole, dtype, sample(_integers(graph, info.name, shape, sizes, top)))
+        return Made(whole, dtype, sample(_integers(graph, info.name, shape, sizes, top)))
     found = expected_range(graph, info.name, len(given), axis, picture=False)
-    return Drawn(
+    return Made(
         whole,
         np.float32,
-        sample(_floats(shape, free)),
+        sample(_floats(shape, _time(graph, info.name, len(given), axis, shape, free))),
         lambda kept: (kept * found.scale + found.shift).astype(dtype, copy=False),
     )
 
@@ -140,7 +110,7 @@ def _pictures(
     axis: int,
     key: tuple[int, int, int],
     expected: Range,
-) -> Drawn:
+) -> Made:
     """Held as bytes, as files of photographs are."""
     sides = [n for k, n in enumerate(shape[1:]) if k != axis]
     family, seed, number = key
@@ -157,22 +127,42 @@ def _pictures(
         values /= np.float32(pictures.LEVELS)
         return (values * expected.scale + expected.shift).astype(dtype, copy=False)
 
-    return Drawn(shape, np.uint8, draw, finish)
+    return Made(shape, np.uint8, draw, finish)
 
 
-def _floats(shape: Sequence[int], free: Sequence[bool]) -> Draw:
+def _time(
+    graph: Graph,
+    name: str,
+    rank: int,
+    axis: int | None,
+    shape: Sequence[int],
+    free: Sequence[bool],
+) -> int | None:
+    """The axis of a sample along which time runs; None where there is none.
+
+    Of two axes the one that is not the features', else the only free one, else the longest.
+    """
+    if len(shape) == 1:
+        return 0 if free[0] or shape[0] >= _LONG else None
+    if len(shape) != 2:
+        return None
+    first = feature_axis(graph, name, rank)
+    if first is not None and first[0] != axis:
+        return 1 - (first[0] - (axis is not None and axis < first[0]))
+    return int(free[1]) if free[0] != free[1] else int(np.argmax(shape))
+
+
+def _floats(shape: Sequence[int], time: int | None) -> Draw:
     """What a float input that is no picture may hold."""
+    if time is not None:
+        return lambda family, row, random: _signal(family, random, shape, time)
     if len(shape) == 4 and min(shape[1:]) > 1:
         return lambda family, row, random: _volume(family, random, shape)
-    if len(shape) == 2 or (len(shape) == 1 and (free[0] or shape[0] >= _LONG)):
-        only = [k for k, is_free in enumerate(free) if is_free]
-        time = only[0] if len(only) == 1 else int(np.argmax(shape))
-        return lambda family, row, random: _signal(family, random, shape, time)
     return lambda family, row, random: _white(family, random, shape)
 
 
 def _white(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
-    if family == pictures.DEAD_LEAVES:
+    if family == FAMILIES[0]:
         return random.standard_normal(shape, np.float32)
     return random.laplace(0, math.sqrt(0.5), shape)
 
@@ -185,7 +175,7 @@ def _signal(family: int, random: Random, shape: Sequence[int], time: int) -> NDA
         return _white(family, random, shape)
     count = math.prod(shape) // length
     slope = random.uniform(0.4, 1.2)
-    if family == pictures.DEAD_LEAVES:
+    if family == FAMILIES[0]:
         common, *own = pictures.noises(random, [length], slope, 1 + count)
     else:
         common, *own = _tones(random, 1 + count, length)
@@ -209,13 +199,11 @@ def _volume(family: int, random: Random, shape: Sequence[int]) -> NDArray[Any]:
     """Three axes and channels, the fewest of the outer two."""
     axis = 0 if shape[0] <= shape[-1] else 3
     sides = [n for k, n in enumerate(shape) if k != axis]
-    low, high = (1.2, 2.0) if family == pictures.DEAD_LEAVES else (0.5, 1.2)
+    low, high = (1.2, 2.0) if family == FAMILIES[0] else (0.5, 1.2)
     slope = random.uniform(low, high)
     light, *own = pictures.noises(random, sides, slope, 1 + shape[axis])
-    made = (np.float32(0.8) * light + np.float32(0.6) * np.stack(own)) * np.float32(
-        _loudness(random)
-    )
-    return np.moveaxis(made, 0, axis)
+    made = np.float32(0.8) * light + np.float32(0.6) * np.stack(own)
+    return np.moveaxis(made * np.float32(_loudness(random)), 0, axis)
 
 
 def _loudness(random: Random) -> float:
@@ -238,7 +226,8 @@ def _integers(graph: Graph, name: str, shape: Sequence[int], sizes: Sizes, top: 
         return lambda family, row, random: np.asarray(longest)
     rows = _table(graph, name)
     if rows is None and not shape:
-        return lambda family, row, random: np.asarray(1)
+        rate = low == "sr" or "rate" in low  # of sound
+        return lambda family, row, random: np.asarray(16000 if rate else 1)
     return _words(shape, min(rows or top, 2**20))
 
 
@@ -250,7 +239,7 @@ def _words(shape: Sequence[int], rows: int) -> Draw:
     upto[-1] = 1.0
 
     def draw(family: int, row: int, random: Random) -> NDArray[Any]:
-        if family == pictures.DEAD_LEAVES:
+        if family == FAMILIES[0]:
             return special + np.searchsorted(upto, random.random(shape), side="right")
         return random.integers(special, rows, shape)
 
@@ -294,7 +283,14 @@ def _table(graph: Graph, name: str) -> int | None:
     rows = []
     for k, position in _ends(graph, name):
         node = graph.nodes[k]
-        table = graph.constants.get(node.inputs[0])
-        if node.op_type == "Gather" and position == 1 and table is not None and table.shape:
-            rows.append(table.shape[int(node.attrs.get("axis", 0))])
+        if node.op_type == "Gather" and position == 1:
+            stored = node.inputs[0]
+            while stored in graph.makers and graph.nodes[graph.makers[stored]].op_type in _STORED:
+                stored = graph.nodes[graph.makers[stored]].inputs[0]
+            table = graph.constants.get(stored)
+            if table is not None and table.shape:
+                rows.append(table.shape[int(node.attrs.get("axis", 0))])
     return min(rows, default=None)
+
+
+_STORED = ("DequantizeLinear", "QuantizeLinear", "Cast", "Identity")

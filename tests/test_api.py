@@ -98,8 +98,19 @@ def test_defaults_are_those_of_the_command_line() -> None:
     for name, value in vars(Settings()).items():
         assert defaults[name] == value
     given = {p.name: p.default for p in spa.cli.prune.params}
-    for name in ("criterion", "aggregate", "normalize", "scope", "seed", "min_keep", "target"):
+    for name in (
+        "criterion",
+        "aggregate",
+        "normalize",
+        "scope",
+        "seed",
+        "min_keep",
+        "target",
+        "data",
+        "samples",
+    ):
         assert given[name] == defaults[name]
+    assert Settings(memory=given["memory"]).memory == defaults["memory"]
 
 
 def test_pruning_twice() -> None:

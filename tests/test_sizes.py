@@ -7,7 +7,16 @@ from onnx import ModelProto
 
 from models.builder import Net
 from spa.reader import load
-from spa.sizes import bindings, dims, free_sizes, variations
+from spa.sizes import (
+    batch_sizes,
+    bindings,
+    channel_axis,
+    dims,
+    feature_axis,
+    free_sizes,
+    realistic,
+    variations,
+)
 
 
 def net_of(*shapes: tuple[int | str, ...]) -> ModelProto:
@@ -114,3 +123,49 @@ def test_an_input_of_unknown_rank_has_that_of_its_reader() -> None:
     graph = load(model)
     assert dims(graph, model.graph.input[0]) == ["x.0", "x.1", "x.2", "x.3"]
     assert first(model)["x.1"] == 3
+
+
+# Sizes as they are in use
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([("n", 4)], {"n"}),
+        ([(None, 4), (None,)], {"x0.0", "x1.0"}),
+        ([("t", "batch", 4)], {"batch"}),
+        ([("batch_size", "s"), ("batch_size", "s", "s")], {"batch_size"}),
+        ([(2, "s", 4)], set()),
+        ([("n", 4), (2, None, 5)], {"n", "x1.1"}),
+        ([("n", 4), (2, None, None)], {"n"}),
+        ([("n", 4), ("m + n", 4), ("m", 4)], {"n", "m"}),
+        ([(3, 4), ()], set()),
+    ],
+    ids=str,
+)
+def test_which_sizes_count_samples(shapes: list[tuple[int | str, ...]], expected: set[str]) -> None:
+    assert batch_sizes(load(net_of(*shapes))) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 9, 9), 0), ((9, 9, 3), 2), ((1, None, None), 0), ((None, None, 4), 2), ((4, 5, 6), 0),
+     ((3, 9, 3), None), ((5, 9, 9), None), ((None, 9, 9), None), ((3, 9), None), ((1, 1, 1), None)],
+)  # fmt: skip
+def test_where_channels_are(shape: tuple[int | None, ...], axis: int | None) -> None:
+    assert channel_axis(shape) == axis
+
+
+def test_numbers_in_use() -> None:
+    model = net_of(("n", 3, "h", "w"), ("n", "s", 7), ("n", 5, "d", "d", "d"), ("n", "s + s"))
+    one = next(realistic(load(model), 16))
+    assert one == {"n": 16, "h": 224, "w": 224, "s": 64, "d": 56, "s + s": 128}
+
+
+def test_the_axis_that_the_first_weight_reads() -> None:
+    net = Net("features")
+    a, b, c = (net.input(n, ["n", 6, 6]) for n in "abc")
+    turned = net.linear(net.transpose(net.mul(b, 2.0), 0, 2, 1), 4)
+    graph = load(net.model(net.linear(a, 4), turned, net.conv(c, 4), net.relu(c)))
+    assert [feature_axis(graph, n, 3) for n in "abc"] == [(2, 6), (1, 6), (1, 6)]
+    assert feature_axis(load(net_of(("n", 4))), "x0", 2) is None
