@@ -9,7 +9,8 @@ constant only where its readers keep different indices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Graph:
 
     model: the model as it is analysed; never changed.
     given: the model as it came, where `model` is another form of it.
+    changed: constant -> the value it is to have instead of the stored one, of the same shape.
     path: the file it came from, if any; external data is looked for beside it.
     """
 
@@ -91,6 +93,7 @@ class Graph:
     outputs: tuple[str, ...]
     opsets: dict[str, int]
     given: ModelProto | None = None
+    changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
@@ -117,6 +120,8 @@ class Graph:
 
     def array(self, name: str) -> NDArray[Any]:
         """The value of a constant, in its stored shape; external data is mapped, not read."""
+        if name in self.changed:
+            return self.changed[name]
         folder = self.path.parent if self.path else Path()
         return read(self.constants[name].tensor, folder)
 

@@ -85,7 +85,8 @@ class _Rewriter:
             for constant in uses:
                 axes = self.kept.axes(constant.name)
                 assert axes is not None
-                key = tuple(a.tobytes() for a in axes)
+                own = constant.name if constant.name in self.graph.changed else ""
+                key = (own.encode(), *(a.tobytes() for a in axes))
                 value = self._cut(constant, axes)
                 if constant.name in self.old.values:
                     self.new_values[constant.name] = (
@@ -101,8 +102,8 @@ class _Rewriter:
                     self._rename_reader(constant.name, homes[key])
 
     def _cut(self, constant: Constant, axes: list[NDArray[np.intp]]) -> Value | None:
-        """The kept part of a constant, or None where it is all kept."""
-        value: Value | None = None
+        """The kept part of a constant, or None where it is all kept, as it is stored."""
+        value: Value | None = self.graph.changed.get(constant.name)
         for k, kept in enumerate(axes):
             if len(kept) != constant.shape[k]:
                 value = self.graph.array(constant.name) if value is None else value

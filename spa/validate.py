@@ -253,7 +253,8 @@ def _are_finite(outputs: list[Outputs]) -> bool:
 
 
 def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
-    """The original with every stored slice of the removed units set to zero.
+    """The original with every stored slice of the removed units set to zero, and with the values
+    that `Graph.changed` holds.
 
     Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
     which changes nothing for a zero numerator.
@@ -267,9 +268,9 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
     for name, constant in graph.constants.items():
         axes = kept.axes(name) or []
         gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
-        if not gone:
+        if not gone and name not in graph.changed:
             continue
-        held = original.weights.get(name)
+        held = graph.changed.get(name, original.weights.get(name))
         value = np.array(graph.array(name) if held is None else held)
         stored = TensorProto.DataType.Name(constant.tensor.data_type)
         point = _point(graph, name, value) if "INT" in stored else None

@@ -1,0 +1,158 @@
+"""What calibration inputs show of a network, and the two things done with it: choose units by it,
+and give what remains the work of what was removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.allocate import Limits, allocate
+from spa.budget import spend
+from spa.calibration import NOISE, Calibration, calibrate
+from spa.compensate import Compensation, compensate, outputs
+from spa.cost import CostModel
+from spa.curves import curves
+from spa.drift import distance, weights
+from spa.groups import Groups, Removed
+from spa.measure import Measured, Place, measure
+from spa.progress import Progress
+from spa.run import CannotCheck, Feeds
+from spa.score import score
+from spa.settings import Settings
+
+HELD = 0.25  # the share of the inputs that judge what the others suggest
+PROBES = 64  # held-out samples on which the drift of every group is measured
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """measured: the dense network. fit, held: batches to learn from and to judge by.
+    calibration: where they come from."""
+
+    measured: Measured
+    fit: Sequence[Feeds]
+    held: Sequence[Feeds]
+    calibration: Calibration
+
+
+def gather(groups: Groups, settings: Settings, say: Progress) -> Evidence | None:
+    """Run the network on calibration inputs; None where nothing needs that, or where inputs would
+    have to be made up and onnxruntime runs the network on none.
+
+    Raises:
+        UsageError, ModelError: if the inputs given do not fit the model.
+    """
+    if not settings.needs_inputs:
+        return None
+    say("calibrating")
+    graph = groups.graph
+    try:
+        inputs = calibrate(
+            graph,
+            settings.data,
+            count=settings.samples,
+            seed=settings.seed,
+            preprocess=settings.preprocess,
+            memory=settings.memory,
+        )
+    except CannotCheck:
+        if settings.data == NOISE:
+            return None
+        raise
+    fit, held = inputs.split(HELD)
+    memory = settings.memory // 2
+    measured = measure(graph, fit.batches, inputs.kind == NOISE, settings.seed, memory)
+    return Evidence(measured, fit.batches, held.batches, inputs)
+
+
+def select(
+    groups: Groups,
+    free: frozenset[int],
+    target: Mapping[str, float],
+    settings: Settings,
+    evidence: Evidence | None,
+    cost: CostModel,
+    say: Progress,
+) -> Removed:
+    """The units to remove for a target such as ``{"macs": 0.7}``.
+
+    Raises:
+        TargetError: if it is out of reach.
+    """
+    limits = Limits(free, settings.min_keep, settings.round_to)
+    criterion = settings.criterion if evidence else "l1"
+    if criterion != "obspa" or evidence is None:
+        say("scoring")
+        scores = score(groups, criterion, settings.aggregate, settings.normalize, settings.seed)
+        say("allocating")
+        return allocate(groups, scores, target, settings.scope_for(criterion), limits, cost).removed
+    say("drawing curves")
+    drawn = curves(groups, evidence.measured)
+    ((measure_, share),) = target.items()
+    if settings.scope_for(criterion) == "curves" and measure_ != "channels":
+        say("measuring drift")
+        worth = weights(groups, evidence.measured, drawn, first(evidence.held, PROBES))
+        say("allocating")
+        counts = spend(groups, drawn, worth, (measure_, share), limits, cost)
+        return {
+            g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k
+        }
+    say("allocating")
+    scores = [drawn[g].scores(group.size) for g, group in enumerate(groups)]
+    scope = "local" if settings.scope_for(criterion) == "curves" else settings.scope_for(criterion)
+    return allocate(groups, scores, target, scope, limits, cost).removed
+
+
+def first(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
+    """The first batches that hold at least so many samples."""
+    found, count = [], 0
+    for feeds in batches:
+        found.append(feeds)
+        count += max((len(v) for v in feeds.values() if getattr(v, "ndim", 0)), default=1)
+        if count >= samples:
+            break
+    return found
+
+
+def make_up(
+    groups: Groups, removed: Removed, settings: Settings, evidence: Evidence | None, say: Progress
+) -> tuple[Groups, Compensation | None]:
+    """The groups with weights that make up for what is removed, and what was done.
+
+    Held-out outputs judge the whole: where they are no nearer to the dense ones with the new
+    weights than without, the weights stay.
+    """
+    method, repair = settings.compensate, settings.repair != "none"
+    if evidence is None or (method == "none" and not repair):
+        return groups, None
+    say("compensating")
+    memory = settings.memory // 2
+    done = compensate(
+        groups,
+        removed,
+        evidence.measured,
+        evidence.fit,
+        evidence.held,
+        method,
+        repair,
+        settings.seed,
+        memory,
+    )
+    say("judging")
+    wanted, got, plain = (
+        outputs(groups, chosen, evidence.measured, first(evidence.held, PROBES), values, memory)
+        for chosen, values in (({}, {}), (removed, done.values), (removed, {}))
+    )
+    before, after = distance(wanted, plain), distance(wanted, got)
+    done = replace(done, drift=(before, after))
+    if not after < before:
+        return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
+    return replace(groups, graph=replace(groups.graph, changed=_by_name(groups, done.values))), done
+
+
+def _by_name(groups: Groups, values: Mapping[Place, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {groups.graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
