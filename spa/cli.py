@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 _MODEL = click.Path(path_type=Path)
 _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
-    "criterion": ("l1", "l2", "random"),
+    "criterion": (
+        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
+        *("wanda", "flap", "apoz", "obs-diagonal"),
+    ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
     "scope": ("global", "local"),
@@ -157,7 +160,11 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     help="The share to keep of macs, params or channels (of every group).",
 )
 @click.option(
-    "--criterion", default="l1", show_default=True, metavar="|".join(_CHOICES["criterion"])
+    "--criterion",
+    default="l1",
+    show_default=True,
+    metavar="NAME",
+    help=f"How units are judged: {', '.join(_CHOICES['criterion'])}; see 'spa criteria'.",
 )
 @click.option(
     "--seed",
@@ -376,6 +383,18 @@ def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
         _emit({"rules": report.rule_rows()})
     elif not quiet:
         report.print_rules(_console())
+
+
+@main.command()
+@_common
+def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
+    """List the criteria with what they need and where they come from."""
+    from spa import report
+
+    if as_json:
+        _emit({"criteria": report.criterion_rows()})
+    elif not quiet:
+        report.print_criteria(_console())
 
 
 @main.command()
