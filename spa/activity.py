@@ -94,6 +94,8 @@ def _obs(seen: Seen, index: Index) -> Scores:
     taps = seen.mean.shape[2]
     places = (index[:, :, None] * taps + np.arange(taps)).reshape(len(index), -1)
     total = np.zeros(len(index))
+    if seen.energy <= 0:
+        return total
     for k, h in enumerate(seen.covariance):
         if seen.site.bias is None:
             h = h + np.outer(seen.mean[k], seen.mean[k])
@@ -102,7 +104,7 @@ def _obs(seen: Seen, index: Index) -> Scores:
         block = inverse[places[:, :, None], places[:, None, :]]
         turned = np.moveaxis(w, 0, 2)  # (units, inputs of a unit, outputs)
         total += (turned * np.linalg.solve(block, turned)).sum(axis=(1, 2))
-    return total / max(seen.energy, 1e-300)
+    return total / seen.energy
 
 
 def _columns(seen: Seen, k: int) -> Matrix:
