@@ -16,31 +16,36 @@ from spa.groups import Index
 SHRINK = 0.1  # of a covariance towards its diagonal, before it is inverted
 FLOOR = 1e-8  # added to that diagonal, as a share of its mean
 
-PerSite = Callable[[Seen, Index], Scores]
+PerSite = Callable[[Seen], Callable[[Index], Scores]]
 
 
 def by_site(per_site: PerSite) -> Callable[[Evidence], list[Scores]]:
     """A criterion that scores the units at one site at a time, summed over the sites.
 
-    per_site: (what was seen, the inputs of every unit there) -> a score for every unit.
+    per_site: what was seen -> a function from the inputs of every unit to a score for every unit.
     """
 
     def score(evidence: Evidence) -> list[Scores]:
-        found: list[Scores | None] = []
-        for readers in evidence.readers:
-            rows = [
-                per_site(evidence.seen[s.node], i) for s, i in readers if s.node in evidence.seen
-            ]
-            found.append(np.sum(rows, axis=0) if rows else None)
-        means = [float(s.mean()) for s in found if s is not None]
-        usual = float(np.mean(means)) if means else 1.0
-        others = magnitudes(evidence)
-        return [
-            _brought_to(usual, other) if one is None else one
-            for one, other in zip(found, others, strict=True)
-        ]
+        found: dict[int, Scores] = {}
+        for node, groups in _by_node(evidence).items():
+            judge = per_site(evidence.seen[node])  # once, however many groups it reads
+            for g, index in groups:
+                found[g] = found.get(g, 0.0) + judge(index)
+        usual = float(np.mean([s.mean() for s in found.values()])) if found else 1.0
+        sizes = magnitudes(evidence)
+        return [found[g] if g in found else _brought_to(usual, s) for g, s in enumerate(sizes)]
 
     return score
+
+
+def _by_node(evidence: Evidence) -> dict[int, list[tuple[int, Index]]]:
+    """Site -> the groups that it reads, and the inputs of their units."""
+    found: dict[int, list[tuple[int, Index]]] = {}
+    for g, readers in enumerate(evidence.readers):
+        for site, index in readers:
+            if site.node in evidence.seen:
+                found.setdefault(site.node, []).append((g, index))
+    return found
 
 
 def _brought_to(usual: float, scores: Scores) -> Scores:
@@ -62,49 +67,52 @@ def variance(seen: Seen) -> Matrix:
     return np.asarray(np.einsum("gff->gf", seen.covariance).reshape(seen.mean.shape))
 
 
-def _of(channels: Matrix, index: Index) -> Scores:
+def _of(channels: Matrix) -> Callable[[Index], Scores]:
     """Scores of inputs, shape (g, i), summed over those of a unit."""
-    return np.asarray(channels.sum(axis=0)[index].sum(axis=1))
+    total = channels.sum(axis=0)
+    return lambda index: np.asarray(total[index].sum(axis=1))
 
 
-def _wanda(seen: Seen, index: Index) -> Scores:
+def _wanda(seen: Seen) -> Callable[[Index], Scores]:
     """|w| times the root mean square of its input, summed over the weights that read a unit."""
     size = np.sqrt(variance(seen) + seen.mean**2)
-    return _of((np.abs(seen.weights).sum(axis=1) * size).sum(axis=2), index)
+    return _of((np.abs(seen.weights).sum(axis=1) * size).sum(axis=2))
 
 
-def _flap(seen: Seen, index: Index) -> Scores:
+def _flap(seen: Seen) -> Callable[[Index], Scores]:
     """The variance of an input times the squares of the weights that read it."""
     squares = (seen.weights.astype(np.float64) ** 2).sum(axis=1)
-    return _of((squares * variance(seen)).sum(axis=2), index)
+    return _of((squares * variance(seen)).sum(axis=2))
 
 
-def _apoz(seen: Seen, index: Index) -> Scores:
+def _apoz(seen: Seen) -> Callable[[Index], Scores]:
     """The share of a unit's values that are not exactly zero."""
-    return np.asarray((1 - seen.zeros).mean(axis=0)[index].mean(axis=1))
+    active = (1 - seen.zeros).mean(axis=0)
+    return lambda index: np.asarray(active[index].mean(axis=1))
 
 
-def _obs(seen: Seen, index: Index) -> Scores:
+def _obs(seen: Seen) -> Callable[[Index], Scores]:
     """What the site's output loses where a unit goes and all other weights make up for it,
 
         tr(W_c [(H^-1)_cc]^-1 W_c^T) / E |y - mean|^2,
 
     each unit by itself. H is centred where the site has a bias to take up the mean.
     """
-    taps = seen.mean.shape[2]
-    places = (index[:, :, None] * taps + np.arange(taps)).reshape(len(index), -1)
-    total = np.zeros(len(index))
-    if seen.energy <= 0:
+    taps, inverses = seen.mean.shape[2], []
+    for h, mean in zip(seen.covariance, seen.mean, strict=True):
+        own = h if seen.site.bias else h + np.outer(mean, mean)
+        inverses.append(np.linalg.inv(_damped(own)))
+
+    def judge(index: Index) -> Scores:
+        places = (index[:, :, None] * taps + np.arange(taps)).reshape(len(index), -1)
+        total = np.zeros(len(index))
+        for k, inverse in enumerate(inverses if seen.energy > 0 else ()):
+            block = inverse[places[:, :, None], places[:, None, :]]
+            w = np.moveaxis(_columns(seen, k)[:, places], 0, 2)  # (units, inputs, outputs)
+            total += (w * np.linalg.solve(block, w)).sum(axis=(1, 2)) / seen.energy
         return total
-    for k, h in enumerate(seen.covariance):
-        if seen.site.bias is None:
-            h = h + np.outer(seen.mean[k], seen.mean[k])
-        inverse = np.linalg.inv(_damped(h))
-        w = _columns(seen, k)[:, places]  # (outputs, units, inputs of a unit)
-        block = inverse[places[:, :, None], places[:, None, :]]
-        turned = np.moveaxis(w, 0, 2)  # (units, inputs of a unit, outputs)
-        total += (turned * np.linalg.solve(block, turned)).sum(axis=(1, 2))
-    return total / seen.energy
+
+    return judge
 
 
 def _columns(seen: Seen, k: int) -> Matrix:
