@@ -6,7 +6,7 @@ load -> propagate -> solve -> score -> allocate -> rewrite -> validate
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,30 @@ from onnx import ModelProto
 from spa import plan as plans
 from spa import run as runs
 from spa import validate as validation
-from spa.allocate import Limits, allocate, check_scope, one_target
+from spa.allocate import one_target
 from spa.axes import WINDOW, is_whole
 from spa.calibration import NOISE, Data
 from spa.calibration import check as check_data
+from spa.compensate import Compensation
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.graph import Graph
 from spa.groups import Groups, Removed, merge
 from spa.plan import Plan
+from spa.progress import Progress
 from spa.propagate import propagate
 from spa.protos import serialize, stored_bytes
 from spa.reader import check_finite, load
 from spa.rewrite import rewrite
-from spa.score import check_names, score
+from spa.score import check_names
 from spa.settings import ALL_KINDS, DEFAULT_KINDS, Settings, listed
 from spa.shapes import infer
 from spa.solve import solve
+from spa.study import Study, gather, make_up, select
 from spa.unstack import unstack
 from spa.validate import Verification
 
 Model = str | Path | ModelProto | Graph
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,15 @@ class Draft:
 
     plan: what is kept. groups: the analysis of the original. figures: costs before and after.
     removed: group number -> positions of the removed units.
+    settings: what it was made with. study: what calibration inputs showed; None without any.
     """
 
     plan: Plan
     figures: Figures
     groups: Groups
     removed: Removed
+    settings: Settings = field(repr=False)
+    study: Study | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,13 @@ class Result(Draft):
     """A pruned model and how it came about.
 
     verification: None when it was switched off.
+    compensation: what was done to the weights that remain; None for nothing.
     data: the model as the bytes of a file; None beyond 2 GB.
     """
 
     model: ModelProto
     verification: Verification | None
+    compensation: Compensation | None
     data: bytes | None = field(repr=False, default=None)
 
 
@@ -109,6 +116,10 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
         ties = propagate(graph, shapes)
     say("solving for groups")
     return merge(graph, shapes, solve(graph, ties), exact)
+
+
+def _silent(stage: str) -> None:
+    pass
 
 
 def choose(
@@ -223,23 +234,22 @@ def draft(
     removed: Removed
     cost = CostModel(groups)
     if plan is not None:
+        use = use.replayed(plan.made_by)
+    study = gather(groups, use, say)
+    if plan is not None:
         removed, made_by = plans.replay(groups, plan), plan.made_by
     else:
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-        say("scoring")
-        scores = score(groups, use.criterion, use.aggregate, use.normalize, use.seed)
-        say("allocating")
-        limits = Limits(free, use.min_keep, use.round_to)
-        removed = allocate(groups, scores, wanted, use.scope, limits, cost).removed
+        removed = select(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record()}
     figures = measure(groups, removed, cost)
-    return Draft(plans.record(groups, removed, made_by), figures, groups, removed)
+    return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
 def _check(settings: Settings) -> None:
     """Find what cannot be meant before the work starts."""
     check_names(settings.criterion, settings.aggregate, settings.normalize)
-    check_scope(settings.scope)
+    settings.check()
     _patterns(settings.exclude)
     _patterns(settings.only)
     _check_kinds(settings.kinds)
@@ -252,10 +262,10 @@ def prune(
     model: Model,
     target: Mapping[str, float] | str = "macs=0.7",
     *,
-    criterion: str = "l1",
+    criterion: str = "obspa",
     aggregate: str = "mean",
     normalize: str = "mean",
-    scope: str = "global",
+    scope: str | None = None,
     seed: int = 0,
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -263,6 +273,8 @@ def prune(
     min_keep: int = 1,
     round_to: int | None = None,
     exact: bool = False,
+    compensate: str = "refit",
+    repair: str = "statistics",
     data: Data = NOISE,
     samples: int = 512,
     preprocess: str | None = None,
@@ -276,12 +288,15 @@ def prune(
     Args:
         target: the share to keep, ``{"macs": 0.7}`` or ``"macs=0.7"``; also params or channels.
         criterion, aggregate, normalize: see `spa.score`.
-        scope: "global" ranks all units together; "local" takes the same share of every group.
+        scope: "curves" follows error against width, weighted by drift (obspa only, its default);
+            "global" ranks all units together; "local" takes the same share of every group.
         exclude, only, kinds: see `choose`.
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
-        data, samples, preprocess, memory: the inputs of the model, see `spa.calibration`.
+        compensate: "refit", "bias" or "none": what remaining weights take over, `spa.compensate`.
+        repair: "statistics" re-estimates those of BatchNormalization; or "none".
+        data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
 
@@ -300,6 +315,8 @@ def prune(
         min_keep,
         round_to,
         exact,
+        compensate,
+        repair,
         data,
         samples,
         preprocess,
@@ -318,7 +335,8 @@ def finish(
         ModelError, ValidationError: see `spa.errors`.
     """
     say = progress or (lambda stage: None)
-    groups, removed = drafted.groups, drafted.removed
+    removed = drafted.removed
+    groups, compensation = make_up(drafted.groups, removed, drafted.settings, drafted.study, say)
     say("rewriting")
     pruned = rewrite(groups, removed)
     say("validating")
@@ -327,7 +345,18 @@ def finish(
     verification = validation.verify(groups, pruned, removed, seed) if verify else None
     size = len(data) if data is not None else stored_bytes(pruned)
     figures = replace(drafted.figures, bytes_after=size)
-    return Result(drafted.plan, figures, groups, removed, pruned, verification, data)
+    return Result(
+        drafted.plan,
+        figures,
+        groups,
+        removed,
+        drafted.settings,
+        drafted.study,
+        pruned,
+        verification,
+        compensation,
+        data,
+    )
 
 
 def _held(groups: Groups, exact: bool) -> str:
@@ -383,6 +412,8 @@ def verify(
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
     removed = plans.replay(groups, plan)
+    use = Settings().replayed(plan.made_by)
+    groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)
     after = load(pruned)
     validation.check_file(groups.graph, after.model)
     reference = rewrite(groups, removed)

@@ -2,89 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from spa import __version__
-from spa.errors import SpaError, UsageError
+from spa.errors import UsageError
+from spa.shell import Main, common, console, emit, working
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from spa.api import Progress
+    pass
 
 _MODEL = click.Path(path_type=Path)
 _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
-    "criterion": ("l1", "l2", "random"),
+    "criterion": (
+        "obspa",
+        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
+        *("wanda", "flap", "apoz", "obs-diagonal"),
+    ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
-    "scope": ("global", "local"),
+    "scope": ("curves", "global", "local"),
+    "compensate": ("refit", "bias", "none"),
+    "repair": ("statistics", "none"),
 }
 _KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
 
 
-class _Main(click.Group):
-    """Turns every error into one message and its exit code; -v shows where it came from."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **kwargs)
-        except click.UsageError as error:
-            _refuse(error)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            _refuse(error)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            if ctx.find_root().meta.get("verbose"):
-                import traceback
-
-                traceback.print_exc()
-            click.echo(f"spa: {_message(error)}", err=True)
-            if isinstance(error, OSError):
-                _close_output()
-            ctx.exit(error.exit_code if isinstance(error, SpaError) else 1)
-
-
-def _refuse(error: click.UsageError) -> NoReturn:
-    """Click's own message on one line; the help text where nothing at all was given."""
-    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2
-        raise error
-    where = error.ctx.command_path if error.ctx else "spa"
-    text = " ".join(error.format_message().split())
-    click.echo(f"spa: {text}\nsee '{where} --help'", err=True)
-    raise click.exceptions.Exit(error.exit_code)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, SpaError):
-        return str(error)
-    if isinstance(error, OSError):  # a full disk, a closed pipe: not ours to repair
-        file = f" ({error.filename})" if error.filename else ""
-        return f"cannot read or write{file}: {error.strerror or error}"
-    text = f"{type(error).__name__}: {error}"
-    return f"{text}\nthis is a bug in spa; -v shows where it happened"
-
-
-def _close_output() -> None:
-    """What could not be printed must not be tried again, and complained about, at the end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="spa")
 def main() -> None:
     """Make ONNX models smaller: remove whole channels, heads and units, and prove the result.
@@ -92,57 +40,6 @@ def main() -> None:
     Exit codes: 0 ok, 1 unexpected, 2 usage, 3 model unreadable or unsupported, 4 target
     unreachable, 5 validation failed.
     """
-
-
-def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
-    ctx.find_root().meta["verbose"] = value
-    return value
-
-
-def _common(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("-v", "--verbose", is_flag=True, callback=_set_verbose, help="Say more."),
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead."),
-    ):
-        command = option(command)
-    return command
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 100
-    return Console(width=width, markup=False, emoji=False)  # names are printed as they are
-
-
-def _emit(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(_strict(document), indent=1, allow_nan=False))
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _strict(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """A line that names the stage at work, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda stage: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
-        yield lambda stage: bar.update(task, description=stage)
 
 
 @main.command()
@@ -157,7 +54,11 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     help="The share to keep of macs, params or channels (of every group).",
 )
 @click.option(
-    "--criterion", default="l1", show_default=True, metavar="|".join(_CHOICES["criterion"])
+    "--criterion",
+    default="obspa",
+    show_default=True,
+    metavar="NAME",
+    help=f"How units are judged: {', '.join(_CHOICES['criterion'])}; see 'spa criteria'.",
 )
 @click.option(
     "--seed",
@@ -182,10 +83,9 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 )
 @click.option(
     "--scope",
-    default="global",
-    show_default=True,
     type=click.Choice(_CHOICES["scope"]),
-    help="Rank all units together, or take the same share of every group.",
+    help="Follow curves of error against width (the default with obspa), rank all units together "
+    "(the default else), or take the same share of every group.",
 )
 @click.option("--exclude", multiple=True, metavar="REGEX", help="Leave these nodes and tensors.")
 @click.option("--only", multiple=True, metavar="REGEX", help="Prune only these.")
@@ -203,6 +103,20 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     "meets the target (1 for channels).",
 )
 @click.option("--exact", is_flag=True, help="Only groups for which the law holds in value.")
+@click.option(
+    "--compensate",
+    default="refit",
+    show_default=True,
+    type=click.Choice(_CHOICES["compensate"]),
+    help="What the remaining weights take over from the removed ones.",
+)
+@click.option(
+    "--repair",
+    default="statistics",
+    show_default=True,
+    type=click.Choice(_CHOICES["repair"]),
+    help="Re-estimate what BatchNormalization stores.",
+)
 @click.option(
     "--data",
     default="noise",
@@ -229,7 +143,7 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 @click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
 @click.option("--verify/--no-verify", default=True, help="Check the law and the drift by running.")
-@_common
+@common
 def prune(
     model: Path,
     out: Path | None,
@@ -262,7 +176,7 @@ def prune(
     if kinds is not None:
         options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
     plan = Plan.load(plan_in) if plan_in else None
-    with _progress(quiet or as_json) as progress:
+    with working(quiet or as_json) as progress:
         settings = Settings(**options)
         graph = load(model)
         inputs = data_files(graph)
@@ -274,7 +188,7 @@ def prune(
         if plan_out:
             save_text(result.plan.to_json(), plan_out)
     if as_json:
-        _emit(
+        emit(
             {
                 "model": str(model),
                 "out": None if dry_run else str(out),
@@ -282,11 +196,11 @@ def prune(
             }
         )
     elif not quiet:
-        console = _console()
-        report.print_result(console, result, verbose or dry_run)
+        screen = console()
+        report.print_result(screen, result, verbose or dry_run)
         written = ", ".join(map(str, outs))
         line = f"wrote {written}" if written else "dry run: nothing written"
-        console.print(line, soft_wrap=True, highlight=False)
+        screen.print(line, soft_wrap=True, highlight=False)
 
 
 def _check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -313,24 +227,24 @@ def _check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
 
 @main.command()
 @click.argument("model", type=_MODEL)
-@_common
+@common
 def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show the groups of MODEL, and what is locked and why."""
     from spa import api, report
 
-    with _progress(quiet or as_json) as progress:
+    with working(quiet or as_json) as progress:
         groups = api.analyze(model, progress=progress)
     if as_json:
-        _emit(report.analysis_dict(groups))
+        emit(report.analysis_dict(groups))
     elif not quiet:
-        report.print_analysis(_console(), groups, verbose)
+        report.print_analysis(console(), groups, verbose)
 
 
 @main.command()
 @click.argument("model", type=_MODEL)
 @click.argument("a")
 @click.argument("b")
-@_common
+@common
 def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show by which operators an axis of tensor A is coupled to one of tensor B."""
     from spa import api
@@ -345,7 +259,7 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
         ) from None
     if as_json:
         steps = [{"tensor": t, "axis": k, "by": by} for (t, k), by in path.steps] if path else []
-        _emit({"coupled": path is not None, "units": path.units if path else 0, "steps": steps})
+        emit({"coupled": path is not None, "units": path.units if path else 0, "steps": steps})
     elif quiet:
         return
     elif path is None:
@@ -370,7 +284,7 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
     type=click.IntRange(1),
     help="Timed runs of each.",
 )
-@_common
+@common
 def verify(
     original: Path,
     pruned: Path,
@@ -386,33 +300,45 @@ def verify(
 
     found = api.verify(original, pruned, plan, seed=seed, repeats=repeats)
     if as_json:
-        _emit(found.to_dict())
+        emit(found.to_dict())
     elif not quiet:
-        report.print_comparison(_console(), found)
+        report.print_comparison(console(), found)
 
 
 @main.command()
-@_common
+@common
 def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the operators with their rules."""
     from spa import report
 
     if as_json:
-        _emit({"rules": report.rule_rows()})
+        emit({"rules": report.rule_rows()})
     elif not quiet:
-        report.print_rules(_console())
+        report.print_rules(console())
+
+
+@main.command()
+@common
+def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
+    """List the criteria with what they need and where they come from."""
+    from spa import report
+
+    if as_json:
+        emit({"criteria": report.criterion_rows()})
+    elif not quiet:
+        report.print_criteria(console())
 
 
 @main.command()
 @click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE")
 @click.option("--force/--no-force", default=True, help="Replace files of an earlier demo.")
-@_common
+@common
 def demo(target: str, force: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Prune the small trained model that ships with spa, and show what it cost and bought."""
     from spa import demo as demonstration
 
     found = demonstration.run(Path.cwd(), target, force)
     if as_json:
-        _emit(found.to_dict())
+        emit(found.to_dict())
     elif not quiet:
-        demonstration.show(_console(), found)
+        demonstration.show(console(), found)

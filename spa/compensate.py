@@ -20,10 +20,10 @@ from spa.fit import METHODS, Moments, moments
 from spa.groups import Groups, Removed
 from spa.measure import (
     Measured,
-    Place,
     channel_statistics,
     every_stop,
     named,
+    norm_places,
     own,
     sampled,
     settle,
@@ -31,7 +31,7 @@ from spa.measure import (
 )
 from spa.parts import parts
 from spa.run import Feeds
-from spa.sites import Floats, Site
+from spa.sites import Floats, Place, Site
 from spa.stream import Stream
 from spa.validate import mask
 
@@ -48,12 +48,16 @@ class Compensation:
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
     repaired: the BatchNormalization nodes with new statistics.
+    drift: of the outputs on held-out inputs, before and after, as shares of their variance.
+    refused: whether all of it was dropped because that drift did not shrink.
     """
 
     values: Mapping[Place, NDArray[Any]] = field(default_factory=dict, repr=False)
     helped: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rejected: Sequence[str] = ()
     repaired: Sequence[str] = ()
+    drift: tuple[float, float] = (0.0, 0.0)
+    refused: bool = False
 
 
 def compensate(
@@ -128,12 +132,13 @@ class _Walk:
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
         if not untouched and self.method != "none" and stays.into.any():
             self._refit(site, w, stays, x, z)
-        if (affine := self.measured.settled.get(site.node)) is not None:
-            bias = stored(self.dense, self.graph, _bias(site))
+        affine = self.measured.settled.get(site.node)
+        if affine is not None and site.bias is not None:
+            bias = stored(self.dense, self.graph, site.bias.place)
             new, moved = w, bias
-            if (site.node, 1) in self.values:
-                new = site.forward(np.asarray(self.values[site.node, 1], np.float32))
-                moved = self.values.get(_bias(site), bias)
+            if site.place in self.values:
+                new = site.forward(np.asarray(self.values[site.place], np.float32))
+                moved = self.values.get(site.bias.place, bias)
             elif not stays.into.all():
                 new = w * stays.all
             self._tell(self.dense, self.from_dense, settle(site, affine, w, bias, self.graph))
@@ -148,9 +153,9 @@ class _Walk:
         )
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
         dense = w[stays.alive][:, stays.out]
-        dense = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
-        plain = dense[:, :, kept], np.zeros(dense.shape[:2])
-        choices = [plain, *METHODS[self.method](dense, kept, fitted)]
+        full = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
+        plain = full[:, :, kept], np.zeros(full.shape[:2])
+        choices = [plain, *METHODS[self.method](full, kept, fitted)]
         errors = [held.error(*choice) for choice in choices]
         best = int(np.argmin(errors))
         name = self.graph.nodes[site.node].name
@@ -163,12 +168,13 @@ class _Walk:
         rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
         new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
         old = self.graph.array(site.weight)
-        self._set((site.node, 1), site.backward(new, old.shape).astype(old.dtype))
+        self._set(site.place, site.backward(new, old.shape).astype(old.dtype))
         if site.bias is not None:
             all_ = np.zeros(w.shape[:2])
             all_[np.ix_(rows, columns)] = change
-            bias = stored(self.dense, self.graph, _bias(site))
-            self._set(_bias(site), (bias + site.bias.scale * all_.ravel()).astype(bias.dtype))
+            bias = stored(self.dense, self.graph, site.bias.place)
+            moved = bias + site.bias.scale * all_.ravel()
+            self._set(site.bias.place, moved.astype(bias.dtype))
 
     def _moments(
         self,
@@ -196,16 +202,17 @@ class _Walk:
 
     @staticmethod
     def _tell(apart: Any, stream: Stream, values: Mapping[Place, NDArray[Any]]) -> None:
-        for (node, position), value in values.items():
-            stream.replace(named(apart, node, [position], [value]))
+        stream.replace(named(apart, values.items()))
 
     # --- statistics
 
     def _norm(self, node: int, x: list[Floats], z: list[Floats]) -> None:
         """var' = var * var_pruned / var_dense, and the mean moves as the means do: ratios, so that
         inputs unlike those of training do no harm."""
-        old = [stored(self.dense, self.graph, (node, k)).astype(np.float64) for k in (3, 4)]
-        shift, ratio = self.values.get((node, 3), old[0]) - old[0], np.ones(len(old[1]))
+        places = norm_places(self.graph, node)
+        stored_ = [stored(self.dense, self.graph, p) for p in places]
+        old = [v.astype(np.float64) for v in stored_]
+        shift, ratio = self.values.get(places[0], old[0]) - old[0], np.ones(len(old[1]))
         mean, var = channel_statistics(x[: self.fits])
         if self.repair and not all(map(np.array_equal, x, z)):
             pruned_mean, pruned_var = channel_statistics(z[: self.fits])
@@ -213,15 +220,16 @@ class _Walk:
             ratio = np.where(alive, np.clip(pruned_var / np.where(alive, var, 1), *RATIOS), 1)
             shift = np.where(alive, pruned_mean - mean, shift)
             self.repaired.append(self.graph.nodes[node].name)
-        new = old[0] + shift, old[1] * ratio
-        kinds = [stored(self.dense, self.graph, (node, k)).dtype for k in (3, 4)]
-        for k, value, kind in zip((3, 4), new, kinds, strict=True):
-            if not np.array_equal(value, old[k - 3]):
-                self._set((node, k), value.astype(kind))
+        for place, before, value in zip(
+            places, stored_, (old[0] + shift, old[1] * ratio), strict=True
+        ):
+            new = value.astype(before.dtype)
+            if not np.array_equal(new, before):
+                self._set(place, new)
         if self.measured.made_up:
-            self.from_dense.replace(named(self.dense, node, (3, 4), (mean, var)))
-            settled = mean + shift, var * ratio
-            self.from_pruned.replace(named(self.pruned, node, (3, 4), settled))
+            self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
+            settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
+            self._tell(self.pruned, self.from_pruned, settled)
 
 
 class _Stays:
@@ -239,8 +247,3 @@ class _Stays:
         self.alive = self.all.any((1, 2, 3))
         self.out = self.all[self.alive].any((0, 2, 3))
         self.into = self.all[self.alive].any((0, 1, 3))
-
-
-def _bias(site: Site) -> Place:
-    assert site.bias is not None
-    return site.bias.node, site.bias.position

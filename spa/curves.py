@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spa.evidence import Evidence, Scores
 from spa.fit import Index, Matrix
-from spa.groups import Groups
-from spa.measure import Measured, Seen
+from spa.groups import Group, Groups
+from spa.measure import Seen
 from spa.obs import Demand, order
-
-SHRINK_MADE_UP = 0.3  # of correlations towards none, where inputs are made up
-SHRINK = 0.02
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,41 @@ class Curve:
     order: Index
     loss: Matrix
 
+    def scores(self, size: int) -> Matrix:
+        """What every unit adds to the loss; the last to stay adds as much as the one before."""
+        found = np.full(size, float(self.loss[-1]) if len(self.loss) else 0.0)
+        found[self.order] = self.loss
+        return found
 
-def curves(groups: Groups, measured: Measured) -> dict[int, Curve]:
-    """The curve of every group that sites read; groups without are left out."""
-    shrink = SHRINK_MADE_UP if measured.made_up else SHRINK
+
+def curves(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, Curve]:
+    """The curve of every group; of one that no site reads, by the energy of its weights."""
+    read = readers(groups, sites)
     found: dict[int, Curve] = {}
-    for g, read in readers(groups, measured.sites).items():
-        demands = [d for seen, units in read for d in _demands(seen, units, shrink)]
-        found[g] = Curve(*order(demands, groups[g].size))
+    for g, group in enumerate(groups):
+        demands = [d for seen, units in read.get(g, []) for d in _demands(seen, units)]
+        if demands:
+            found[g] = Curve(*order(demands, group.size))
+        else:
+            found[g] = _by_weights(groups, group)
     return found
+
+
+def by_curves(evidence: Evidence) -> list[Scores]:
+    """What removing a unit, after those that are missed less, adds to the loss."""
+    drawn = curves(evidence.groups, evidence.seen)
+    return [drawn[g].scores(group.size) for g, group in enumerate(evidence.groups)]
+
+
+def _by_weights(groups: Groups, group: Group) -> Curve:
+    """Without a view of its inputs: a unit is worth its share of the energy of the weights."""
+    shares = np.zeros(group.size)
+    for member in group.members:
+        w = np.asarray(groups.graph.array(member.tensor), np.float64)
+        lines = np.square(np.moveaxis(w, member.axis, 0).reshape(w.shape[member.axis], -1)).sum(1)
+        shares += lines[member.index].sum(1) / max(float(lines.sum()), 1e-300)
+    order_ = np.argsort(shares, kind="stable")[:-1]
+    return Curve(order_, np.cumsum(shares[order_]) / len(group.members))
 
 
 def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[Seen, Index]]]:
@@ -51,12 +75,12 @@ def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[S
     return found
 
 
-def _demands(seen: Seen, units: Index, shrink: float) -> list[Demand]:
+def _demands(seen: Seen, units: Index) -> list[Demand]:
     places = (units[:, :, None] * seen.taps + np.arange(seen.taps)).reshape(len(units), -1)
     demands = []
-    for w, h in zip(seen.matrices(), seen.covariance, strict=True):
+    for w, h in zip(seen.matrices(), seen.second(), strict=True):
         own = np.diag(h).copy()
-        shrunk = (1 - shrink) * h
+        shrunk = (1 - seen.shrink) * h
         shrunk[np.diag_indices_from(h)] = own + 1e-8 * own.mean()
         demands.append(Demand(w, shrunk, places, 1 / max(seen.energy, 1e-300)))
     return demands

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import run as runs
-from spa.curves import SHRINK, SHRINK_MADE_UP, Curve, readers
+from spa.curves import Curve, readers
 from spa.fit import Index, Matrix, solve
 from spa.graph import Graph
-from spa.groups import Groups
-from spa.measure import Measured, Place, Seen, every_stop, named, own, settle, stored
+from spa.groups import Groups, Removed
+from spa.measure import Measured, Seen, every_stop, named, norm_places, own, settle, stored
 from spa.parts import Parts, parts
 from spa.run import Feeds
+from spa.sites import Place, Site
+from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
 
@@ -28,17 +30,19 @@ PROBE = 0.3  # the share of its units that a group gives up for the measurement
 def weights(
     groups: Groups, measured: Measured, curves: Mapping[int, Curve], batches: Sequence[Feeds]
 ) -> dict[int, float]:
-    """Group -> drift at the output per unit of its curve's loss."""
+    """Group -> the root of the drift at the output per unit of its curve's loss: half way, on a
+    scale of logarithms, between all groups alike and the drift as it was measured on few inputs.
+    A group that no site reads counts as the usual one."""
     probe = _Probe(groups, measured, batches)
     read = readers(groups, measured.sites)
     found = {}
     for g, curve in curves.items():
         count = max(1, round(PROBE * len(curve.order)))
         loss = float(curve.loss[count - 1])
-        if g not in read or loss <= 0:
-            continue
-        found[g] = probe.drift(read[g], curve.order[:count]) / loss
-    return found
+        if g in read and loss > 0:
+            found[g] = float(np.sqrt(probe.drift(read[g], curve.order[:count]) / loss))
+    usual = float(np.median(list(found.values()))) if found else 1.0
+    return {g: found.get(g, usual) for g in curves}
 
 
 class _Probe:
@@ -46,30 +50,30 @@ class _Probe:
         self.graph, self.measured, self.batches = groups.graph, measured, batches
         apart = own(parts(self.graph), self.graph, every_stop(self.graph))
         self.plain = apart
-        self.settled = _with(apart, _settled(self.graph, apart, measured))
+        self.settled = holding(apart, _resettled(self.graph, apart, measured))
         self.wanted = self._outputs(self.settled)
 
     def drift(self, read: Sequence[tuple[Seen, Index]], units: Index) -> float:
         values: dict[str, NDArray[Any]] = {}
         for seen, places in read:
-            for place, value in self._cut(seen, places[units].ravel()).items():
-                values.update(named(self.settled, place[0], [place[1]], [value]))
-        got = self._outputs(_with(self.settled, values))
-        return float(np.mean([_distance(w, g) for w, g in zip(self.wanted, got, strict=True)]))
+            values.update(named(self.settled, self._cut(seen, places[units].ravel()).items()))
+        got = self._outputs(holding(self.settled, values))
+        return distance(self.wanted, got)
 
     def _cut(self, seen: Seen, gone: Index) -> dict[Place, NDArray[Any]]:
         """The weights and the bias of a site that does without some of its inputs."""
-        site, shrink = seen.site, SHRINK_MADE_UP if self.measured.made_up else SHRINK
+        site, shrink = seen.site, seen.shrink
         g, o, i, t = seen.weights.shape
         places = (gone[:, None] * seen.taps + np.arange(seen.taps)).ravel()
         left = np.setdiff1d(np.arange(i * seen.taps), places)
         w = seen.matrices()
         change = np.zeros((g, w.shape[1]))
-        for k, h in enumerate(seen.covariance):
+        middle = seen.mean.reshape(g, -1)
+        for k, h in enumerate(seen.second()):
             h = (1 - shrink) * h + shrink * np.diag(np.diag(h))
             lost = w[k][:, places]
             moved = solve(h[np.ix_(left, left)], h[np.ix_(left, places)] @ lost.T, 1e-6).T
-            change[k] = lost @ seen.mean[k][places] - moved @ seen.mean[k][left]
+            change[k] = lost @ middle[k][places] - moved @ middle[k][left]
             w[k][:, left] += moved
             w[k][:, places] = 0
         new = w.reshape(g, o, i, t) if seen.taps == t else _from_taps(w, (g, o, i, t))
@@ -77,23 +81,65 @@ class _Probe:
             change = change.reshape(g, o, t).sum(2)
         bias = np.zeros(0)
         if site.bias is not None:
-            at = site.bias.node, site.bias.position
-            bias = stored(self.plain, self.graph, at) + site.bias.scale * change.ravel()
+            bias = (
+                stored(self.plain, self.graph, site.bias.place) + site.bias.scale * change.ravel()
+            )
         if (affine := self.measured.settled.get(site.node)) is not None:
             return settle(site, affine, new, bias, self.graph)
         shape = self.graph.constants[site.weight].shape
-        values: dict[Place, NDArray[Any]] = {(site.node, 1): site.backward(new, shape)}
+        values: dict[Place, NDArray[Any]] = {site.place: site.backward(new, shape)}
         if site.bias is not None:
             if site.bias.scale < 0 and self.measured.made_up:  # the settled mean, moved
-                bias = self.measured.statistics[at[0]][0] - change.ravel()
-            values[at] = bias
+                bias = self.measured.statistics[self._norm(site)][0] - change.ravel()
+            values[site.bias.place] = bias
         return values
 
+    def _norm(self, site: Site) -> int:
+        return self.graph.readers[site.y][0]
+
     def _outputs(self, model: Parts) -> list[NDArray[Any]]:
-        with runs.session(model, optimize=True) as running:
-            made = [runs.run(running, feeds) for feeds in self.batches]
-        names = [n for n, v in made[0].items() if v.dtype.kind == "f"]
-        return [np.concatenate([m[n].reshape(-1) for m in made]) for n in names]
+        return _run(model, self.batches)
+
+
+def outputs(
+    groups: Groups,
+    removed: Removed,
+    measured: Measured,
+    values: Mapping[Place, NDArray[Any]],
+    batches: Sequence[Feeds],
+) -> list[NDArray[Any]]:
+    """All outputs of the network without some units, with new weights, on the terms on which the
+    dense one was measured: settled, where the inputs are made up."""
+    graph = groups.graph
+    apart = own(mask(groups, removed, parts(graph)), graph, every_stop(graph))
+    apart = holding(apart, named(apart, values.items()))
+    return _run(holding(apart, _resettled(graph, apart, measured)), batches)
+
+
+def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    if not measured.made_up:
+        return found
+    dense = parts(graph)
+    for node, (mean, var) in measured.statistics.items():
+        at = norm_places(graph, node)
+        old, new = ([stored(p, graph, k).astype(np.float64) for k in at] for p in (dense, apart))
+        moved = mean + new[0] - old[0], var * new[1] / np.where(old[1], old[1], 1)
+        found.update(named(apart, zip(at, moved, strict=True)))
+    for node, affine in measured.settled.items():
+        site = measured.sites[node].site
+        assert site.bias is not None
+        w = site.forward(np.asarray(stored(apart, graph, site.place), np.float32))
+        bias = stored(apart, graph, site.bias.place)
+        found.update(named(apart, settle(site, affine, w, bias, graph).items()))
+    return found
+
+
+def _run(model: Parts, batches: Sequence[Feeds]) -> list[NDArray[Any]]:
+    with runs.session(model, optimize=True) as running:
+        made = [runs.run(running, feeds) for feeds in batches]
+    names = [n for n, v in made[0].items() if v.dtype.kind == "f"]
+    return [np.concatenate([m[n].reshape(-1) for m in made]) for n in names]
 
 
 def _from_taps(w: Matrix, shape: tuple[int, int, int, int]) -> Matrix:
@@ -101,22 +147,7 @@ def _from_taps(w: Matrix, shape: tuple[int, int, int, int]) -> Matrix:
     return np.moveaxis(w.reshape(g, o, t, i), 2, 3)
 
 
-def _settled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDArray[Any]]:
-    values: dict[str, NDArray[Any]] = {}
-    if not measured.made_up:
-        return values
-    for node, (mean, var) in measured.statistics.items():
-        values.update(named(apart, node, (3, 4), (mean, var)))
-    for node, affine in measured.settled.items():
-        seen = measured.sites[node]
-        assert seen.site.bias is not None
-        bias = stored(apart, graph, (seen.site.bias.node, seen.site.bias.position))
-        for place, value in settle(seen.site, affine, seen.weights, bias, graph).items():
-            values.update(named(apart, place[0], [place[1]], [value]))
-    return values
-
-
-def _with(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
+def holding(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
     """The same model with other values for some of its initializers."""
     from onnx import numpy_helper
 
@@ -131,7 +162,15 @@ def _with(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
     return Parts(model, {n: values.get(n, v) for n, v in apart.weights.items()})
 
 
-def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Squared distance as a share of the variance of the first."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(((a - b) ** 2).mean() / max(float(a.var()), 1e-300))
+def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
+    """Squared distance of outputs as a share of the variance of the first, the mean over outputs.
+
+    Infinite where one is not finite or has another size.
+    """
+    found = []
+    for one, other in zip(wanted, got, strict=True):
+        if one.size != other.size or not np.isfinite(other).all():
+            return float("inf")
+        a, b = one.astype(np.float64), other.astype(np.float64)
+        found.append(float(((a - b) ** 2).mean() / max(float(a.var()), 1e-300)))
+    return float(np.mean(found)) if found else 0.0

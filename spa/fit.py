@@ -96,7 +96,7 @@ def solve(a: Matrix, b: Matrix, lam: float) -> Matrix:
             scaled[np.diag_indices_from(scaled)] += 1e-6
 
 
-# --- methods: dense weights (g, o, f), kept inputs, moments of the rows to fit on -> candidates -----
+# --- methods: dense weights (g, o, f), kept inputs, moments to fit on -> candidates ------------
 
 Fit = tuple[Matrix, Matrix]
 

@@ -15,7 +15,7 @@ those it is known, or likely, to have had in training:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from spa.graph import Graph
 from spa.parts import Parts, parts
 from spa.run import Feeds
-from spa.sites import Floats, Site, sites
+from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
 
 Matrix = NDArray[np.float64]
-Place = tuple[int, int]  # node, position of an input
 
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
+SHRINK, SHRINK_MADE_UP = 0.02, 0.3  # of correlations towards none, on real inputs and on made-up
 CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
 LAYER_SHARE = 0.5  # and of a layer's, against the level of the layers before
 
@@ -50,10 +50,12 @@ class Affine:
 class Seen:
     """What one site saw.
 
-    weights: dense, shape (g, o, i, t). mean: of its inputs, shape (g, i * u), with u the taps, or 1
-    where taps were taken for samples. covariance: shape (g, i * u, i * u), about zero where the
-    site has no bias. zeros: the share of zeros among its inputs, shape (g, i). energy: of what it
-    makes of them.
+    weights: dense, shape (g, o, i, t).
+    mean: of its inputs, shape (g, i, u); u is t, or 1 where taps were taken for samples.
+    covariance: of its inputs, centred, shape (g, i u, i u).
+    zeros: the share of zeros among its inputs, shape (g, i).
+    shrink: how much of the correlations is not believed.
+    energy: E |W x - mean|^2, or E |W x|^2 where the site has no bias to take up a mean.
     """
 
     site: Site
@@ -62,14 +64,23 @@ class Seen:
     covariance: Matrix
     zeros: Matrix
     energy: float
+    shrink: float
 
     @property
     def taps(self) -> int:
-        return self.covariance.shape[1] // self.weights.shape[2]
+        return int(self.mean.shape[2])
+
+    def second(self) -> Matrix:
+        """The second moments that a removal is judged by, shape (g, i u, i u): about the mean where
+        the site has a bias to take that up, else about zero."""
+        if self.site.bias is not None:
+            return self.covariance
+        flat = self.mean.reshape(len(self.mean), -1)
+        return np.asarray(self.covariance + flat[:, :, None] * flat[:, None, :])
 
     def matrices(self) -> Matrix:
         """The weights as (g, outputs, i * u); taps that were taken for samples count as outputs."""
-        g, o, i, t = self.weights.shape
+        g, _, i, t = self.weights.shape
         w = self.weights if self.taps == t else np.moveaxis(self.weights, 3, 2)
         return np.asarray(w.reshape(g, -1, i * self.taps), np.float64)
 
@@ -108,15 +119,17 @@ def measure(
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
-                    run.replace(named(apart, node, (3, 4), statistics[node]))
+                    run.replace(
+                        named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
+                    )
                 continue
-            seen, mean, deviation = _look(graph, site, x, seed)
+            seen, mean, deviation = _look(graph, site, x, seed, made_up)
             found[node] = seen
             if made_up and _is_folded(graph, site):
                 bias = stored(apart, graph, _bias_place(site))
                 settled[node], level = _likely(mean + bias, deviation, level)
-                for place, value in settle(site, settled[node], seen.weights, bias, graph).items():
-                    run.replace(named(apart, place[0], place[1:], [value]))
+                new = settle(site, settled[node], seen.weights, bias, graph)
+                run.replace(named(apart, new.items()))
     return Measured(found, statistics, settled, made_up)
 
 
@@ -127,7 +140,7 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
         for n in graph.nodes
         if n.op_type == "BatchNormalization"
         and not n.attrs.get("training_mode", 0)
-        and all(i in graph.constants for i in n.inputs[3:5])
+        and all(place(graph, n, k) for k in (3, 4))
         and n.inputs[0] in graph.activations
     }
     stops.update({s.node: s for s in sites(graph)})
@@ -151,7 +164,9 @@ def sampled(
     return np.moveaxis(np.concatenate(parts_).astype(np.float32, copy=False), 1, 0)
 
 
-def _look(graph: Graph, site: Site, x: Sequence[Floats], seed: int) -> tuple[Seen, Matrix, Matrix]:
+def _look(
+    graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool
+) -> tuple[Seen, Matrix, Matrix]:
     """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))
     g, o, i, t = w.shape
@@ -162,11 +177,18 @@ def _look(graph: Graph, site: Site, x: Sequence[Floats], seed: int) -> tuple[See
     flat = rows if i * t <= WIDE else np.moveaxis(rows, 3, 2)
     flat = flat.reshape(g, -1, i * (t if i * t <= WIDE else 1))
     middle = flat.mean(1, dtype=np.float64)
-    if site.bias is not None:
-        flat = flat - middle[:, None].astype(np.float32)
+    flat = flat - middle[:, None].astype(np.float32)
     covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
     energy = float((deviation**2).sum() + (0 if site.bias is not None else (mean**2).sum()))
-    seen = Seen(site, w, middle, covariance, zeros, energy)
+    seen = Seen(
+        site,
+        w,
+        middle.reshape(g, i, -1),
+        covariance,
+        zeros,
+        energy,
+        SHRINK_MADE_UP if made_up else SHRINK,
+    )
     return seen, mean.reshape(-1), deviation.reshape(-1)
 
 
@@ -174,8 +196,8 @@ def _look(graph: Graph, site: Site, x: Sequence[Floats], seed: int) -> tuple[See
 
 
 def _is_folded(graph: Graph, site: Site) -> bool:
-    """A convolution with a bias of its own, into which a BatchNormalization may have been folded."""
-    own_bias = site.bias is not None and site.bias.node == site.node
+    """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
+    own_bias = site.bias is not None and site.bias.own
     return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
 
 
@@ -203,12 +225,12 @@ def settle(
     shape = graph.constants[site.weight].shape
     scaled = w * affine.scale.reshape(*w.shape[:2], 1, 1)
     moved = (bias - affine.mean) * affine.scale + affine.to
-    return {(site.node, 1): site.backward(scaled, shape), _bias_place(site): moved}
+    return {site.place: site.backward(scaled, shape), _bias_place(site): moved}
 
 
 def _bias_place(site: Site) -> Place:
     assert site.bias is not None
-    return site.bias.node, site.bias.position
+    return site.bias.place
 
 
 def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
@@ -225,21 +247,26 @@ def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
 # --- a model whose weights at the stops can be replaced one by one ------------------------------
 
 
-def places(stops: Mapping[int, Site | None]) -> Iterator[Place]:
+def places(graph: Graph, stops: Mapping[int, Site | None]) -> Iterator[Place]:
     """The inputs that hold weights, biases and statistics of stops."""
     for node, site in stops.items():
         if site is None:
-            yield from ((node, k) for k in (1, 2, 3, 4))
+            yield from norm_places(graph, node)
         else:
-            yield node, 1
+            yield site.place
             if site.bias is not None:
-                yield site.bias.node, site.bias.position
+                yield site.bias.place
+
+
+def norm_places(graph: Graph, node: int) -> list[Place]:
+    """Where a BatchNormalization has its mean and its variance."""
+    return [p for k in (3, 4) if (p := place(graph, graph.nodes[node], k))]
 
 
 def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
     """The same model where each of these inputs reads an initializer of its own."""
     values, reads = {}, {}
-    for node, position in dict.fromkeys(places(stops)):
+    for node, position in dict.fromkeys(places(graph, stops)):
         name = f"{node}.{position}@own"
         values[name] = stored(apart, graph, (node, position))
         reads[node, position] = name
@@ -259,12 +286,10 @@ def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
     return np.asarray(graph.array(graph.nodes[place[0]].inputs[place[1]]))
 
 
-def named(
-    apart: Parts, node: int, positions: Sequence[int], values: Sequence[NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
-    """Values for inputs of a node by the names of the initializers that they read, as stored."""
+def named(apart: Parts, values: Iterable[tuple[Place, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Values for inputs of nodes by the names of the initializers that they read, as stored."""
     found = {}
-    for position, value in zip(positions, values, strict=True):
+    for (node, position), value in values:
         name = apart.model.graph.node[node].input[position]
         kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
         found[name] = np.ascontiguousarray(value.astype(kind))

@@ -12,6 +12,7 @@ from rich.table import Table
 from spa.api import Comparison, Draft, Figures, Result
 from spa.axes import WINDOW
 from spa.cost import CostModel
+from spa.criteria import CRITERIA
 from spa.groups import Groups, LockedAxis
 from spa.propagate import load_rules
 from spa.rules import RULES
@@ -238,7 +239,7 @@ def _print_locks(console: Console, locks: list[LockedAxis], verbose: bool) -> No
         console.print(table)
 
 
-# Verification and rules ------------------------------------------------------------------------
+# Verification, rules, criteria -------------------------------------------------------------------
 
 
 def print_comparison(console: Console, found: Comparison) -> None:
@@ -278,4 +279,17 @@ def print_rules(console: Console) -> None:
             row["operator"] if row["domain"] == "ai.onnx" else f"{row['domain']}.{row['operator']}"
         )
         table.add_row(name, row["family"], row["rule"], row["resize"])
+    console.print(table)
+
+
+def criterion_rows() -> list[dict[str, str]]:
+    return [{"name": c.name, "needs": c.needs, "source": c.source} for c in CRITERIA.values()]
+
+
+def print_criteria(console: Console) -> None:
+    table = Table()
+    for title in ("criterion", "needs", "source"):
+        table.add_column(title, overflow="fold")
+    for row in criterion_rows():
+        table.add_row(row["name"], row["needs"], row["source"])
     console.print(table)

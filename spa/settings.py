@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from spa.axes import KINDS
 from spa.calibration import NOISE, Data, byte_count, described
+from spa.criteria import CRITERIA
+from spa.errors import UsageError
+from spa.fit import METHODS
+from spa.score import pick
 
+SCOPES = ("curves", "global", "local")
+COMPENSATE = (*METHODS, "none")
+REPAIR = ("statistics", "none")
 ALL_KINDS = (*KINDS, "other")
 DEFAULT_KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("hidden", "embedding"))
 
@@ -17,10 +24,10 @@ DEFAULT_KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("hidden", "embe
 class Settings:
     """What decides which units go; see `spa.prune`."""
 
-    criterion: str = "l1"
+    criterion: str = "obspa"
     aggregate: str = "mean"
     normalize: str = "mean"
-    scope: str = "global"
+    scope: str | None = None  # None: curves for obspa, else global
     seed: int = 0
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -28,6 +35,8 @@ class Settings:
     min_keep: int = 1
     round_to: int | None = None
     exact: bool = False
+    compensate: str = "refit"
+    repair: str = "statistics"
     data: Data = NOISE
     samples: int = 512
     preprocess: str | None = None
@@ -37,6 +46,37 @@ class Settings:
         for name in ("exclude", "only", "kinds"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         object.__setattr__(self, "memory", byte_count(self.memory))
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the network must run on calibration inputs."""
+        compensates = self.compensate != "none" or self.repair != "none"
+        return compensates or CRITERIA[self.criterion].needs == "calibration inputs"
+
+    def scope_for(self, criterion: str) -> str:
+        """The scope asked for, or the best that a criterion allows."""
+        if self.scope == "curves" and criterion != "obspa":
+            return "global"
+        return self.scope or ("curves" if criterion == "obspa" else "global")
+
+    def check(self) -> None:
+        """Raises UsageError for a choice that is not known."""
+        pick(dict.fromkeys(SCOPES), self.scope or SCOPES[0], "scope")
+        pick(dict.fromkeys(COMPENSATE), self.compensate, "compensation")
+        pick(dict.fromkeys(REPAIR), self.repair, "repair")
+        if self.scope == "curves" and self.criterion != "obspa":
+            raise UsageError("scope curves goes with criterion obspa; choose global or local")
+
+    def replayed(self, made_by: Mapping[str, Any]) -> Settings:
+        """These settings with all that decides on new weights as a plan has it; a plan that says
+        nothing of it changes none."""
+        found = {k: made_by[k] for k in ("samples", "preprocess", "seed") if k in made_by}
+        data = made_by.get("data", {})
+        if self.data == NOISE and isinstance(data, dict) and "source" in data:
+            found["data"] = data["source"]
+        for k in ("compensate", "repair"):
+            found[k] = made_by.get(k, "none")
+        return replace(self, criterion="l1", scope=None, **found)
 
     def record(self) -> dict[str, Any]:
         """What a plan says of them."""

@@ -21,19 +21,21 @@ from numpy.typing import NDArray
 from spa.graph import WEIGHTS, Graph, Node
 
 Floats = NDArray[np.floating[Any]]
+Place = tuple[int, int]  # node, position of an input
 
 
 @dataclass(frozen=True)
 class Bias:
     """Where a change of a site's output by a constant can be stored.
 
-    node, position: the input that holds it, a constant of shape (outputs,). scale: what one unit of
-    it adds to the output: 1, or -1 for the running mean of the BatchNormalization that follows.
+    place: the input that holds it, a constant of shape (outputs,). scale: what one unit of it adds
+    to the output: 1, or -1 for the running mean of the BatchNormalization that follows. own:
+    whether the site itself adds it.
     """
 
-    node: int
-    position: int
+    place: Place
     scale: int
+    own: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Site:
     """One such node.
 
     x: the data it sums. axis: x's axis of channels, groups outermost.
-    weight: the constant it sums against.
+    weight: the constant it sums against. place: the input that holds that.
     forward, backward: the stored array to W[g, o, i, t] and back.
     rows: (x, how many at most, random generator) -> rows of x, shape (rows, g, i, t).
     """
@@ -51,6 +53,7 @@ class Site:
     y: str
     axis: int
     weight: str
+    place: Place
     bias: Bias | None
     groups: int
     forward: Callable[[Floats], Floats]
@@ -64,43 +67,54 @@ def sites(graph: Graph) -> list[Site]:
     found = []
     for node in graph.nodes:
         make = _KINDS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        site = make(graph, node) if make else None
-        if site is not None and len(graph.readers.get(site.weight, ())) == 1:
+        site = make(graph, node) if make and node.inputs[0] in graph.activations else None
+        if site is not None:
             found.append(site)
     return found
 
 
-def _stored(graph: Graph, node: Node, k: int) -> str | None:
-    """The name of input k where that is a stored weight of floats, never a Constant node's."""
-    name = node.inputs[k] if k < len(node.inputs) else ""
+def place(graph: Graph, node: Node, position: int) -> Place | None:
+    """The input that holds a stored weight for one reader alone: this one, or that of an Identity
+    before it."""
+    name = node.inputs[position] if position < len(node.inputs) else ""
+    if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs:
+        return None
     constant = graph.constants.get(name)
-    return name if constant and constant.tensor.data_type in WEIGHTS else None
+    if constant is not None:
+        return (node.index, position) if constant.tensor.data_type in WEIGHTS else None
+    before = graph.nodes[graph.makers[name]] if name in graph.makers else None
+    return place(graph, before, 0) if before and before.op_type == "Identity" else None
+
+
+def _name(graph: Graph, at: Place) -> str:
+    return graph.nodes[at[0]].inputs[at[1]]
 
 
 def _bias(graph: Graph, node: Node, position: int) -> Bias | None:
-    own = _stored(graph, node, position)
-    if own is not None:
-        return Bias(node.index, position, 1) if len(graph.constants[own].shape) == 1 else None
+    if 0 <= position < len(node.inputs) and node.inputs[position]:
+        return _vector(graph, node, position, 1, True)
     readers = graph.readers.get(node.outputs[0], [])
     if len(readers) != 1 or node.outputs[0] in graph.outputs:
         return None
     after = graph.nodes[readers[0]]
     if after.op_type == "BatchNormalization" and after.inputs[0] == node.outputs[0]:
-        mean = _stored(graph, after, 3)
-        fixed = mean and not after.attrs.get("training_mode", 0)
-        return Bias(after.index, 3, -1) if fixed else None
+        return None if after.attrs.get("training_mode", 0) else _vector(graph, after, 3, -1, False)
     if after.op_type == "Add" and position < 0:
-        other = 1 - after.inputs.index(node.outputs[0])
-        constant = graph.constants.get(after.inputs[other])
-        if constant and len(constant.shape) == 1 and constant.tensor.data_type in WEIGHTS:
-            return Bias(after.index, other, 1)
+        return _vector(graph, after, 1 - after.inputs.index(node.outputs[0]), 1, False)
     return None
 
 
+def _vector(graph: Graph, node: Node, position: int, scale: int, own: bool) -> Bias | None:
+    at = place(graph, node, position)
+    one = at is not None and len(graph.constants[_name(graph, at)].shape) == 1
+    return Bias(at, scale, own) if at and one else None
+
+
 def _conv(graph: Graph, node: Node) -> Site | None:
-    weight = _stored(graph, node, 1)
-    if weight is None or node.inputs[0] not in graph.activations:
+    at = place(graph, node, 1)
+    if at is None:
         return None
+    weight = _name(graph, at)
     shape, groups = graph.constants[weight].shape, int(node.attrs.get("group", 1))
     kernel = shape[2:]
     n = len(kernel)
@@ -121,7 +135,7 @@ def _conv(graph: Graph, node: Node) -> Site | None:
         return w.reshape(shape)
 
     return Site(
-        node.index, node.inputs[0], node.outputs[0], 1, weight, _bias(graph, node, 2), groups,
+        node.index, node.inputs[0], node.outputs[0], 1, weight, at, _bias(graph, node, 2), groups,
         forward, backward, rows, 1,
     )  # fmt: skip
 
@@ -160,8 +174,9 @@ def _windows(
     image, *place = np.unravel_index(np.sort(chosen), (n, *sizes))
     taps = []
     for tap in np.ndindex(*kernel):
-        at = [p * t + k * d for p, t, k, d in zip(place, steps, tap, holes, strict=True)]
-        taps.append(padded[(image, slice(None), *at)])
+        at = (p * t + k * d for p, t, k, d in zip(place, steps, tap, holes, strict=True))
+        where: tuple[Any, ...] = (image, slice(None), *at)
+        taps.append(padded[where])
     return np.stack(taps, axis=-1).reshape(len(image), groups, c // groups, -1)
 
 
@@ -178,10 +193,10 @@ def _flat(axis: int) -> Callable[[Floats, int, np.random.Generator], Floats]:
 
 
 def _transpose(graph: Graph, node: Node) -> Site | None:
-    weight = _stored(graph, node, 1)
-    groups = int(node.attrs.get("group", 1))
-    if weight is None or node.inputs[0] not in graph.activations or groups > 1:
+    at = place(graph, node, 1)
+    if at is None or int(node.attrs.get("group", 1)) > 1:
         return None
+    weight = _name(graph, at)
 
     # Every input position is spread on its own: taps count as outputs.
     def forward(w: Floats) -> Floats:
@@ -191,16 +206,17 @@ def _transpose(graph: Graph, node: Node) -> Site | None:
         return np.moveaxis(w.reshape(*shape[1:], shape[0]), -1, 0)
 
     return Site(
-        node.index, node.inputs[0], node.outputs[0], 1, weight, None, 1,
+        node.index, node.inputs[0], node.outputs[0], 1, weight, at, None, 1,
         forward, backward, _flat(1), 0,
     )  # fmt: skip
 
 
 def _matrix(graph: Graph, node: Node) -> Site | None:
     """Gemm, and MatMul with a stored matrix on the right."""
-    weight = _stored(graph, node, 1)
-    if weight is None or node.inputs[0] not in graph.activations:
+    at = place(graph, node, 1)
+    if at is None:
         return None
+    weight = _name(graph, at)
     if len(graph.constants[weight].shape) != 2 or node.attrs.get("transA", 0):
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
@@ -215,7 +231,7 @@ def _matrix(graph: Graph, node: Node) -> Site | None:
 
     bias = _bias(graph, node, 2 if node.op_type == "Gemm" else -1)
     return Site(
-        node.index, node.inputs[0], node.outputs[0], -1, weight, bias, 1,
+        node.index, node.inputs[0], node.outputs[0], -1, weight, at, bias, 1,
         forward, backward, _flat(-1), 1 if across else 0,
     )  # fmt: skip
 

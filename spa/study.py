@@ -13,23 +13,24 @@ from numpy.typing import NDArray
 from spa.allocate import Limits, allocate
 from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate
-from spa.compensate import Compensation, compensate, outputs
+from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
 from spa.curves import curves
-from spa.drift import distance, weights
+from spa.drift import distance, outputs, weights
 from spa.groups import Groups, Removed
-from spa.measure import Measured, Place, measure
+from spa.measure import Measured, measure
 from spa.progress import Progress
 from spa.run import CannotCheck, Feeds
 from spa.score import score
 from spa.settings import Settings
+from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Study:
     """measured: the dense network. fit, held: batches to learn from and to judge by.
     calibration: where they come from."""
 
@@ -39,7 +40,7 @@ class Evidence:
     calibration: Calibration
 
 
-def gather(groups: Groups, settings: Settings, say: Progress) -> Evidence | None:
+def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
     """Run the network on calibration inputs; None where nothing needs that, or where inputs would
     have to be made up and onnxruntime runs the network on none.
 
@@ -66,7 +67,7 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Evidence | None
     fit, held = inputs.split(HELD)
     memory = settings.memory // 2
     measured = measure(graph, fit.batches, inputs.kind == NOISE, settings.seed, memory)
-    return Evidence(measured, fit.batches, held.batches, inputs)
+    return Study(measured, fit.batches, held.batches, inputs)
 
 
 def select(
@@ -74,7 +75,7 @@ def select(
     free: frozenset[int],
     target: Mapping[str, float],
     settings: Settings,
-    evidence: Evidence | None,
+    study: Study | None,
     cost: CostModel,
     say: Progress,
 ) -> Removed:
@@ -84,23 +85,24 @@ def select(
         TargetError: if it is out of reach.
     """
     limits = Limits(free, settings.min_keep, settings.round_to)
-    criterion = settings.criterion if evidence else "l1"
-    if criterion != "obspa" or evidence is None:
+    criterion = settings.criterion if study else "l1"
+    if criterion != "obspa" or study is None:
         say("scoring")
-        scores = score(groups, criterion, settings.aggregate, settings.normalize, settings.seed)
+        seen = study.measured.sites if study else None
+        scores = score(
+            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen
+        )
         say("allocating")
         return allocate(groups, scores, target, settings.scope_for(criterion), limits, cost).removed
     say("drawing curves")
-    drawn = curves(groups, evidence.measured)
+    drawn = curves(groups, study.measured.sites)
     ((measure_, share),) = target.items()
     if settings.scope_for(criterion) == "curves" and measure_ != "channels":
         say("measuring drift")
-        worth = weights(groups, evidence.measured, drawn, first(evidence.held, PROBES))
+        worth = weights(groups, study.measured, drawn, first(study.held, PROBES))
         say("allocating")
         counts = spend(groups, drawn, worth, (measure_, share), limits, cost)
-        return {
-            g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k
-        }
+        return {g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k}
     say("allocating")
     scores = [drawn[g].scores(group.size) for g, group in enumerate(groups)]
     scope = "local" if settings.scope_for(criterion) == "curves" else settings.scope_for(criterion)
@@ -119,7 +121,7 @@ def first(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
 
 
 def make_up(
-    groups: Groups, removed: Removed, settings: Settings, evidence: Evidence | None, say: Progress
+    groups: Groups, removed: Removed, settings: Settings, study: Study | None, say: Progress
 ) -> tuple[Groups, Compensation | None]:
     """The groups with weights that make up for what is removed, and what was done.
 
@@ -127,24 +129,25 @@ def make_up(
     weights than without, the weights stay.
     """
     method, repair = settings.compensate, settings.repair != "none"
-    if evidence is None or (method == "none" and not repair):
+    if study is None or (method == "none" and not repair):
         return groups, None
     say("compensating")
     memory = settings.memory // 2
     done = compensate(
         groups,
         removed,
-        evidence.measured,
-        evidence.fit,
-        evidence.held,
+        study.measured,
+        study.fit,
+        study.held,
         method,
         repair,
         settings.seed,
         memory,
     )
     say("judging")
+    probes = first(study.held, PROBES)
     wanted, got, plain = (
-        outputs(groups, chosen, evidence.measured, first(evidence.held, PROBES), values, memory)
+        outputs(groups, chosen, study.measured, values, probes)
         for chosen, values in (({}, {}), (removed, done.values), (removed, {}))
     )
     before, after = distance(wanted, plain), distance(wanted, got)

@@ -231,6 +231,36 @@ def test_report_where_nothing_was_removed(cli: Cli, digits: Path) -> None:
     assert "inexact" not in done.stdout
 
 
+def test_criteria_with_needs_and_sources(cli: Cli) -> None:
+    found = strict_json(cli("criteria", "--json").stdout)["criteria"]
+    rows = {row["name"]: row for row in found}
+    assert rows["l1"]["needs"] == rows["dfpc"]["needs"] == "weights"
+    assert rows["wanda"]["needs"] == "calibration inputs"
+    assert rows["lamp"]["source"].startswith("Lee et al. 2021")
+    table = cli("criteria").stdout
+    assert all(name in table for name in rows)
+    assert cli("criteria", "-q").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["lamp", "bn-scale", "geometric-median", "dfpc"])
+def test_criteria_that_look_at_weights_prune(cli: Cli, digits: Path, name: str) -> None:
+    done = cli("prune", digits, "--criterion", name, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert strict_json(done.stdout)["kept"]["macs"] == pytest.approx(0.7, abs=0.02)
+
+
+def test_help_names_every_criterion(cli: Cli) -> None:
+    text = " ".join(cli("prune", "--help").stdout.split())
+    assert "geometric-median" in text
+    assert "obs-diagonal" in text
+
+
+def test_activity_without_calibration_inputs_is_refused(cli: Cli, digits: Path) -> None:
+    done = cli("prune", digits, "--criterion", "wanda")
+    assert done.exit_code == 2
+    assert "needs calibration inputs" in done.stderr
+
+
 def test_no_arguments_show_the_help(cli: Cli) -> None:
     done = cli()
     assert "Usage:" in done.output

@@ -39,10 +39,14 @@ def commands(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def generated() -> dict[str, str]:
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-    return {"operators.md": made["operators"](), "group.svg": made["picture"]()}
+    return {
+        "operators.md": made["operators"](),
+        "criteria.md": made["criteria"](),
+        "group.svg": made["picture"](),
+    }
 
 
-@pytest.mark.parametrize("name", ["operators.md", "group.svg"])
+@pytest.mark.parametrize("name", ["operators.md", "criteria.md", "group.svg"])
 def test_generated_files_are_up_to_date(name: str, generated: dict[str, str]) -> None:
     stored = (ROOT / "docs" / name).read_text()
     assert stored == generated[name], "run: python docs/generate.py"

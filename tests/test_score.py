@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 import spa
 from models.builder import Net
 from models.hazards import HAZARDS
+from spa.criteria import CRITERIA
 from spa.errors import UsageError
 from spa.groups import Group, Groups
-from spa.score import AGGREGATES, CRITERIA, NORMS, score
+from spa.score import AGGREGATES, NORMS, score
 from tests.conftest import DIGITS
 
 POWER = {"l1": 1, "l2": 2}

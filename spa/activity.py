@@ -1,0 +1,161 @@
+"""Criteria that look at calibration inputs: what the sites that read a group get from its units.
+
+A group that no site reads (the products of queries and keys, whole groups of a convolution) has no
+such score. Its units are judged by l1, brought to the mean score of the other groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from spa.evidence import Criterion, Evidence, Matrix, Scores, magnitudes
+from spa.groups import Index
+from spa.measure import Seen
+
+SHRINK = 0.1  # of a covariance towards its diagonal, before it is inverted
+FLOOR = 1e-8  # added to that diagonal, as a share of its mean
+
+PerSite = Callable[[Seen], Callable[[Index], Scores]]
+
+
+def by_site(per_site: PerSite) -> Callable[[Evidence], list[Scores]]:
+    """A criterion that scores the units at one site at a time, summed over the sites.
+
+    per_site: what was seen -> a function from the inputs of every unit to a score for every unit.
+    """
+
+    def score(evidence: Evidence) -> list[Scores]:
+        found: dict[int, Scores] = {}
+        for node, groups in _by_node(evidence).items():
+            judge = per_site(evidence.seen[node])  # once, however many groups it reads
+            for g, index in groups:
+                found[g] = found.get(g, 0.0) + judge(index)
+        usual = float(np.mean([s.mean() for s in found.values()])) if found else 1.0
+        sizes = magnitudes(evidence)
+        return [found[g] if g in found else _brought_to(usual, s) for g, s in enumerate(sizes)]
+
+    return score
+
+
+def _by_node(evidence: Evidence) -> dict[int, list[tuple[int, Index]]]:
+    """Site -> the groups that it reads, and the inputs of their units."""
+    found: dict[int, list[tuple[int, Index]]] = {}
+    for g, readers in enumerate(evidence.readers):
+        for site, index in readers:
+            if site.node in evidence.seen:
+                found.setdefault(site.node, []).append((g, index))
+    return found
+
+
+def _brought_to(usual: float, scores: Scores) -> Scores:
+    mean = float(scores.mean())
+    return scores * (usual / mean) if mean > 0 else np.full_like(scores, usual)
+
+
+def standardised(score: Callable[[Evidence], list[Scores]]) -> Callable[[Evidence], list[Scores]]:
+    """The scores of every group with mean 0 and deviation 1."""
+
+    def scaled(evidence: Evidence) -> list[Scores]:
+        return [(s - s.mean()) / (s.std() or 1.0) for s in score(evidence)]
+
+    return scaled
+
+
+def variance(seen: Seen) -> Matrix:
+    """Of every input, shape (g, i, t')."""
+    return np.asarray(np.einsum("gff->gf", seen.covariance).reshape(seen.mean.shape))
+
+
+def _of(channels: Matrix) -> Callable[[Index], Scores]:
+    """Scores of inputs, shape (g, i), summed over those of a unit."""
+    total = channels.sum(axis=0)
+    return lambda index: np.asarray(total[index].sum(axis=1))
+
+
+def _wanda(seen: Seen) -> Callable[[Index], Scores]:
+    """|w| times the root mean square of its input, summed over the weights that read a unit."""
+    size = np.sqrt(variance(seen) + seen.mean**2)
+    return _of((np.abs(seen.weights).sum(axis=1) * size).sum(axis=2))
+
+
+def _flap(seen: Seen) -> Callable[[Index], Scores]:
+    """The variance of an input times the squares of the weights that read it."""
+    squares = (seen.weights.astype(np.float64) ** 2).sum(axis=1)
+    return _of((squares * variance(seen)).sum(axis=2))
+
+
+def _apoz(seen: Seen) -> Callable[[Index], Scores]:
+    """The share of a unit's values that are not exactly zero."""
+    active = (1 - seen.zeros).mean(axis=0)
+    return lambda index: np.asarray(active[index].mean(axis=1))
+
+
+def _obs(seen: Seen) -> Callable[[Index], Scores]:
+    """What the site's output loses where a unit goes and all other weights make up for it,
+
+        tr(W_c [(H^-1)_cc]^-1 W_c^T) / E |y - mean|^2,
+
+    each unit by itself. H is centred where the site has a bias to take up the mean.
+    """
+    taps, inverses = seen.mean.shape[2], []
+    for h, mean in zip(seen.covariance, seen.mean, strict=True):
+        own = h if seen.site.bias else h + np.outer(mean, mean)
+        inverses.append(np.linalg.inv(_damped(own)))
+
+    def judge(index: Index) -> Scores:
+        places = (index[:, :, None] * taps + np.arange(taps)).reshape(len(index), -1)
+        total = np.zeros(len(index))
+        for k, inverse in enumerate(inverses if seen.energy > 0 else ()):
+            block = inverse[places[:, :, None], places[:, None, :]]
+            w = np.moveaxis(_columns(seen, k)[:, places], 0, 2)  # (units, inputs, outputs)
+            total += (w * np.linalg.solve(block, w)).sum(axis=(1, 2)) / seen.energy
+        return total
+
+    return judge
+
+
+def _columns(seen: Seen, k: int) -> Matrix:
+    """The weights of one group of a site, shape (outputs, i t'); taps that count as samples do so
+    as outputs too."""
+    w = seen.weights[k].astype(np.float64)
+    if seen.mean.shape[2] == w.shape[2]:
+        return np.asarray(w.reshape(len(w), -1))
+    return np.asarray(np.moveaxis(w, 2, 1).reshape(-1, w.shape[1]))
+
+
+def _damped(h: Matrix) -> Matrix:
+    diagonal = np.diag(h)
+    floor = FLOOR * diagonal.mean() or 1.0
+    return np.asarray((1 - SHRINK) * h + np.diag(SHRINK * diagonal + floor))
+
+
+ACTIVITY = (
+    Criterion(
+        "wanda",
+        by_site(_wanda),
+        "calibration inputs",
+        "Sun et al. 2024, A Simple and Effective Pruning Approach for Large Language Models",
+    ),
+    Criterion(
+        "flap",
+        standardised(by_site(_flap)),
+        "calibration inputs",
+        "An et al. 2024, Fluctuation-based Adaptive Structured Pruning for Large Language Models",
+        normalized=True,
+    ),
+    Criterion(
+        "apoz",
+        by_site(_apoz),
+        "calibration inputs",
+        "Hu et al. 2016, Network Trimming",
+    ),
+    Criterion(
+        "obs-diagonal",
+        by_site(_obs),
+        "calibration inputs",
+        "Hassibi and Stork 1993, Second Order Derivatives for Network Pruning; no downdates",
+        normalized=True,
+    ),
+)

@@ -1,0 +1,158 @@
+"""What a criterion is, what it is given, and how it reads the weights of a group.
+
+A criterion scores every unit of every group; low goes first. Most look at one stored axis at a
+time: `by_axis` makes those out of one small function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.graph import Graph
+from spa.groups import Group, Groups, Index, Member
+from spa.measure import Seen
+from spa.sites import Floats, Site, sites
+
+Scores = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Aggregate = Callable[[Scores], Scores]
+PerAxis = Callable[[Floats, int, np.random.Generator], Scores]
+PerUnit = Callable[[Scores], Scores]
+
+
+def _mean(members: Scores) -> Scores:
+    return np.asarray(members.mean(axis=0))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What criteria look at.
+
+    seen: node index of a site -> what calibration inputs showed there; empty where there are none.
+    aggregate: scores by member, shape (members, units), to one for every unit.
+    """
+
+    groups: Groups
+    random: np.random.Generator
+    seen: Mapping[int, Seen]
+    aggregate: Aggregate = _mean
+
+    @cached_property
+    def readers(self) -> list[list[tuple[Site, Index]]]:
+        """For every group the sites that sum its channels, with the inputs of every unit there."""
+        by_weight = {(s.weight, s.in_axis): s for s in sites(self.groups.graph)}
+        return [
+            [
+                (by_weight[m.tensor, m.axis], m.index)
+                for m in group.members
+                if (m.tensor, m.axis) in by_weight
+            ]
+            for group in self.groups
+        ]
+
+    @cached_property
+    def makers(self) -> list[list[Member]]:
+        """For every group the members whose slices make its channels."""
+        axes = {(s.weight, out_axis(s)) for s in sites(self.groups.graph)}
+        return [[m for m in g.members if (m.tensor, m.axis) in axes] for g in self.groups]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How units are judged.
+
+    score: for every group one array of shape (group.size,); low goes first.
+    needs: "nothing", "weights", "calibration inputs" or "gradients".
+    source: where it comes from.
+    normalized: whether its scores compare across groups as they are.
+    """
+
+    name: str
+    score: Callable[[Evidence], list[Scores]]
+    needs: str
+    source: str
+    normalized: bool = False
+
+
+def out_axis(site: Site) -> int:
+    """The axis of the output channels in the stored weight of a site."""
+    return 1 - site.in_axis
+
+
+def stored(graph: Graph, name: str) -> Floats:
+    """A constant as floats that do not overflow."""
+    w = np.asarray(graph.array(name))
+    return w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
+
+
+def large(graph: Graph, group: Group) -> list[Member]:
+    """The members that count: vectors such as biases and statistics only where nothing is larger"""
+    weights = [m for m in group.members if graph.constants[m.tensor].tensor.dims]
+    return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or weights
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    return int(np.prod(shape)) > max(shape)
+
+
+def slices(graph: Graph, member: Member) -> Floats:
+    """The weights of every unit in one member, shape (units, weights)."""
+    w = np.moveaxis(stored(graph, member.tensor), member.axis, 0)
+    return w[member.index].reshape(len(member.index), -1)
+
+
+def lengths(graph: Graph, member: Member) -> Scores:
+    """The sum of magnitudes at every index that a unit has, shape (units, indices per unit)."""
+    w = stored(graph, member.tensor)
+    return l1(w, member.axis)[member.index]
+
+
+def l1(w: Floats, axis: int, _: Any = None) -> Scores:
+    """The sum of magnitudes at every index of an axis."""
+    others = tuple(k for k in range(w.ndim) if k != axis)
+    return np.asarray(np.abs(w).sum(axis=others), np.float64)
+
+
+def by_axis(
+    per_axis: PerAxis, per_unit: PerUnit | None = None
+) -> Callable[[Evidence], list[Scores]]:
+    """A criterion that scores the indices of one stored axis at a time, as in SPA (Wang et al.
+    2024, section 3.2): summed over a unit's indices, then aggregated over its members.
+
+    per_unit: what is then made of the scores of all units in one member.
+    """
+
+    def score(evidence: Evidence) -> list[Scores]:
+        axis = _Axes(evidence, per_axis)
+        found = []
+        for group in evidence.groups:
+            members = [axis(m) for m in large(evidence.groups.graph, group)]
+            rows = [per_unit(s) for s in members] if per_unit else members
+            found.append(evidence.aggregate(np.stack(rows)))
+        return found
+
+    return score
+
+
+class _Axes:
+    """Scores of (tensor, axis), kept: several groups may sit on one axis."""
+
+    def __init__(self, evidence: Evidence, per_axis: PerAxis) -> None:
+        self._evidence, self._per_axis = evidence, per_axis
+        self._known: dict[tuple[str, int], Scores] = {}
+
+    def __call__(self, member: Member) -> Scores:
+        key = (member.tensor, member.axis)
+        if key not in self._known:
+            w = stored(self._evidence.groups.graph, member.tensor)
+            self._known[key] = self._per_axis(w, member.axis, self._evidence.random)
+        return np.asarray(self._known[key][member.index].sum(axis=1))
+
+
+magnitudes = by_axis(l1)  # what criteria fall back to

@@ -1,0 +1,124 @@
+"""The shell around the commands: errors as one line and an exit code, common options, output."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from spa.errors import SpaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spa.progress import Progress
+
+
+class Main(click.Group):
+    """Turns every error into one message and its exit code; -v shows where it came from."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            _refuse(error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            _refuse(error)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.find_root().meta.get("verbose"):
+                import traceback
+
+                traceback.print_exc()
+            click.echo(f"spa: {_message(error)}", err=True)
+            if isinstance(error, OSError):
+                _close_output()
+            ctx.exit(error.exit_code if isinstance(error, SpaError) else 1)
+
+
+def _refuse(error: click.UsageError) -> NoReturn:
+    """Click's own message on one line; the help text where nothing at all was given."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2
+        raise error
+    where = error.ctx.command_path if error.ctx else "spa"
+    text = " ".join(error.format_message().split())
+    click.echo(f"spa: {text}\nsee '{where} --help'", err=True)
+    raise click.exceptions.Exit(error.exit_code)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, SpaError):
+        return str(error)
+    if isinstance(error, OSError):  # a full disk, a closed pipe: not ours to repair
+        file = f" ({error.filename})" if error.filename else ""
+        return f"cannot read or write{file}: {error.strerror or error}"
+    text = f"{type(error).__name__}: {error}"
+    return f"{text}\nthis is a bug in spa; -v shows where it happened"
+
+
+def _close_output() -> None:
+    """What could not be printed must not be tried again, and complained about, at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.find_root().meta["verbose"] = value
+    return value
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, callback=_set_verbose, help="Say more."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead."),
+    ):
+        command = option(command)
+    return command
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, markup=False, emoji=False)  # names are printed as they are
+
+
+def emit(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(_strict(document), indent=1, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _strict(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Progress]:
+    """A line that names the stage at work, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        yield lambda stage: bar.update(task, description=stage)

@@ -1,0 +1,389 @@
+"""Every criterion against its formula, on nets small enough to do by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from itertools import product
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+import spa
+from models.blocks.table import BLOCKS
+from models.builder import Net, Tensor
+from models.hazards import HAZARDS
+from models.sequence import vit
+from models.vision import MAKERS
+from spa.cli import _CHOICES
+from spa.criteria import CRITERIA, Evidence, Seen
+from spa.errors import UsageError
+from spa.groups import Groups
+from spa.score import score
+from spa.sites import sites
+
+Array = NDArray[Any]
+IMAGE, TOKENS = (8, 3, 6, 6), (8, 5)
+
+
+def look(groups: Groups, feeds: dict[str, Array]) -> dict[int, Seen]:
+    """What the sites of a model read, all of it, one row at a time."""
+    found = sites(groups.graph)
+    model = deepcopy(groups.graph.model)
+    inner = {s.x for s in found} - set(groups.graph.inputs)
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in sorted(inner))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = {**feeds, **dict(zip(sorted(inner), session.run(sorted(inner), feeds), strict=True))}
+    seen = {}
+    for site in found:
+        rows = site.rows(values[site.x], 10**9, np.random.default_rng(0)).astype(np.float64)
+        w = site.forward(groups.graph.array(site.weight))
+        n, g, i, t = rows.shape
+        mean = rows.mean(0)
+        flat = (rows - mean).reshape(n, g, i * t)
+        outputs = np.einsum("goit,ngit->ngo", w, rows - mean)
+        seen[site.node] = Seen(
+            site,
+            w,
+            mean,
+            np.einsum("nga,ngb->gab", flat, flat) / n,
+            (rows == 0).mean(axis=(0, 3)),
+            float((outputs**2).sum() / n),
+        )
+    return seen
+
+
+def with_taps_as_samples(seen: Seen) -> Seen:
+    """What is left of it where taps were taken for samples; means and channels must agree."""
+    g, i, t = seen.mean.shape
+    second = seen.covariance + np.einsum("ga,gb->gab", *[seen.mean.reshape(g, -1)] * 2)
+    second = np.einsum("gitjt->gij", second.reshape(g, i, t, i, t)) / t
+    mean = seen.mean.mean(2, keepdims=True)
+    covariance = second - np.einsum("git,gjt->gij", mean, mean)
+    return Seen(seen.site, seen.weights, mean, covariance, seen.zeros, seen.energy)
+
+
+def judge(groups: Groups, name: str, seen: dict[int, Seen] | None = None) -> list[Array]:
+    evidence = Evidence(groups, np.random.default_rng(0), seen or {})
+    return list(CRITERIA[name].score(evidence))
+
+
+def chain(first: Array, second: Array, relu: bool = True) -> Groups:
+    """x @ first, Relu, @ second: one group, first of shape (inputs, units)."""
+    net = Net("chain")
+    y = net.matmul(net.input("x", ["n", len(first)]), net.const(first.astype(np.float32), "first"))
+    y = net.matmul(net.relu(y) if relu else y, net.const(second.astype(np.float32), "second"))
+    groups = spa.analyze(net.model(y))
+    assert len(groups) == 1
+    return groups
+
+
+def normal(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+# The registry
+
+
+def test_the_command_line_names_all() -> None:
+    assert _CHOICES["criterion"] == tuple(CRITERIA)
+
+
+def test_every_criterion_says_where_it_is_from() -> None:
+    needs = {"nothing", "weights", "calibration inputs", "gradients"}
+    for name, criterion in CRITERIA.items():
+        assert criterion.name == name
+        assert criterion.needs in needs
+        assert criterion.source
+
+
+NAMES = ("resnet18", "mobilenet_v2", "resnext50", "densenet121", "unet", "shufflenet_v2")
+NETS: dict[str, Callable[[], ModelProto]] = {
+    **{name: partial(MAKERS[name], 0.125, 32, 5, batch=3) for name in NAMES},
+    "resnet18, folded": partial(MAKERS["resnet18"], 0.125, 32, 5, batch=3, bn=False),
+    "vit, fused": partial(vit, batch=3),
+    "vit, split": partial(vit, batch=3, split=True),
+    "attention": BLOCKS["self_attention"][0],
+    **{name: HAZARDS[name][0] for name in ("flatten", "conv_transpose", "siamese_weight")},
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_unit_of_every_net_has_a_score(net: str) -> None:
+    groups = spa.analyze(NETS[net]())
+    assert len(groups)
+    shapes = groups.shapes.shapes
+    feeds = {n: normal(*shapes[n]) for n in groups.graph.inputs}
+    dense = look(groups, feeds)
+    sampled = {k: with_taps_as_samples(s) for k, s in dense.items()}
+    for name, seen in product(CRITERIA, (dense, sampled)):
+        found = score(groups, name, seen=seen)
+        assert [s.shape for s in found] == [(g.size,) for g in groups], name
+        assert all(np.isfinite(s).all() for s in found), name
+        spread = [np.ptp(s) for s in found if len(s) > 2]  # two points are as far from each other
+        assert max(spread) > 0, name
+        if name in ("l1", "l2", "random", "wanda", "flap", "geometric-median", "dfpc"):
+            assert min(spread) > 0, name  # apoz may tie, gammas may be equal
+
+
+def test_activity_needs_calibration_inputs() -> None:
+    groups = chain(normal(5, 6), normal(6, 3))
+    for name, criterion in CRITERIA.items():
+        if criterion.needs == "calibration inputs":
+            with pytest.raises(UsageError, match=f"'{name}' needs calibration inputs"):
+                score(groups, name)
+        else:
+            assert len(score(groups, name)) == 1
+
+
+def test_norm_is_for_scores_that_do_not_compare() -> None:
+    groups = chain(normal(5, 6), normal(6, 3))
+    seen = look(groups, {"x": normal(*TOKENS)})
+    for name, criterion in CRITERIA.items():
+        plain, by_max = (score(groups, name, normalize=n, seen=seen)[0] for n in ("none", "max"))
+        same = np.allclose(plain, by_max)
+        assert same == criterion.normalized or plain.max() == pytest.approx(1), name
+
+
+# Weights
+
+
+def test_l1_grows_with_what_makes_a_unit() -> None:
+    first, second = normal(5, 6), normal(6, 3)
+    before = score(chain(first, second), aggregate="sum", normalize="none")[0]
+    first[:, 2] *= 10
+    after = score(chain(first, second), aggregate="sum", normalize="none")[0]
+    grown = 9 * np.abs(first[:, 2]).sum() / 10
+    np.testing.assert_allclose(after - before, [0, 0, grown, 0, 0, 0], atol=1e-5)
+
+
+def test_random_is_its_seed() -> None:
+    groups = chain(normal(5, 6), normal(6, 3))
+    one, again, other = (score(groups, "random", seed=s)[0].tolist() for s in (3, 3, 4))
+    assert one == again
+    assert sorted(one) != sorted(other)
+
+
+def test_lamp_is_a_share_of_what_is_not_smaller() -> None:
+    """Squares 4, 1, 9 of the maker; 1, 1, 4 of the reader, two of them equal."""
+    groups = chain(np.diag([2.0, 1, -3]), np.diag([1.0, -1, 2]))
+    (found,) = score(groups, "lamp", "sum")
+    makes, reads = [4 / 13, 1 / 14, 9 / 9], [1 / 6, 1 / 6, 4 / 4]
+    np.testing.assert_allclose(found, np.add(makes, reads), rtol=1e-6)
+
+
+def test_lamp_of_nothing_is_nothing() -> None:
+    (found,) = score(chain(np.zeros((5, 4)), np.zeros((4, 3))), "lamp")
+    assert found.tolist() == [0, 0, 0, 0]
+
+
+def normed(scale: Array, variance: Array, epsilon: float = 0.5) -> tuple[Net, Tensor]:
+    net = Net("normed")
+    c = len(scale)
+    y = net.conv(net.input("x", IMAGE), c, bias=False)
+    zeros = np.zeros(c, np.float32)
+    vectors = [net.const(v.astype(np.float32)) for v in (scale, zeros, zeros, variance)]
+    return net, net.relu(net.node("BatchNormalization", y, *vectors, epsilon=epsilon))
+
+
+def test_bn_scale_is_the_size_of_gamma() -> None:
+    gamma = np.array([0.5, -2.0, 1.0, 0.0])
+    net, y = normed(gamma, np.ones(4))
+    groups = spa.analyze(net.model(net.conv(net.conv(y, 6), 5)))
+    carried, bare = judge(groups, "bn-scale")
+    np.testing.assert_allclose(carried, np.abs(gamma))
+    np.testing.assert_allclose(bare, judge(groups, "l1")[1])
+
+
+def test_geometric_median_of_points_on_a_line() -> None:
+    at = np.array([0.0, 1, 2, 4, 9])
+    groups = chain(np.outer([1, 0, 0], at), normal(5, 3))  # readers do not count
+    (found,) = judge(groups, "geometric-median")
+    np.testing.assert_allclose(found, np.abs(at[:, None] - at).sum(axis=1), rtol=1e-6)
+    assert found.argmin() == 2
+
+
+def test_geometric_median_of_many_equal_units() -> None:
+    groups = chain(np.ones((3, 1100)) * 0.1, normal(1100, 2))
+    assert judge(groups, "geometric-median")[0].max() < 1e-3
+
+
+def sums(groups: Groups, name: str, axis: int) -> Array:
+    w = np.abs(groups.graph.array(name)).astype(np.float64)
+    return np.asarray(w.sum(axis=tuple(k for k in range(w.ndim) if k != axis)))
+
+
+def test_dfpc_is_the_product_along_the_way() -> None:
+    gamma, variance = np.array([1.0, -2, 0.5, 3]), np.array([1.0, 2, 3, 4])
+    net, y = normed(gamma, variance)
+    groups = spa.analyze(net.model(net.conv(y, 5)))
+    gain = np.abs(gamma) / np.sqrt(variance + 0.5)
+    wanted = sums(groups, "Conv_0.weight", 0) * gain * sums(groups, "Conv_1.weight", 1)
+    np.testing.assert_allclose(judge(groups, "dfpc")[0], wanted, rtol=1e-5)
+
+
+def test_dfpc_adds_every_pair_of_maker_and_reader_after_it() -> None:
+    net = Net("residual")
+    a = net.relu(net.conv(net.input("x", IMAGE), 4))  # read by Conv_1, and with Conv_2 by Conv_3
+    b = net.conv(net.relu(net.conv(a, 6)), 4)
+    groups = spa.analyze(net.model(net.conv(net.add(a, b), 5)))
+    first, last = sums(groups, "Conv_0.weight", 0), sums(groups, "Conv_2.weight", 0)
+    inner, outer = sums(groups, "Conv_1.weight", 1), sums(groups, "Conv_3.weight", 1)
+    wanted = first * inner + (first + last) * outer
+    np.testing.assert_allclose(judge(groups, "dfpc")[0], wanted, rtol=1e-5)
+
+
+def test_dfpc_goes_through_a_depthwise_convolution() -> None:
+    net = Net("depthwise")
+    y = net.conv(net.relu(net.conv(net.input("x", IMAGE), 4)), 4, groups=4)
+    groups = spa.analyze(net.model(net.conv(y, 5)))
+    wanted = np.prod([sums(groups, f"Conv_{k}.weight", a) for k, a in ((0, 0), (1, 0), (2, 1))], 0)
+    np.testing.assert_allclose(judge(groups, "dfpc")[0], wanted, rtol=1e-5)
+
+
+def test_dfpc_through_flatten_sums_the_readers_of_a_channel() -> None:
+    net = Net("flat")
+    y = net.flatten(net.conv(net.input("x", (2, 3, 4, 4)), 4))
+    groups = spa.analyze(net.model(net.gemm(y, 5)))
+    reads = sums(groups, "Gemm_0.weight", 1).reshape(4, 16).sum(axis=1)
+    wanted = sums(groups, "Conv_0.weight", 0) * reads
+    np.testing.assert_allclose(judge(groups, "dfpc")[0], wanted, rtol=1e-5)
+
+
+# Calibration inputs
+
+
+def hidden(groups: Groups, x: Array) -> Array:
+    return np.asarray(np.maximum(x @ groups.graph.array("first"), 0), np.float64)
+
+
+def observed() -> tuple[Groups, Array, Array, dict[int, Seen]]:
+    groups, x = chain(normal(5, 6), normal(6, 3)), normal(*TOKENS)
+    return groups, hidden(groups, x), groups.graph.array("second"), look(groups, {"x": x})
+
+
+def test_wanda_is_weight_times_norm() -> None:
+    groups, z, w, seen = observed()
+    norm = np.linalg.norm(z, axis=0) / sqrt(len(z))
+    wanted = (np.abs(w) * norm[:, None]).sum(axis=1)
+    np.testing.assert_allclose(judge(groups, "wanda", seen)[0], wanted, rtol=1e-5)
+
+
+def test_flap_is_weighted_variance_in_deviations() -> None:
+    groups, z, w, seen = observed()
+    fluctuation = z.var(axis=0) * (w**2).sum(axis=1)
+    wanted = (fluctuation - fluctuation.mean()) / fluctuation.std()
+    np.testing.assert_allclose(judge(groups, "flap", seen)[0], wanted, rtol=1e-4)
+
+
+def test_apoz_is_the_share_of_activity() -> None:
+    groups, z, _, seen = observed()
+    np.testing.assert_allclose(judge(groups, "apoz", seen)[0], (z > 0).mean(axis=0))
+
+
+@pytest.mark.parametrize("name", ["wanda", "flap", "obs-diagonal"])
+def test_a_unit_without_effect_goes_first(name: str) -> None:
+    second = normal(6, 3)
+    second[4] = 0
+    groups = chain(normal(5, 6), second)
+    found = judge(groups, name, look(groups, {"x": normal(64, 5)}))[0]
+    assert found.argmin() == 4
+
+
+def loss_by_refit(z: Array, w: Array, gone: list[int], centred: bool) -> float:
+    """What is left of z w where these inputs go and least squares refits the others."""
+    z = z - z.mean(axis=0) if centred else z
+    rest = np.delete(z, gone, axis=1)
+    y = z @ w
+    return float(((y - rest @ np.linalg.lstsq(rest, y, rcond=None)[0]) ** 2).sum() / len(z))
+
+
+def test_nothing_is_lost_where_inputs_never_change() -> None:
+    net = Net("still")
+    y = net.relu(net.gemm(net.input("x", [8, 5]), 6))
+    groups = spa.analyze(net.model(net.gemm(y, 3)))
+    seen = look(groups, {"x": np.ones((8, 5), np.float32)})
+    assert judge(groups, "obs-diagonal", seen)[0] == pytest.approx(np.zeros(6), abs=1e-9)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_obs_is_the_loss_after_the_best_refit(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spa.activity.SHRINK", 0.0)
+    net = Net("obs")
+    y = net.relu(net.gemm(net.input("x", [200, 5]), 6))
+    groups = spa.analyze(net.model(net.gemm(y, 3, bias=bias)))
+    x, graph = normal(200, 5), groups.graph
+    z = np.maximum(x @ graph.array("Gemm_0.weight").T + graph.array("Gemm_0.bias"), 0)
+    z, w = z.astype(np.float64), graph.array("Gemm_1.weight").T
+    seen = look(groups, {"x": x})
+    energy = ((z - z.mean(axis=0)) @ w).var(axis=0).sum()
+    wanted = [loss_by_refit(z, w, [c], bias) / energy for c in range(6)]
+    np.testing.assert_allclose(judge(groups, "obs-diagonal", seen)[0], wanted, rtol=1e-4)
+
+
+def test_obs_takes_a_channel_with_all_its_taps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spa.activity.SHRINK", 0.0)
+    net = Net("taps")
+    y = net.relu(net.conv(net.input("x", (40, 2, 5, 5)), 3))
+    groups = spa.analyze(net.model(net.conv(y, 4, pad=0)))
+    seen = look(groups, {"x": normal(40, 2, 5, 5)})
+    reader = max(seen.values(), key=lambda s: s.site.node)
+    h, w = reader.covariance[0], reader.weights[0].reshape(4, -1).astype(np.float64)
+    for c, found in enumerate(judge(groups, "obs-diagonal", seen)[0]):
+        gone = np.arange(9 * c, 9 * c + 9)
+        kept = np.setdiff1d(np.arange(27), gone)
+        best = w[:, kept] + w[:, gone] @ h[np.ix_(gone, kept)] @ np.linalg.inv(
+            h[np.ix_(kept, kept)]
+        )
+        change = w.copy()
+        change[:, kept] -= best
+        loss = np.einsum("of,fh,oh->", change, h, change)
+        assert found == pytest.approx(loss / reader.energy, rel=1e-4)
+
+
+def test_taps_as_samples_agree_where_every_tap_sees_the_same() -> None:
+    """Without borders, a map of one value for each image has equal taps."""
+    net = Net("flat maps")
+    y = net.relu(net.conv(net.input("x", (30, 2, 4, 4)), 3, k=1))
+    groups = spa.analyze(net.model(net.conv(y, 4, pad=0)))
+    x = np.broadcast_to(normal(30, 2, 1, 1), (30, 2, 4, 4)).copy()
+    dense = look(groups, {"x": x})
+    sampled = {k: with_taps_as_samples(s) for k, s in dense.items()}
+    for name in ("wanda", "flap", "apoz"):
+        one, other = judge(groups, name, dense)[0], judge(groups, name, sampled)[0]
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", [n for n, c in CRITERIA.items() if "inputs" in c.needs])
+def test_groups_that_nothing_reads_are_judged_by_size(name: str) -> None:
+    """Of heads, sizes of q and k, sizes of v, the second is read by no site."""
+    groups = spa.analyze(BLOCKS["self_attention"][0]())
+    evidence = Evidence(groups, np.random.default_rng(0), {})
+    unread = [g for g, readers in enumerate(evidence.readers) if not readers]
+    assert len(unread) == 1
+    (x,) = groups.graph.inputs
+    found = judge(groups, name, look(groups, {x: normal(*groups.shapes.shapes[x])}))
+    size = judge(groups, "l1")[unread[0]]
+    mine = found[unread[0]]
+    np.testing.assert_array_equal(np.argsort(mine), np.argsort(size))
+    assert np.corrcoef(mine, size)[0, 1] == pytest.approx(1)
+    others = [s.mean() for g, s in enumerate(found) if g not in unread]
+    assert mine.mean() == pytest.approx(np.mean(others), abs=1e-9)
+
+
+def test_units_of_many_inputs_sum_them() -> None:
+    """A head of v is read at as many inputs as it has, a flattened channel at every position."""
+    net = Net("flat")
+    y = net.flatten(net.relu(net.conv(net.input("x", (8, 3, 4, 4)), 4)))
+    groups = spa.analyze(net.model(net.gemm(y, 5)))
+    seen = look(groups, {"x": normal(8, 3, 4, 4)})
+    reader = max(seen.values(), key=lambda s: s.site.node)
+    size = np.sqrt(np.diag(reader.covariance[0]) + reader.mean[0, :, 0] ** 2)
+    wanted = (np.abs(reader.weights[0, :, :, 0]).sum(axis=0) * size).reshape(4, 16).sum(axis=1)
+    np.testing.assert_allclose(judge(groups, "wanda", seen)[0], wanted, rtol=1e-6)
