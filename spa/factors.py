@@ -222,11 +222,15 @@ def _close(knot: _Knot, labels: Labels, own: Labels, search: _Search) -> Labels:
 def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
     """Choose in the grid that holds most units of the solution's factor, so that most stay.
 
-    Where that leaves it open, the factor is followed that was followed in a grid alike, so that
-    what is chosen in one layer is chosen in all.
+    Where none does, in one that has them as lines: what lies further off has to follow. Where the
+    choice is open, the factor is followed that was followed in a grid alike, so that what is chosen
+    in one layer is chosen in all.
     """
     habits = search.habits
-    near = [(mine[c].sum(), n in habits) for c, n in zip(part.cells, part.sizes, strict=True)]
+    laid = zip(part.cells, part.lines, part.sizes, strict=True)
+    near = [
+        (mine[cells].sum(), mine[lines].any(axis=0).sum(), n in habits) for cells, lines, n in laid
+    ]
     at = max(range(len(near)), key=lambda k: (*near[k], -k))
     sizes, ways = part.sizes[at], []
     for factor in reversed(range(len(sizes))):

@@ -108,6 +108,8 @@ class Reference:
             for name in (*node.inputs, *node.outputs):
                 self._lock_tensor(name)
             return
+        # What computes with sizes has no numbers to change: alone, a Range over the channels is a
+        # constant, and only its rule knows that with fewer channels it counts anew.
         if lone is None or self._reads_one_of_many(op):
             self._join(self.sure, self._by_rule(op))
             return
