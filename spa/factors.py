@@ -134,6 +134,11 @@ class _Knot:
         live = line != labels[LOCKED]
         return bool(((live.sum(axis=0) > 1) & (live & (line != cell)).any(axis=0)).any())
 
+    def settled(self, labels: Labels) -> int:
+        """How many units there are in the grids that are not open."""
+        done = [self.held[k] for k in range(len(self.lines)) if not self.is_open(labels, k)]
+        return len(_live(labels, _distinct(len(labels), *done)))
+
     def parts(self, labels: Labels) -> list[_Knot]:
         """What is still open, taken apart."""
         open_ = [k for k in range(len(self.lines)) if self.is_open(labels, k)]
@@ -224,7 +229,7 @@ def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
 
     Where none does, in one that has them as lines: what lies further off has to follow. Where the
     choice is open, the factor is followed that was followed in a grid alike, so that what is chosen
-    in one layer is chosen in all.
+    in one layer is chosen in all; else the one that settles most: what is left open may yet go.
     """
     habits = search.habits
     laid = zip(part.cells, part.lines, part.sizes, strict=True)
@@ -236,7 +241,7 @@ def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
     for factor in reversed(range(len(sizes))):
         labels = part.follow(np.arange(len(part.back)), at, factor)
         own = _live(labels, mine)
-        worth = len(own), habits.get(sizes) == factor, len(_distinct(len(labels), labels))
+        worth = len(own), habits.get(sizes) == factor, part.settled(labels)
         ways.append((worth, factor, labels, own))
     _, factor, labels, own = max(ways, key=lambda way: way[0])
     habits.setdefault(sizes, factor)
