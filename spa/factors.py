@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from spa.axes import LOCKED, Grid, Ids
 Labels = NDArray[np.int64]
 Pairs = tuple[Ids, Ids]
 Sizes = tuple[int, ...]
+_Habits = tuple[tuple[Sizes, int | None], ...]
 
 _TRIES, _ALIKE = 24, 3  # solutions looked for in one knot, and for factors that look alike
 
@@ -132,6 +134,11 @@ class _Knot:
         live = line != labels[LOCKED]
         return bool(((live.sum(axis=0) > 1) & (live & (line != cell)).any(axis=0)).any())
 
+    def settled(self, labels: Labels) -> int:
+        """How many units there are in the grids that are not open."""
+        done = [self.held[k] for k in range(len(self.lines)) if not self.is_open(labels, k)]
+        return len(_live(labels, _distinct(len(labels), *done)))
+
     def parts(self, labels: Labels) -> list[_Knot]:
         """What is still open, taken apart."""
         open_ = [k for k in range(len(self.lines)) if self.is_open(labels, k)]
@@ -151,6 +158,7 @@ def _solutions(knot: _Knot) -> list[Labels]:
     found: list[Labels] = []
     known: set[int] = set()
     tried: Counter[tuple[object, ...]] = Counter()
+    solved: dict[tuple[bytes, _Habits], tuple[Labels, _Habits]] = {}
     for at, sizes in enumerate(knot.sizes):
         for factor in reversed(range(len(sizes))):
             most = len(knot.units(start, at, factor))
@@ -161,61 +169,83 @@ def _solutions(knot: _Knot) -> list[Labels]:
                 continue
             tried[alike] += 1
             labels = knot.follow(start, at, factor)
-            labels = _close(knot, labels, knot.units(labels, at, factor), {sizes: factor}, {})
+            habits = {sizes: factor}
+            labels = _close(knot, labels, knot.units(labels, at, factor), _Search(habits, solved))
             sums = np.zeros(len(labels), np.uint64)
             np.add.at(sums, labels, tokens)  # one hash for every unit
             if not set(sums[knot.units(labels, at, factor)].tolist()) <= known:
                 found.append(labels)
                 known.update(sums[_distinct(len(labels), labels)].tolist())
-    return found or [_close(knot, start, start[:0], {}, {})]
+    return found or [_close(knot, start, start[:0], _Search({}, solved))]
 
 
-def _close(
-    knot: _Knot,
-    labels: Labels,
-    own: Labels,
-    habits: dict[Sizes, int],
-    known: dict[bytes, Labels],
-) -> Labels:
+@dataclass(frozen=True)
+class _Search:
+    """One solution while it is looked for.
+
+    habits: the factor that was followed in a grid of these sizes.
+    solved: solutions of parts, by structure and by the habits that count there, and the habits they
+        led to. All solutions of a knot share it: most come to the same parts in the end.
+    known: solutions of parts by structure alone, so that equal layers are solved alike.
+    """
+
+    habits: dict[Sizes, int]
+    solved: dict[tuple[bytes, _Habits], tuple[Labels, _Habits]]
+    known: dict[bytes, Labels] = field(default_factory=dict)
+
+    def solve(self, part: _Knot, mine: NDArray[np.bool_]) -> Labels:
+        key = blake2b(part.key + mine.tobytes()).digest()
+        if key not in self.known:
+            before = self._habits(part)
+            if (key, before) not in self.solved:
+                labels = _choose(part, mine, self)
+                self.solved[key, before] = labels, self._habits(part)
+            self.known[key], after = self.solved[key, before]
+            self.habits.update({n: k for n, k in after if k is not None})
+        return self.known[key]
+
+    def _habits(self, part: _Knot) -> _Habits:
+        return tuple((n, self.habits.get(n)) for n in part.sizes)
+
+
+def _close(knot: _Knot, labels: Labels, own: Labels, search: _Search) -> Labels:
     """Choose in every grid that is still open, part by part.
 
     Args:
         own: the units of the factor that the solution is for; parts that hold some come first.
-        habits: the factor that was followed in a grid of these sizes.
-        known: solutions of parts, by structure.
     """
     ties = []
     parts = [(np.isin(part.back, own), part) for part in knot.parts(labels)]
     for mine, part in sorted(parts, key=lambda p: not p[0].any()):
-        key = part.key + mine.tobytes()
-        if key not in known:
-            known[key] = _choose(part, mine, habits, known)
-        ties.append((part.back, part.back[_first(known[key])]))
+        ties.append((part.back, part.back[_first(search.solve(part, mine))]))
     if not ties:
         return labels
     ones, others = (np.concatenate(half) for half in zip(*ties, strict=True))
     return _join(labels, ones, others)
 
 
-def _choose(
-    part: _Knot, mine: NDArray[np.bool_], habits: dict[Sizes, int], known: dict[bytes, Labels]
-) -> Labels:
+def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
     """Choose in the grid that holds most units of the solution's factor, so that most stay.
 
-    Where that leaves it open, the factor is followed that was followed in a grid alike, so that
-    what is chosen in one layer is chosen in all.
+    Where none does, in one that has them as lines: what lies further off has to follow. Where the
+    choice is open, the factor is followed that was followed in a grid alike, so that what is chosen
+    in one layer is chosen in all; else the one that settles most: what is left open may yet go.
     """
-    near = [(mine[c].sum(), n in habits) for c, n in zip(part.cells, part.sizes, strict=True)]
+    habits = search.habits
+    laid = zip(part.cells, part.lines, part.sizes, strict=True)
+    near = [
+        (mine[cells].sum(), mine[lines].any(axis=0).sum(), n in habits) for cells, lines, n in laid
+    ]
     at = max(range(len(near)), key=lambda k: (*near[k], -k))
     sizes, ways = part.sizes[at], []
     for factor in reversed(range(len(sizes))):
         labels = part.follow(np.arange(len(part.back)), at, factor)
         own = _live(labels, mine)
-        worth = len(own), habits.get(sizes) == factor, len(_distinct(len(labels), labels))
+        worth = len(own), habits.get(sizes) == factor, part.settled(labels)
         ways.append((worth, factor, labels, own))
     _, factor, labels, own = max(ways, key=lambda way: way[0])
     habits.setdefault(sizes, factor)
-    return _close(part, labels, own, habits, known)
+    return _close(part, labels, own, search)
 
 
 def _knots(

@@ -15,9 +15,10 @@ Nothing here knows an operator. A node runs alone in onnxruntime, again and agai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise, product
+from functools import partial
+from itertools import chain, combinations, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -313,30 +314,49 @@ class Finder:
         return k == 0 and axis == (1 if op.attr("layout", 0) else 0)
 
     def _meet(self, low: float, high: float) -> None:
+        """Which slices of two inputs meet; of those that meet one slice, only that they do so
+        together, as blocks are all that is asked for."""
         feeds = self._steps(numbers(self.lone, self.random, low, high))
         floats = [k for k in self.lone.inputs if self.lone.dtypes[k].kind == "f"]
-        before = [x.astype(float) for x in self.run(feeds)]
-        alone_by: dict[tuple[int, int, int], tuple[Array, list[Array]]] = {}
-        for k in floats if len(floats) > 1 else ():
-            for a, _ in self.axes_of(k):
-                for i in range(feeds[k].shape[a]):
-                    changed = _changed(feeds, k, a, i, self.random)
-                    alone_by[k, a, i] = changed[k], self.run(changed)
-        for k, m in combinations(floats, 2):
-            if self.lone.inputs[k] == self.lone.inputs[m]:
-                continue
-            for (a, _), (b, _) in product(self.axes_of(k), self.axes_of(m)):
-                if feeds[k].shape[a] == 1 or feeds[m].shape[b] == 1:
-                    continue
-                one, other = (self.lone.inputs[k], a), (self.lone.inputs[m], b)
-                relation = self._relation(one, other, k)
-                for i, j in np.ndindex(*relation.shape):
-                    (v, y1), (w, y2) = alone_by[k, a, i], alone_by[m, b, j]
-                    both = self.run({**feeds, k: v, m: w})
-                    for x, y, z, got in zip(before, y1, y2, both, strict=True):
-                        mixed = np.abs(x - y - z + got)
-                        size = np.abs(x) + np.abs(y) + np.abs(z)
-                        relation[i, j] |= bool((mixed > 1e-5 * size + 1e-7).any())
+        pairs = [(k, m) for k, m in combinations(floats, 2) if self._are_two(k, m)]
+        more = {k: self.random.uniform(0.1, 0.2, feeds[k].shape) for k in floats}
+        before = self.run(feeds) if pairs else []
+        for k in floats:
+            for a, n in self.axes_of(k):
+                others = [(m, b, size) for j, m in pairs if j == k for b, size in self.axes_of(m)]
+                others = [(m, b, size) for m, b, size in others if feeds[m].shape[b] > 1]
+                parts = {(m, b): [[j] for j in range(size)] for m, b, size in others}
+                for i in range(n) if others and feeds[k].shape[a] > 1 else ():
+                    mixes = self._mixing(feeds, before, more, k, a, i)
+                    for (m, b), known in parts.items():
+                        ref = (self.lone.inputs[k], a), (self.lone.inputs[m], b)
+                        met = _found(known, partial(mixes, m, b))
+                        self._relation(*ref, k)[i, [part[0] for part in met]] = True
+                        if len(met) > 1:
+                            known[:] = [p for p in known if p not in met] + [list(chain(*met))]
+
+    def _mixing(
+        self,
+        feeds: dict[int, Array],
+        before: list[Array],
+        more: dict[int, Array],
+        k: int,
+        axis: int,
+        index: int,
+    ) -> Callable[[int, int, list[int]], bool]:
+        """Whether the effect of one slice and that of some slices of an axis are not their sum."""
+        one = {k: _raised(feeds[k], more[k], axis, [index])}
+        first = self.run({**feeds, **one})
+
+        def mixes(m: int, other: int, at: list[int]) -> bool:
+            some = {m: _raised(feeds[m], more[m], other, at)}
+            second, both = self.run({**feeds, **some}), self.run({**feeds, **one, **some})
+            return any(map(_is_mixed, before, first, second, both))
+
+        return mixes
+
+    def _are_two(self, k: int, m: int) -> bool:
+        return self.lone.inputs[k] != self.lone.inputs[m]
 
     # Step 2: blocks, ties, choices ---------------------------------------------------------------
 
@@ -420,6 +440,28 @@ class Finder:
 
 def _but(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(k for k in range(rank) if k != axis)
+
+
+def _raised(value: Array, more: Array, axis: int, at: list[int]) -> Array:
+    made = value.copy()
+    np.moveaxis(made, axis, 0)[at] += np.moveaxis(more, axis, 0)[at].astype(made.dtype)
+    return made
+
+
+def _is_mixed(x: Array, y: Array, z: Array, both: Array) -> bool:
+    """Whether going from x to both is more than going to y and going to z."""
+    differ = (x != y) | (z != both)  # elsewhere the first change does nothing: most of it
+    x, y, z, both = (v[differ].astype(float) for v in (x, y, z, both))
+    size = np.abs(x) + np.abs(y) + np.abs(z)
+    return bool((np.abs(x - y - z + both) > 1e-5 * size + 1e-7).any())
+
+
+def _found(parts: list[list[int]], holds: Callable[[list[int]], bool]) -> list[list[int]]:
+    """The parts for which something holds that holds for a whole where it does for a part."""
+    if not parts or not holds(list(chain(*parts))):
+        return []
+    half = len(parts) // 2
+    return [*_found(parts[:half], holds), *_found(parts[half:], holds)] if half else parts
 
 
 def _both_nan(x: Array, y: Array) -> Array:

@@ -108,9 +108,9 @@ class Reference:
             for name in (*node.inputs, *node.outputs):
                 self._lock_tensor(name)
             return
-        if lone is None:
-            return  # it computes sizes
-        if self._reads_one_of_many(op):
+        # What computes with sizes has no numbers to change: alone, a Range over the channels is a
+        # constant, and only its rule knows that with fewer channels it counts anew.
+        if lone is None or self._reads_one_of_many(op):
             self._join(self.sure, self._by_rule(op))
             return
         may = alternatives(lone)
@@ -233,7 +233,17 @@ UNSUITED = {
 
 @pytest.mark.parametrize("name", sorted(HAZARDS.keys() - UNSUITED.keys()))
 def test_hazards_tie_what_numbers_tie(name: str) -> None:
-    assert check_units(HAZARDS[name][0]()) is not None
+    assert check_units(narrow(HAZARDS[name][0]())) is not None
+
+
+def narrow(model: ModelProto) -> ModelProto:
+    """One free side is enough: numbers look at every index of an axis that merges both."""
+    del model.graph.value_info[:]
+    for info in (*model.graph.input, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param == "w":
+                dim.dim_value = 4
+    return model
 
 
 SHARDS = 4
