@@ -228,9 +228,9 @@ RECIPES = {
     "resnet20": Recipe(resnet20, 7),
     "vgg": Recipe(vgg, 7),
     "mobilenet": Recipe(mobilenet, 6, mixed=False),
-    "densenet": Recipe(densenet, 6),
+    "densenet": Recipe(densenet, 3),
     "vit": Recipe(vit, 8, rate=1.5e-3, adam=True),
-    "wide_mobilenet": Recipe(wide_mobilenet, 5, rgb=True, mixed=False),
+    "wide_mobilenet": Recipe(wide_mobilenet, 3, rgb=True, mixed=False),
 }
 
 
