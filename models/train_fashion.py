@@ -5,7 +5,8 @@
 Training: all 60,000 training images, seed 0, the last weights are taken; nothing was chosen by
 test accuracy. Flips and shifts of at most two pixels, cross-entropy without label smoothing. CNNs:
 SGD with Nesterov momentum, weight decay 5e-4 on every parameter as in ordinary training, one-cycle
-rate. ViT: AdamW, weight decay 0.05 on matrices. No sparsity penalty, no pruning in the loop.
+rate. ViT: AdamW, weight decay 0.05 on matrices. Mixed precision (bfloat16) but for the MobileNets,
+which it slows. No sparsity penalty, no pruning in the loop.
 
 Export: torch.onnx's TorchScript exporter, opset 17, dynamic batch. `NAME.onnx` has each
 BatchNormalization folded into the convolution before it where there is one; `NAME_bn.onnx` keeps
