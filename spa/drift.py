@@ -172,5 +172,6 @@ def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> flo
         if one.size != other.size or not np.isfinite(other).all():
             return float("inf")
         a, b = one.astype(np.float64), other.astype(np.float64)
-        found.append(float(((a - b) ** 2).mean() / max(float(a.var()), 1e-300)))
+        spread = float(a.var()) or float((a * a).mean()) or 1.0
+        found.append(float(((a - b) ** 2).mean()) / spread)
     return float(np.mean(found)) if found else 0.0

@@ -84,7 +84,7 @@ def refit(plain: Matrix, m: Moments, lam: float) -> tuple[Matrix, Matrix]:
 def solve(a: Matrix, b: Matrix, lam: float) -> Matrix:
     """(A + lam diag A)^-1 B for a covariance A, some of whose variances may be zero."""
     d = np.diag(a)
-    floor = 1e-12 * max(float(d.max(initial=0.0)), 1e-300)
+    floor = max(1e-12 * float(d.max(initial=0.0)), 1e-30)
     scale = 1 / np.sqrt(np.maximum(d, floor))
     scaled = a * scale[:, None] * scale[None, :]
     scaled[np.diag_indices_from(scaled)] += max(lam, 1e-10)

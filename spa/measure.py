@@ -32,9 +32,9 @@ Matrix = NDArray[np.float64]
 
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
-SHRINK, SHRINK_MADE_UP = 0.02, 0.3  # of correlations towards none, on real inputs and on made-up
+SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
 CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
-LAYER_SHARE = 0.5  # and of a layer's, against the level of the layers before
+LAYER_SHARE = 0.25  # and of a layer's, against the level of the layers before
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,9 @@ def sampled(
         site.rows(v, most, np.random.default_rng((seed, site.node, first + k)))
         for k, v in enumerate(x)
     ]
-    return np.moveaxis(np.concatenate(parts_).astype(np.float32, copy=False), 1, 0)
+    whole = np.concatenate(parts_).astype(np.float32, copy=False)
+    # An infinite input says nothing of a sum, and one would spoil every moment.
+    return np.moveaxis(np.nan_to_num(whole, copy=False, posinf=0.0, neginf=0.0), 1, 0)
 
 
 def _look(
