@@ -106,7 +106,7 @@ def allocate(
     limits = limits or Limits()
     cost = cost or CostModel(groups)
     if measure == "channels":
-        steps = _Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
+        steps = Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
     else:
         rank = scores if scope == "global" else [_shares(s) for s in scores]
@@ -126,7 +126,7 @@ def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return rank
 
 
-class _Steps:
+class Steps:
     """Which numbers of removed units the limits allow for each group."""
 
     def __init__(self, groups: Groups, limits: Limits, round_to: int) -> None:
@@ -165,16 +165,16 @@ def _search_blocks(
     """Search with the block size asked for, else with the largest that meets the target."""
     for block in [limits.round_to] if limits.round_to is not None else [8, 4, 2]:
         try:
-            return _search(cost, _Steps(groups, limits, block), rank, measure, share)
+            return search(cost, Steps(groups, limits, block), rank, measure, share)
         except TargetError:
             if limits.round_to is not None:
                 raise
-    return _search(cost, _Steps(groups, limits, 1), rank, measure, share)
+    return search(cost, Steps(groups, limits, 1), rank, measure, share)
 
 
-def _search(
+def search(
     cost: CostModel,
-    steps: _Steps,
+    steps: Steps,
     rank: Sequence[NDArray[np.float64]],
     measure: str,
     share: float,
@@ -207,7 +207,7 @@ def _search(
     options = [prefix(low), prefix(min(high, len(order)))]
     best = min(options, key=lambda c: abs(left(c) - share))
     if abs(left(best) - share) > TOLERANCE / 4:
-        options = [best, _fill(left, steps, options[0], most, share)]
+        options = [best, fill(left, steps, options[0], most, share)]
         best = min(options, key=lambda c: abs(left(c) - share))
     if abs(left(best) - share) > TOLERANCE:
         raise TargetError(
@@ -219,8 +219,8 @@ def _search(
     return best
 
 
-def _fill(
-    left: Callable[[Counts], float], steps: _Steps, counts: Counts, most: Counts, share: float
+def fill(
+    left: Callable[[Counts], float], steps: Steps, counts: Counts, most: Counts, share: float
 ) -> Counts:
     """Where the next unit overshoots: go on with those, small ones too, that do not."""
     counts = counts.copy()

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.allocate import TOLERANCE, Counts, Limits, _Steps
+from spa.allocate import TOLERANCE, Counts, Limits, Steps, fill, search
 from spa.cost import CostModel
 from spa.curves import Curve
-from spa.errors import TargetError
 from spa.groups import Groups
 
 BLOCKS = (8, 4, 2, 1)
@@ -41,22 +40,18 @@ def spend(
         TargetError: if the target is out of reach.
     """
     blocks = BLOCKS if limits.round_to is None else (limits.round_to,)
-    nearest = 1.0
     for block in blocks:
-        steps = _Steps(groups, limits, block)
-        best = _best(_paths(groups, curves, weights, steps), target, cost, len(groups))
+        steps = Steps(groups, limits, block)
+        best = _best(_paths(groups, curves, weights, steps), target, cost, steps)
         left = getattr(cost(best), target[0]) / max(getattr(cost(), target[0]), 1)
         if abs(left - target[1]) <= TOLERANCE:
             return best
-        nearest = min(nearest, left)
-    raise TargetError(
-        f"{target[0]}={target[1]:g} is out of reach: the nearest with these options is "
-        f"{target[0]}={nearest:.3f}"
-    )
+    rank = [curves[g].scores(group.size) * weights.get(g, 1.0) for g, group in enumerate(groups)]
+    return search(cost, steps, rank, *target)  # it says why, if it finds no way either
 
 
 def _paths(
-    groups: Groups, curves: Mapping[int, Curve], weights: Mapping[int, float], steps: _Steps
+    groups: Groups, curves: Mapping[int, Curve], weights: Mapping[int, float], steps: Steps
 ) -> dict[int, list[tuple[int, float]]]:
     """For every group the corners of its hull: (units removed, loss)."""
     paths = {}
@@ -85,17 +80,32 @@ def _best(
     paths: Mapping[int, list[tuple[int, float]]],
     target: tuple[str, float],
     cost: CostModel,
-    count: int,
-) -> NDArray[np.int64]:
-    """The counts nearest to the target on the way of cheapest steps, from either side."""
-    wanted = target[1] * getattr(cost(), target[0])
-    before = counts = np.zeros(count, np.int64)
-    for counts in _way(paths, target[0], cost, count):
-        if getattr(cost(counts), target[0]) <= wanted:
+    steps: Steps,
+) -> Counts:
+    """The counts nearest to the target on the way of cheapest steps: before it, behind it, or part
+    of the way along the step across it; and what smaller steps of any group add to the first."""
+    full = max(getattr(cost(), target[0]), 1)
+
+    def left(counts: Counts) -> float:
+        return float(getattr(cost(counts), target[0]) / full)
+
+    before = counts = np.zeros(len(steps.sizes), np.int64)
+    for counts in _way(paths, target[0], cost, len(before)):
+        if left(counts) <= target[1]:
             break
         before = counts
     options = [before, counts]
-    return min(options, key=lambda c: abs(getattr(cost(c), target[0]) - wanted))
+    for g in np.flatnonzero(counts != before).tolist():
+        for k in range(before[g] + 1, counts[g]):
+            part = before.copy()
+            part[g] = k
+            options.append(steps.allowed(part))
+    best = min(options, key=lambda c: abs(left(c) - target[1]))
+    if abs(left(best) - target[1]) > TOLERANCE / 4:
+        most = steps.allowed(steps.sizes)
+        options = [best, fill(left, steps, before, most, target[1])]
+        best = min(options, key=lambda c: abs(left(c) - target[1]))
+    return best
 
 
 def _way(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -28,6 +29,7 @@ _TINT = 0.12
 _CONTRAST = 0.3  # of the logarithm
 _CHROMA = 0.33  # the colour of a leaf beside its lightness: channels correlate at 0.9
 _LEAVES, _OLD = 150, 25
+_SMALL = 48 * 48  # pixels
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -38,9 +40,22 @@ def picture(family: int, seed: Sequence[int], height: int, width: int, channels:
         seed: what the picture depends on; the last number counts the pictures of a set and spreads
             their brightness evenly.
     """
+    if height * width <= _SMALL:
+        kept: Picture = _small(family, tuple(seed), height, width, channels)
+        return np.array(kept)
+    return _picture(family, seed, height, width, channels)
+
+
+@lru_cache(maxsize=4096)
+def _small(family: int, seed: tuple[int, ...], height: int, width: int, channels: int) -> Picture:
+    """Kept, because small networks come in crowds, and for them a picture is what takes long."""
+    return _picture(family, seed, height, width, channels)
+
+
+def _picture(family: int, seed: Sequence[int], height: int, width: int, channels: int) -> Picture:
     random = np.random.default_rng([family, *seed])
     draw = _dead_leaves if family == DEAD_LEAVES else _spectral
-    drawn = draw(random, height, width, channels)
+    drawn: Picture = draw(random, height, width, channels)
     drawn -= drawn.mean()
     drawn /= max(float(drawn.std()), 1e-6)
     spread = (0.5 + (seed[-1] + 1) * _GOLDEN) % 1  # as even as chance is not
