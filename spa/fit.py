@@ -23,7 +23,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.intp]
-STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of the pull towards plain removal
+EXACT = 1 << 21  # rows of so many numbers are summed in double precision
+STRENGTHS = (1e-7, 1e-5, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of the pull towards plain removal
 Floats = NDArray[np.floating[Any]]
 
 
@@ -56,6 +57,8 @@ def moments(w: Floats, x: Floats, z: Floats, affine: bool) -> Moments:
         w: dense weights, shape (g, o, f). x: (g, rows, f). z: (g, rows, k).
     """
     n = max(x.shape[1], 1)
+    if x.size <= EXACT:
+        w, x, z = (a.astype(np.float64) for a in (w, x, z))
     y = np.matmul(x, np.swapaxes(w, 1, 2))
     my, mz = y.mean(1, dtype=np.float64), z.mean(1, dtype=np.float64)
     if not affine:

@@ -1,0 +1,125 @@
+"""Compensation: exact where channels depend on each other, kept only where it helps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, numpy_helper
+
+import spa
+from models.builder import Net
+from spa import run as runs
+from spa.compensate import Compensation, compensate
+from spa.groups import Groups
+from spa.measure import measure
+from spa.study import make_up
+
+
+def dependent(width: int, rank: int, seed: int) -> ModelProto:
+    """Two linear layers between which only ``rank`` of ``width`` channels are independent."""
+    net, random = Net("dependent"), np.random.default_rng(seed)
+    x = net.input("x", ("batch", 6))
+    first = (random.standard_normal((6, rank)) @ random.standard_normal((rank, width))).astype("f4")
+    h = net.node("Gemm", x, first, random.standard_normal(width).astype("f4"), shape=("b", width))
+    last = random.standard_normal((width, 3)).astype("f4")
+    y = net.node("Gemm", h, last, random.standard_normal(3).astype("f4"), shape=("b", 3))
+    return net.model(y)
+
+
+def outputs(model: ModelProto, x: np.ndarray) -> np.ndarray:
+    with runs.session(model) as running:
+        return next(iter(runs.run(running, {"x": x}).values()))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(6, 12), st.integers(1, 4), st.integers(0, 10**6))
+def test_exactly_dependent_channels_are_made_up_for(width: int, rank: int, seed: int) -> None:
+    """With as many channels left as are independent, the pruned model equals the dense one."""
+    model = dependent(width, rank, seed)
+    share = (rank + 1) / width  # a bias takes one dimension more, which the refit's bias takes up
+    x = np.random.default_rng(seed).standard_normal((64, 6)).astype("f4")
+    result = spa.prune(
+        model, f"channels={share}", round_to=1, data={"x": np.tile(x, (4, 1))}, verify=False
+    )
+    dense, pruned = outputs(model, x), outputs(result.model, x)
+    assert result.removed
+    assert np.abs(dense - pruned).max() <= 1e-5 * np.abs(dense).max()
+
+
+def case(seed: int = 0) -> tuple[Groups, list[dict[str, np.ndarray]]]:
+    net = Net("case")
+    x = net.relu(net.bn(net.conv(net.input("x", ("n", 3, 8, 8)), 16, bias=False)))
+    x = net.relu(net.conv(x, 12))
+    groups = spa.analyze(net.model(net.gemm(net.flatten(net.pool(x)), 5)))
+    random = np.random.default_rng(seed)
+    feeds = [{"x": random.standard_normal((16, 3, 8, 8)).astype("f4")} for _ in range(4)]
+    return groups, feeds
+
+
+def done(method: str, repair: bool, made_up: bool = False) -> tuple[Groups, Compensation]:
+    groups, feeds = case()
+    removed = {g: np.arange(group.size // 2) for g, group in enumerate(groups)}
+    measured = measure(groups.graph, feeds[:3], made_up)
+    found = compensate(groups, removed, measured, feeds[:3], feeds[3:], method, repair)
+    return groups, found
+
+
+def test_nothing_is_changed_where_nothing_is_asked_for() -> None:
+    assert not done("none", False)[1].values
+
+
+def test_repair_alone_changes_statistics_alone() -> None:
+    groups, found = done("none", True)
+    assert found.repaired and not found.helped
+    kinds = {groups.graph.nodes[node].op_type for node, _ in found.values}
+    assert kinds <= {"BatchNormalization"}
+
+
+@pytest.mark.parametrize("made_up", [False, True])
+def test_refit_lowers_the_error_on_held_out_inputs(made_up: bool) -> None:
+    _, found = done("refit", True, made_up)
+    assert len(found.helped) + len(found.rejected) >= 2
+    assert all(after < before for before, after in found.helped.values())
+
+
+def test_the_bias_alone_is_no_better_than_the_refit() -> None:
+    bias, refit = done("bias", False)[1].helped, done("refit", False)[1].helped
+    for name in bias.keys() & refit.keys():
+        assert refit[name][1] <= bias[name][1] * 1.05
+
+
+def test_new_weights_reach_the_file_and_keep_the_law() -> None:
+    net = Net("file")
+    x = net.relu(net.conv(net.input("x", ("n", 3, 8, 8)), 16))
+    model = net.model(net.gemm(net.flatten(net.pool(net.relu(net.conv(x, 16)))), 5))
+    plain = spa.prune(model, "channels=0.5", criterion="l1", compensate="none", repair="none")
+    better = spa.prune(model, "channels=0.5", criterion="l1", samples=64)
+    assert better.removed.keys() == plain.removed.keys()
+    assert better.compensation is not None and better.compensation.helped
+    assert better.verification is not None and better.verification.law is not None
+    assert better.verification.law < 1e-4
+    stored = [
+        {t.name: numpy_helper.to_array(t) for t in r.model.graph.initializer}
+        for r in (plain, better)
+    ]
+    assert stored[0].keys() == stored[1].keys()
+    assert any(not np.array_equal(stored[0][n], stored[1][n]) for n in stored[0])
+    assert all(stored[0][n].shape == stored[1][n].shape for n in stored[0])
+
+
+def test_the_given_model_keeps_its_weights() -> None:
+    groups, found = done("refit", True)
+    assert found.values and not groups.graph.changed
+
+
+def test_what_does_not_help_at_the_output_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net("worse")
+    x = net.relu(net.conv(net.input("x", ("n", 3, 8, 8)), 16))
+    model = net.model(net.gemm(net.flatten(net.pool(x)), 5))
+    drafted = spa.api.draft(model, "channels=0.5", spa.api.Settings(samples=64))
+    monkeypatch.setattr("spa.study.distance", lambda wanted, got: 1.0)
+    groups, found = make_up(
+        drafted.groups, drafted.removed, drafted.settings, drafted.study, lambda stage: None
+    )
+    assert found is not None and found.refused and not found.values
+    assert not groups.graph.changed
