@@ -12,7 +12,7 @@ ZOO ?= build/zoo
 JOBS ?= $(shell nproc)
 LIMIT ?= 600
 
-.PHONY: demo test lint fuzz mutation docs bench zoo clean
+.PHONY: demo test lint fuzz mutation docs bench bench-quality zoo clean
 
 $(BIN)/spa: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,10 @@ zoo: $(BIN)/spa
 
 bench: $(BIN)/spa
 	$(BIN)/python -m benchmarks.speed
+
+# Hours; what is done is kept in build/. QUALITY=--quick takes minutes.
+bench-quality: $(BIN)/spa
+	$(BIN)/python -m benchmarks.quality $(QUALITY)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

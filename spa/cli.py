@@ -26,7 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads no
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
     "scope": ("curves", "global", "local"),
-    "compensate": ("refit", "bias", "none"),
+    "compensate": ("bias", "refit", "sweep", "merge", "none"),
     "repair": ("statistics", "none"),
 }
 _KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"

@@ -10,13 +10,13 @@ the running statistics move as those of the calibration inputs move from dense t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import METHODS, Moments, moments
+from spa.fit import METHODS, NEEDS, Moments, moments
 from spa.groups import Groups, Removed
 from spa.measure import (
     Measured,
@@ -29,6 +29,7 @@ from spa.measure import (
     settle,
     stored,
 )
+from spa.merge import stand_ins
 from spa.parts import parts
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site
@@ -98,6 +99,8 @@ class _Walk:
         self.graph, self.measured = groups.graph, measured
         self.kept = groups.kept(removed)
         self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
+        self.needs = NEEDS.get(method)
+        self.standing = stand_ins(groups, removed) if self.needs == "standing" else {}
         self.stops = every_stop(self.graph)
         whole = parts(self.graph)
         self.dense = own(whole, self.graph, self.stops)
@@ -148,13 +151,17 @@ class _Walk:
         self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
     ) -> None:
         fitted, held = (
-            self._moments(site, w, stays, x[part], z[part], part.start or 0)
-            for part in (slice(self.fits), slice(self.fits, None))
+            self._moments(site, w, stays, x[part], z[part], part.start or 0, need)
+            for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
         )
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
         dense = w[stays.alive][:, stays.out]
         full = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
         plain = full[:, :, kept], np.zeros(full.shape[:2])
+        if self.needs == "standing":
+            whole = self.standing.get(site.node, np.eye(w.shape[2]))
+            standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
+            fitted = replace(fitted, standing=standing)
         choices = [plain, *METHODS[self.method](full, kept, fitted)]
         errors = [held.error(*choice) for choice in choices]
         best = int(np.argmin(errors))
@@ -184,17 +191,24 @@ class _Walk:
         x: Sequence[Floats],
         z: Sequence[Floats],
         first: int,
+        needs: str | None,
     ) -> Moments:
         rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
         inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
         dense = w[stays.alive][:, stays.out]
-        return moments(
+        found = moments(
             dense.reshape(*dense.shape[:2], -1),
             inputs.reshape(*inputs.shape[:2], -1),
             pruned.reshape(*pruned.shape[:2], -1),
             site.bias is not None,
         )
+        if needs != "whole":
+            return found
+        inputs[:, :, stays.into] = pruned
+        rows_ = inputs.reshape(*inputs.shape[:2], -1)
+        whole = np.matmul(np.swapaxes(rows_, 1, 2), rows_).astype(np.float64) / rows_.shape[1]
+        return replace(found, whole=whole)
 
     def _set(self, place: Place, value: NDArray[Any]) -> None:
         self.values[place] = value

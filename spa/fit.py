@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
 Matrix = NDArray[np.float64]
 Index = NDArray[np.intp]
 EXACT = 1 << 21  # rows of so many numbers are summed in double precision
 STRENGTHS = (1e-7, 1e-5, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of the pull towards plain removal
+DAMPING = 0.01  # of the sweep, times the mean of the diagonal
 Floats = NDArray[np.floating[Any]]
 
 
@@ -34,6 +35,10 @@ class Moments:
 
     mean_y, mean_z: shapes (g, o), (g, k); zero where the site has no bias to correct.
     yz, zz: centred second moments, shapes (g, o, k), (g, k, k). energy: E |y - mean|^2 in all.
+    whole: E z z^T about zero over all inputs, shape (g, f, f); those that are removed, zero in the
+        pruned stream, as in the dense one.
+    standing: what every input is of the kept ones by the weights before it, shape (f, k), see
+        `spa.merge`. Both None unless the method NEEDS them.
     """
 
     mean_y: Matrix
@@ -41,6 +46,8 @@ class Moments:
     yz: Matrix
     zz: Matrix
     energy: float
+    whole: Matrix | None = None
+    standing: Matrix | None = None
 
     def error(self, v: Matrix, b: Matrix) -> float:
         """E |y - V z - b|^2 over E |y - mean|^2, where the mean of y is W E x."""
@@ -114,7 +121,41 @@ def by_refit(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
     return [refit(w[:, :, kept], m, lam) for lam in (np.inf, *STRENGTHS)]
 
 
+def by_sweep(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+    """SparseGPT's sweep (Frantar and Alistarh 2023) with a fixed mask of whole inputs, as in the
+    prototype of OBSPA (Wang et al. 2024): removed inputs from left to right, each made up for by
+    those to its right. The bias stays."""
+    assert m.whole is not None
+    gone = np.setdiff1d(np.arange(w.shape[2]), kept)
+    v = w.copy()
+    for one, h in zip(v, m.whole, strict=True):
+        upper = _upper_root_of_inverse(h)
+        for i in gone:
+            one[:, i:] -= np.outer(one[:, i] / upper[i, i], upper[i, i:])
+    return [(v[:, :, kept], np.zeros(w.shape[:2]))]
+
+
+def _upper_root_of_inverse(h: Matrix) -> Matrix:
+    """U, upper triangular, of H^-1 = U^T U for a damped H."""
+    damped = h.copy()
+    own = damped[np.diag_indices_from(h)]
+    damped[np.diag_indices_from(h)] = np.where(own > 0, own, 1) + DAMPING * max(own.mean(), 1e-30)
+    lower = cho_factor(damped[::-1, ::-1], lower=True)[0]  # of H with both axes turned round
+    turned = solve_triangular(np.tril(lower), np.eye(len(h)), lower=True)
+    return np.asarray(turned[::-1, ::-1])
+
+
+def by_merge(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+    """Neuron Merging (Kim et al. 2020): a removed input's weights go, scaled, to the kept one that
+    is most like it. No inputs are looked at. The bias stays."""
+    assert m.standing is not None
+    return [(np.matmul(w, m.standing), np.zeros(w.shape[:2]))]
+
+
 METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
     "bias": by_bias,
     "refit": by_refit,
+    "sweep": by_sweep,
+    "merge": by_merge,
 }
+NEEDS = {"sweep": "whole", "merge": "standing"}  # what of Moments is made for a method alone

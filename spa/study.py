@@ -15,6 +15,7 @@ from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate
 from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
+from spa.criteria import CRITERIA
 from spa.curves import curves
 from spa.drift import distance, outputs, weights
 from spa.groups import Groups, Removed
@@ -85,7 +86,8 @@ def select(
         TargetError: if it is out of reach.
     """
     limits = Limits(free, settings.min_keep, settings.round_to)
-    criterion = settings.criterion if study else "l1"
+    blind = study is None and CRITERIA[settings.criterion].needs == "calibration inputs"
+    criterion = "l1" if blind else settings.criterion
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None

@@ -1,0 +1,82 @@
+"""The methods that give remaining weights new values, against slow ways to the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spa.cli import _CHOICES
+from spa.fit import DAMPING, METHODS, Index, Matrix, by_merge, by_sweep, moments
+from spa.settings import COMPENSATE
+
+KEPT: list[list[int]] = [[0, 2, 3, 6], [4, 5, 6], [0, 1, 2], [6]]
+
+
+def test_the_command_line_names_all() -> None:
+    assert _CHOICES["compensate"] == COMPENSATE == (*METHODS, "none")
+
+
+def inputs(g: int, f: int) -> Matrix:
+    """Rows of correlated inputs, shape (g, rows, f)."""
+    random = np.random.default_rng(f)
+    return random.normal(size=(g, 50, f)) @ random.normal(size=(g, f, f)) + 0.5
+
+
+def with_whole(w: Matrix, x: Matrix, kept: Index, whole: Matrix) -> Matrix:
+    found = moments(w, x, x[:, :, kept], True)
+    found = type(found)(found.mean_y, found.mean_z, found.yz, found.zz, found.energy, whole)
+    ((v, change),) = by_sweep(w, kept, found)
+    assert not change.any()
+    return v
+
+
+def one_at_a_time(w: Matrix, kept: Index, h: Matrix) -> Matrix:
+    """From left to right: set a weight to zero, move those to its right to where the least squared
+    change of the output is."""
+    v = w.copy()
+    for i in np.setdiff1d(np.arange(w.shape[1]), kept):
+        right = np.arange(i + 1, w.shape[1])
+        moved = np.linalg.solve(h[np.ix_(right, right)], np.outer(h[right, i], v[:, i]))
+        v[:, right] += moved.T
+        v[:, i] = 0
+    return v
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_sweep_moves_what_is_to_the_right(kept: list[int]) -> None:
+    x = inputs(2, 7)
+    w = np.random.default_rng(1).normal(size=(2, 3, 7))
+    whole = np.swapaxes(x, 1, 2) @ x / x.shape[1]
+    before = whole.copy()
+    found = with_whole(w, x, np.asarray(kept), whole)
+    assert np.array_equal(whole, before)
+    for k in range(2):
+        h = whole[k] + DAMPING * np.diag(whole[k]).mean() * np.eye(7)
+        assert np.allclose(found[k], one_at_a_time(w[k], np.asarray(kept), h)[:, kept])
+
+
+def test_sweep_leaves_what_is_to_the_left() -> None:
+    x, w = inputs(1, 7), np.random.default_rng(2).normal(size=(1, 3, 7))
+    found = with_whole(w, x, np.asarray([0, 1, 4, 6]), np.swapaxes(x, 1, 2) @ x)
+    assert np.array_equal(found[:, :, :2], w[:, :, :2])
+    assert not np.isclose(found[:, :, 2:], w[:, :, [4, 6]]).any()
+
+
+def test_sweep_of_inputs_that_are_always_zero() -> None:
+    x = inputs(1, 5)
+    x[:, :, 3] = 0
+    w = np.random.default_rng(3).normal(size=(1, 2, 5))
+    found = with_whole(w, x, np.asarray([0, 2, 4]), np.swapaxes(x, 1, 2) @ x)
+    assert np.isfinite(found).all()
+
+
+def test_merge_mixes_columns() -> None:
+    x, w = inputs(1, 3), np.arange(6.0).reshape(1, 2, 3)
+    found = moments(w, x, x[:, :, :2], True)
+    standing = np.asarray([[1, 0], [0, 1], [0, 0.5]])
+    found = type(found)(
+        found.mean_y, found.mean_z, found.yz, found.zz, found.energy, None, standing
+    )
+    ((v, change),) = by_merge(w, np.asarray([0, 1]), found)
+    assert np.array_equal(v, [[[0, 2], [3, 6.5]]])
+    assert not change.any()

@@ -1,0 +1,27 @@
+"""What is chosen and made up for with what calibration inputs show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import spa
+from models.vision import MAKERS
+from spa.allocate import Limits, allocate
+from spa.cost import CostModel
+from spa.score import score
+
+PLAIN = {"compensate": "none", "repair": "none"}
+
+
+@pytest.mark.parametrize("criterion", ["l1", "geometric-median", "dfpc", "lamp"])
+def test_criteria_that_need_no_inputs_choose_without_any(criterion: str) -> None:
+    groups = spa.analyze(MAKERS["resnet18"](0.125, 32, 5))
+    result = spa.prune(groups.graph, "channels=0.5", criterion=criterion, **PLAIN, verify=False)
+    assert result.study is None
+    limits = Limits(frozenset(range(len(groups))))
+    wanted = allocate(
+        groups, score(groups, criterion), {"channels": 0.5}, "global", limits, CostModel(groups)
+    ).removed
+    assert result.removed.keys() == wanted.keys()
+    assert all(np.array_equal(result.removed[g], wanted[g]) for g in wanted)
