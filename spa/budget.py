@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.allocate import TOLERANCE, Counts, Limits, _Steps
+from spa.allocate import TOLERANCE, Counts, Limits, Steps
 from spa.cost import CostModel
 from spa.curves import Curve
 from spa.errors import TargetError
@@ -41,31 +41,39 @@ def spend(
         TargetError: if the target is out of reach.
     """
     blocks = BLOCKS if limits.round_to is None else (limits.round_to,)
-    nearest = 1.0
+    (measure, share), nearest = target, 1.0
     for block in blocks:
-        steps = _Steps(groups, limits, block)
-        best = _best(_paths(groups, curves, weights, steps), target, cost, len(groups))
-        left = getattr(cost(best), target[0]) / max(getattr(cost(), target[0]), 1)
-        if abs(left - target[1]) <= TOLERANCE:
+        steps = Steps(groups, limits, block)
+        widths = _widths(groups, curves, steps)
+        best = _best(_paths(curves, weights, widths), widths, target, cost, len(groups))
+        left = getattr(cost(best), measure) / max(getattr(cost(), measure), 1)
+        if abs(left - share) <= TOLERANCE:
             return best
-        nearest = min(nearest, left)
+        nearest = min(nearest, left, key=lambda found: abs(found - share))
     raise TargetError(
-        f"{target[0]}={target[1]:g} is out of reach: the nearest with these options is "
-        f"{target[0]}={nearest:.3f}"
+        f"{measure}={share:g} is out of reach: the nearest with these options is "
+        f"{measure}={nearest:.3f}"
     )
 
 
+def _widths(groups: Groups, curves: Mapping[int, Curve], steps: Steps) -> dict[int, list[int]]:
+    """For every group the numbers of removed units that the limits allow, ascending."""
+    widths = {}
+    for g in curves:
+        counts = np.zeros((groups[g].size, len(groups)), np.int64)
+        counts[:, g] = np.arange(groups[g].size)
+        widths[g] = sorted({int(steps.allowed(row)[g]) for row in counts})
+    return widths
+
+
 def _paths(
-    groups: Groups, curves: Mapping[int, Curve], weights: Mapping[int, float], steps: _Steps
+    curves: Mapping[int, Curve], weights: Mapping[int, float], widths: Mapping[int, list[int]]
 ) -> dict[int, list[tuple[int, float]]]:
     """For every group the corners of its hull: (units removed, loss)."""
     paths = {}
     for g, curve in curves.items():
-        sizes = np.zeros((groups[g].size, len(groups)), np.int64)
-        sizes[:, g] = np.arange(groups[g].size)
-        allowed = sorted({int(steps.allowed(row)[g]) for row in sizes})
         loss = np.concatenate([[0.0], curve.loss]) * weights.get(g, 1.0)
-        paths[g] = _hull([(k, float(loss[k])) for k in allowed])
+        paths[g] = _hull([(k, float(loss[k])) for k in widths[g]])
     return paths
 
 
@@ -83,11 +91,15 @@ def _hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def _best(
     paths: Mapping[int, list[tuple[int, float]]],
+    widths: Mapping[int, list[int]],
     target: tuple[str, float],
     cost: CostModel,
     count: int,
 ) -> NDArray[np.int64]:
-    """The counts nearest to the target on the way of cheapest steps, from either side."""
+    """The counts nearest to the target on the way of cheapest steps, from either side.
+
+    Of the step that passes it, a part will do.
+    """
     wanted = target[1] * getattr(cost(), target[0])
     before = counts = np.zeros(count, np.int64)
     for counts in _way(paths, target[0], cost, count):
@@ -95,6 +107,11 @@ def _best(
             break
         before = counts
     options = [before, counts]
+    for g in np.flatnonzero(counts != before).tolist():
+        for k in widths[g]:
+            if before[g] < k < counts[g]:
+                options.append(before.copy())
+                options[-1][g] = k
     return min(options, key=lambda c: abs(getattr(cost(c), target[0]) - wanted))
 
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from spa import __version__
 from spa.errors import UsageError
 from spa.shell import Main, common, console, emit, working
-
-if TYPE_CHECKING:
-    pass
 
 _MODEL = click.Path(path_type=Path)
 _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
@@ -25,7 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads no
     ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
-    "scope": ("curves", "global", "local"),
+    "scope": ("curves", "global", "floor", "erk", "local"),
     "compensate": ("refit", "bias", "none"),
     "repair": ("statistics", "none"),
 }
@@ -84,8 +81,16 @@ def main() -> None:
 @click.option(
     "--scope",
     type=click.Choice(_CHOICES["scope"]),
-    help="Follow curves of error against width (the default with obspa), rank all units together "
-    "(the default else), or take the same share of every group.",
+    help="Follow curves of error against width (the default with obspa); rank all units together "
+    "(the default else), or so that every group keeps a quarter (floor); keep more of groups with "
+    "small weights (erk); or take the same share of every group.",
+)
+@click.option(
+    "--steps",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Measure and choose anew so often on the way to the target (obspa with scope curves).",
 )
 @click.option("--exclude", multiple=True, metavar="REGEX", help="Leave these nodes and tensors.")
 @click.option("--only", multiple=True, metavar="REGEX", help="Prune only these.")
@@ -182,6 +187,7 @@ def prune(
         inputs = data_files(graph)
         _check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
         result = api.draft(graph, target, settings, plan=plan, progress=progress)
+        _check_inputs_stay(outs, calibration.data_files(result.settings.data))
         if not dry_run:
             result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
             save(result.model, out, bool(inputs), result.data, inputs)
@@ -230,10 +236,11 @@ def _check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
 @common
 def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show the groups of MODEL, and what is locked and why."""
-    from spa import api, report
+    from spa import report
+    from spa.analysis import analyze as find
 
     with working(quiet or as_json) as progress:
-        groups = api.analyze(model, progress=progress)
+        groups = find(model, progress=progress)
     if as_json:
         emit(report.analysis_dict(groups))
     elif not quiet:
@@ -247,10 +254,10 @@ def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
 @common
 def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show by which operators an axis of tensor A is coupled to one of tensor B."""
-    from spa import api
+    from spa.analysis import analyze as find_groups
     from spa.groups import explain as find
 
-    groups = api.analyze(model)
+    groups = find_groups(model)
     try:
         path = find(groups, a, b)
     except KeyError as error:
@@ -284,11 +291,15 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
     type=click.IntRange(1),
     help="Timed runs of each.",
 )
+@click.option(
+    "--data", default="noise", metavar="SOURCE", help="The plan's inputs, where they have moved."
+)
 @common
 def verify(
     original: Path,
     pruned: Path,
     plan: Path,
+    data: str,
     seed: int,
     repeats: int,
     as_json: bool,
@@ -298,7 +309,7 @@ def verify(
     """Check PRUNED against ORIGINAL: the law, drift, latency."""
     from spa import api, report
 
-    found = api.verify(original, pruned, plan, seed=seed, repeats=repeats)
+    found = api.verify(original, pruned, plan, seed=seed, repeats=repeats, data=data)
     if as_json:
         emit(found.to_dict())
     elif not quiet:
