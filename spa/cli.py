@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,37 @@ _CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads no
     "compensate": ("refit", "bias", "none"),
     "repair": ("statistics", "none"),
 }
+_INPUTS = (
+    click.option(
+        "--data",
+        default="noise",
+        show_default=True,
+        metavar="SOURCE",
+        help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
+    ),
+    click.option(
+        "--samples",
+        default=512,
+        show_default=True,
+        type=click.IntRange(1),
+        help="How many of them at most.",
+    ),
+    click.option(
+        "--preprocess",
+        metavar="KEY=VALUE,...",
+        help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
+    ),
+    click.option(
+        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
+    ),
+)
 _KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
+
+
+def _inputs(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_INPUTS):
+        command = option(command)
+    return command
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,28 +152,7 @@ def main() -> None:
     type=click.Choice(_CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
 )
-@click.option(
-    "--data",
-    default="noise",
-    show_default=True,
-    metavar="SOURCE",
-    help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
-)
-@click.option(
-    "--samples",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="How many of them at most.",
-)
-@click.option(
-    "--preprocess",
-    metavar="KEY=VALUE,...",
-    help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
-)
-@click.option(
-    "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
-)
+@_inputs
 @click.option("--plan-out", type=_MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
@@ -179,7 +188,7 @@ def prune(
         check_writable(path)
     _check_outs(outs, None if dry_run else out, force)
     if kinds is not None:
-        options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
+        options["kinds"] = _parts(kinds)
     plan = Plan.load(plan_in) if plan_in else None
     with working(quiet or as_json) as progress:
         settings = Settings(**options)
@@ -314,6 +323,63 @@ def verify(
         emit(found.to_dict())
     elif not quiet:
         report.print_comparison(console(), found)
+
+
+@main.command()
+@click.argument("model", type=_MODEL)
+@click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE,...")
+@click.option(
+    "--criteria", "names", default="obspa,l1,random", show_default=True, metavar="NAME,..."
+)
+@_inputs
+@click.option("--labels", type=_MODEL, help="A .npy of whole numbers, one for every sample.")
+@click.option("--scope", type=click.Choice(_CHOICES["scope"]), help="As for prune.")
+@click.option("--kinds", metavar="KIND,...", help="As for prune.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--plot", type=_MODEL, help="Write a chart here, as .svg.")
+@common
+def compare(
+    model: Path,
+    target: str,
+    names: str,
+    labels: Path | None,
+    plot: Path | None,
+    kinds: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL by several criteria, with and without compensation; write no model."""
+    _check_inputs_stay([plot] if plot else [], [model, *([labels] if labels else [])])
+
+    from spa import calibration, chart, report
+    from spa.compare import compare as run
+    from spa.compare import read_labels
+    from spa.settings import Settings
+    from spa.writer import check_writable, save_text
+
+    if plot:
+        check_writable(plot)
+        _check_inputs_stay([plot], calibration.data_files(options["data"]))
+    if kinds is not None:
+        options["kinds"] = _parts(kinds)
+    classes = read_labels(labels) if labels else None
+    with working(quiet or as_json) as progress:
+        settings = Settings(**options)
+        rows = run(model, _parts(target), _parts(names), settings, classes, progress=progress)
+    if plot:
+        save_text(chart.svg(report.points(rows)), plot)
+    if as_json:
+        emit({"model": str(model), "rows": [row.to_dict() for row in rows]})
+    elif not quiet:
+        report.print_rows(console(), rows)
+        if plot:
+            console().print(f"wrote {plot}", soft_wrap=True, highlight=False)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @main.command()

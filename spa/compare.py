@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from spa import arrays
 from spa import run as runs
 from spa.allocate import one_target
 from spa.analysis import Model, analyze
@@ -24,7 +26,7 @@ from spa.progress import Progress
 from spa.rewrite import rewrite
 from spa.score import check_names
 from spa.selection import choose
-from spa.settings import Settings
+from spa.settings import Settings, listed
 from spa.steps import select_in_steps
 from spa.study import Study, gather, make_up
 
@@ -65,8 +67,8 @@ class Row:
 
 def compare(
     model: Model,
-    targets: Sequence[str | Mapping[str, float]] = ("macs=0.7",),
-    criteria: Sequence[str] = DEFAULT,
+    targets: str | Sequence[str | Mapping[str, float]] = ("macs=0.7",),
+    criteria: str | Sequence[str] = DEFAULT,
     settings: Settings | None = None,
     labels: NDArray[Any] | None = None,
     *,
@@ -88,7 +90,8 @@ def compare(
     """
     say = progress or (lambda stage: None)
     use = settings or Settings()
-    wanted = [one_target(t) for t in targets]
+    wanted = [one_target(t) for t in ([targets] if isinstance(targets, str) else targets)]
+    criteria = listed(criteria)
     for name in criteria:
         check_names(name, use.aggregate, use.normalize)
         _for_criterion(use, name).check()
@@ -173,14 +176,26 @@ def _silent(stage: str) -> None:
 # Judging -----------------------------------------------------------------------------------------
 
 
+def read_labels(path: Path) -> NDArray[Any]:
+    """Whole numbers from a .npy file.
+
+    Raises:
+        UsageError: if it is not such a file.
+    """
+    if path.suffix.lower() != ".npy":
+        raise UsageError(f"{path}: labels are read from a .npy file")
+    (labels,) = arrays.read(path).values()
+    return labels
+
+
 class _Judge:
     """Runs models on inputs that nothing was fitted on."""
 
     def __init__(
         self, groups: Groups, study: Study, settings: Settings, labels: NDArray[Any] | None
     ) -> None:
-        held, count = _held_out(groups, study, settings)
-        self.labels = None if labels is None else _checked(labels, held, count)
+        held = _held_out(groups, study, settings)
+        self.labels = None if labels is None else _checked(labels, held)
         self.batches = list(held)
         wanted = _outputs(groups.graph.given or groups.graph.model, self.batches)
         self.wanted = [v for v in wanted if v.dtype.kind == "f"]
@@ -195,10 +210,10 @@ class _Judge:
         return None if self.labels is None else top1(outputs[0], self.labels)
 
 
-def _held_out(groups: Groups, study: Study, settings: Settings) -> tuple[Batches, int]:
-    """What nothing was fitted on, of data all that memory takes, and the samples in the data."""
+def _held_out(groups: Groups, study: Study, settings: Settings) -> Batches:
+    """What nothing was fitted on; of data not only the samples asked for."""
     if study.calibration.kind == NOISE:
-        return study.held, study.held.samples
+        return study.held
     everything = calibrate(
         groups.graph,
         settings.data,
@@ -211,7 +226,7 @@ def _held_out(groups: Groups, study: Study, settings: Settings) -> tuple[Batches
     rows = [row for row in everything.rows if row not in fitted]
     size = everything.size if everything.whole else 1
     most = min(len(rows), JUDGES) // size * size
-    return (everything.but(rows[:most]) if most else study.held), len(everything.rows)
+    return everything.but(rows[:most]) if most else study.held
 
 
 def _outputs(model: ModelProto, batches: Sequence[runs.Feeds]) -> list[NDArray[Any]]:
@@ -228,7 +243,7 @@ def _joined(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([v.reshape(-1) for v in values])
 
 
-def _checked(labels: NDArray[Any], held: Batches, count: int) -> Labels:
+def _checked(labels: NDArray[Any], held: Batches) -> Labels:
     """The labels of the samples that are held out, in their order.
 
     Raises:
@@ -236,12 +251,13 @@ def _checked(labels: NDArray[Any], held: Batches, count: int) -> Labels:
     """
     if labels.dtype.kind not in "iu" or not labels.ndim:
         raise UsageError(f"labels are {labels.dtype} of shape {labels.shape}: give whole numbers")
-    if len(held.parts) > 1 or not hasattr(held.parts[0][next(iter(held.parts[0]))].column, "dtype"):
+    columns = [slot.column for slot in held.parts[0].values() if not slot.same]
+    stored = [array for c in columns if (array := getattr(c, "array", None)) is not None]
+    if len(held.parts) > 1 or not stored:
         raise UsageError("labels go with data in one .npy or .npz, whose order they have")
-    rows = [row for _, row in held.rows]
-    if len(labels) < count or max(rows) >= len(labels):
-        raise UsageError(f"there are {len(labels)} labels for {count} samples or more")
-    return np.asarray(labels[rows])
+    if len(labels) != len(stored[0]):
+        raise UsageError(f"there are {len(labels)} labels for {len(stored[0])} samples")
+    return np.asarray(labels[[row for _, row in held.rows]])
 
 
 def top1(output: NDArray[Any], labels: Labels) -> float:

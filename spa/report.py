@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from rich.table import Table
 from spa.api import Comparison, Draft, Figures, Result
 from spa.axes import WINDOW
 from spa.calibration import NOISE, folder_or_file
+from spa.chart import Point, dots
+from spa.compare import Row
 from spa.compensate import Compensation
 from spa.cost import CostModel
 from spa.criteria import CRITERIA
@@ -331,6 +334,46 @@ def _print_locks(console: Console, locks: list[LockedAxis], verbose: bool) -> No
             table.add_row(what, str(count), f"{first.tensor}:{first.axis}")
     if locks:
         console.print(table)
+
+
+# Several criteria ---------------------------------------------------------------------------------
+
+
+def points(rows: Sequence[Row]) -> list[Point]:
+    """What charts show of them."""
+    return [
+        Point(row.macs, row.drift, row.criterion, row.compensation == "none")
+        for row in rows[1:]
+        if not row.failed
+    ]
+
+
+def print_rows(console: Console, rows: Sequence[Row]) -> None:
+    table = Table()
+    titles = ("criterion", "compensation", "target", "MACs kept", "drift", "accuracy", "seconds")
+    labelled = rows[0].accuracy is not None
+    for k, title in enumerate(titles):
+        if title != "accuracy" or labelled:
+            table.add_column(title, justify="left" if k < 3 else "right", overflow="fold")
+    for row in rows:
+        target = "" if row is rows[0] else f"{row.measure}={row.target:g}"
+        done = "refused" if row.refused else row.compensation
+        cells = [row.criterion, "" if row is rows[0] else done, target, f"{row.macs:.1%}"]
+        cells.append("failed" if row.failed else f"{row.drift:.3g}")
+        if labelled:
+            cells.append("" if row.accuracy is None else f"{row.accuracy:.2%}")
+        table.add_row(*cells, "" if row is rows[0] else f"{row.seconds:.1f}")
+    console.print(table)
+    for row in rows:
+        if row.failed:
+            console.print(f"{row.criterion}: {row.failed}", highlight=False)
+    for line in dots(points(rows)):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(
+        "drift: squared distance of the outputs from the original's on held-out inputs, over their "
+        "variance; the line is logarithmic, hollow dots are without compensation",
+        highlight=False,
+    )
 
 
 # Verification, rules, criteria -------------------------------------------------------------------
