@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +9,8 @@ import click
 
 from spa import __version__
 from spa.errors import UsageError
-from spa.shell import Main, common, console, emit, working
-
-_MODEL = click.Path(path_type=Path)
-_CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
-    "criterion": (
-        "obspa",
-        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
-        *("wanda", "flap", "apoz", "obs-diagonal"),
-    ),
-    "aggregate": ("sum", "mean", "max", "prod", "l2"),
-    "normalize": ("none", "sum", "mean", "max", "standard"),
-    "scope": ("curves", "global", "floor", "erk", "local"),
-    "compensate": ("refit", "bias", "none"),
-    "repair": ("statistics", "none"),
-}
-_INPUTS = (
-    click.option(
-        "--data",
-        default="noise",
-        show_default=True,
-        metavar="SOURCE",
-        help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
-    ),
-    click.option(
-        "--samples",
-        default=512,
-        show_default=True,
-        type=click.IntRange(1),
-        help="How many of them at most.",
-    ),
-    click.option(
-        "--preprocess",
-        metavar="KEY=VALUE,...",
-        help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
-    ),
-    click.option(
-        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
-    ),
-)
-_KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
-
-
-def _inputs(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_INPUTS):
-        command = option(command)
-    return command
+from spa.options import CHOICES, KINDS, MODEL, calibration_inputs, split
+from spa.shell import Main, check_inputs_stay, check_outs, common, console, emit, working
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,8 +24,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", type=_MODEL)
-@click.option("-o", "--out", type=_MODEL, help="Where to write; default MODEL.pruned.onnx.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=MODEL, help="Where to write; default MODEL.pruned.onnx.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--target",
@@ -85,7 +39,7 @@ def main() -> None:
     default="obspa",
     show_default=True,
     metavar="NAME",
-    help=f"How units are judged: {', '.join(_CHOICES['criterion'])}; see 'spa criteria'.",
+    help=f"How units are judged: {', '.join(CHOICES['criterion'])}; see 'spa criteria'.",
 )
 @click.option(
     "--seed",
@@ -98,19 +52,19 @@ def main() -> None:
     "--aggregate",
     default="mean",
     show_default=True,
-    type=click.Choice(_CHOICES["aggregate"]),
+    type=click.Choice(CHOICES["aggregate"]),
     help="How scores of a group's members become one.",
 )
 @click.option(
     "--normalize",
     default="mean",
     show_default=True,
-    type=click.Choice(_CHOICES["normalize"]),
+    type=click.Choice(CHOICES["normalize"]),
     help="How scores inside a group are made to compare with other groups.",
 )
 @click.option(
     "--scope",
-    type=click.Choice(_CHOICES["scope"]),
+    type=click.Choice(CHOICES["scope"]),
     help="Follow curves of error against width (the default with obspa); rank all units together "
     "(the default else), or so that every group keeps a quarter (floor); keep more of groups with "
     "small weights (erk); or take the same share of every group.",
@@ -127,7 +81,7 @@ def main() -> None:
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {_KINDS}; default all but hidden and embedding.",
+    help=f"Which kinds of groups, of {KINDS}; default all but hidden and embedding.",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(
@@ -142,19 +96,19 @@ def main() -> None:
     "--compensate",
     default="refit",
     show_default=True,
-    type=click.Choice(_CHOICES["compensate"]),
+    type=click.Choice(CHOICES["compensate"]),
     help="What the remaining weights take over from the removed ones.",
 )
 @click.option(
     "--repair",
     default="statistics",
     show_default=True,
-    type=click.Choice(_CHOICES["repair"]),
+    type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
 )
-@_inputs
-@click.option("--plan-out", type=_MODEL, help="Write the plan here.")
-@click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
+@calibration_inputs
+@click.option("--plan-out", type=MODEL, help="Write the plan here.")
+@click.option("--plan", "plan_in", type=MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
 @click.option("--verify/--no-verify", default=True, help="Check the law and the drift by running.")
 @common
@@ -176,7 +130,7 @@ def prune(
     """Prune MODEL and write a smaller, verified file."""
     out = out or model.with_name(f"{model.name.removesuffix('.onnx')}.pruned.onnx")
     outs = ([] if dry_run else [out]) + ([plan_out] if plan_out else [])
-    _check_inputs_stay(outs, [model])
+    check_inputs_stay(outs, [model])
 
     from spa import api, calibration, report
     from spa.plan import Plan
@@ -186,17 +140,17 @@ def prune(
 
     for path in outs:
         check_writable(path)
-    _check_outs(outs, None if dry_run else out, force)
+    check_outs(outs, None if dry_run else out, force)
     if kinds is not None:
-        options["kinds"] = _parts(kinds)
+        options["kinds"] = split(kinds)
     plan = Plan.load(plan_in) if plan_in else None
     with working(quiet or as_json) as progress:
         settings = Settings(**options)
         graph = load(model)
         inputs = data_files(graph)
-        _check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
+        check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
         result = api.draft(graph, target, settings, plan=plan, progress=progress)
-        _check_inputs_stay(outs, calibration.data_files(result.settings.data))
+        check_inputs_stay(outs, calibration.data_files(result.settings.data))
         if not dry_run:
             result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
             save(result.model, out, bool(inputs), result.data, inputs)
@@ -218,30 +172,8 @@ def prune(
         screen.print(line, soft_wrap=True, highlight=False)
 
 
-def _check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    for path in outs:
-        if any(_is_same(path, given) for given in inputs):
-            raise UsageError(
-                f"{path} is an input, or holds weights or data; spa never overwrites it"
-            )
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # one of them is not there
-        return False
-
-
-def _check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
-    if len({os.path.realpath(path) for path in outs}) < len(outs):
-        raise UsageError(f"model and plan cannot both be written to {outs[0]}")
-    if model_out and model_out.exists() and not force:
-        raise UsageError(f"{model_out} exists; give another -o, or --force to replace it")
-
-
 @main.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @common
 def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show the groups of MODEL, and what is locked and why."""
@@ -257,7 +189,7 @@ def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.argument("a")
 @click.argument("b")
 @common
@@ -289,9 +221,9 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
 
 
 @main.command()
-@click.argument("original", type=_MODEL)
-@click.argument("pruned", type=_MODEL)
-@click.option("--plan", required=True, type=_MODEL, help="The plan that made PRUNED.")
+@click.argument("original", type=MODEL)
+@click.argument("pruned", type=MODEL)
+@click.option("--plan", required=True, type=MODEL, help="The plan that made PRUNED.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option(
     "--repeats",
@@ -326,17 +258,17 @@ def verify(
 
 
 @main.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE,...")
 @click.option(
     "--criteria", "names", default="obspa,l1,random", show_default=True, metavar="NAME,..."
 )
-@_inputs
-@click.option("--labels", type=_MODEL, help="A .npy of whole numbers, one for every sample.")
-@click.option("--scope", type=click.Choice(_CHOICES["scope"]), help="As for prune.")
+@calibration_inputs
+@click.option("--labels", type=MODEL, help="A .npy of whole numbers, one for every sample.")
+@click.option("--scope", type=click.Choice(CHOICES["scope"]), help="As for prune.")
 @click.option("--kinds", metavar="KIND,...", help="As for prune.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--plot", type=_MODEL, help="Write a chart here, as .svg.")
+@click.option("--plot", type=MODEL, help="Write a chart here, as .svg.")
 @common
 def compare(
     model: Path,
@@ -351,7 +283,7 @@ def compare(
     **options: Any,
 ) -> None:
     """Prune MODEL by several criteria, with and without compensation; write no model."""
-    _check_inputs_stay([plot] if plot else [], [model, *([labels] if labels else [])])
+    check_inputs_stay([plot] if plot else [], [model, *([labels] if labels else [])])
 
     from spa import calibration, chart, report
     from spa.compare import compare as run
@@ -361,13 +293,13 @@ def compare(
 
     if plot:
         check_writable(plot)
-        _check_inputs_stay([plot], calibration.data_files(options["data"]))
+        check_inputs_stay([plot], calibration.data_files(options["data"]))
     if kinds is not None:
-        options["kinds"] = _parts(kinds)
+        options["kinds"] = split(kinds)
     classes = read_labels(labels) if labels else None
     with working(quiet or as_json) as progress:
         settings = Settings(**options)
-        rows = run(model, _parts(target), _parts(names), settings, classes, progress=progress)
+        rows = run(model, split(target), split(names), settings, classes, progress=progress)
     if plot:
         save_text(chart.svg(report.points(rows)), plot)
     if as_json:
@@ -376,10 +308,6 @@ def compare(
         report.print_rows(console(), rows)
         if plot:
             console().print(f"wrote {plot}", soft_wrap=True, highlight=False)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @main.command()

@@ -20,7 +20,7 @@ from models.builder import Net
 from models.hazards import HAZARDS
 from models.vision import MAKERS
 from spa import errors
-from spa.api import ALL_KINDS, Settings
+from spa.settings import ALL_KINDS, Settings
 from tests.conftest import DIGITS
 from tests.test_cli import strict_json
 
