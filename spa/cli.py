@@ -64,6 +64,7 @@ def main() -> None:
 )
 @click.option(
     "--scope",
+    default=None,
     type=click.Choice(CHOICES["scope"]),
     help="Follow curves of error against width (the default with obspa); rank all units together "
     "(the default else), or so that every group keeps a quarter (floor); keep more of groups with "
