@@ -70,7 +70,7 @@ CHAINS: dict[str, tuple[Callable[[int], ModelProto], int]] = {
 
 def measure(path: Path) -> None:
     """Analyse one file, in this process."""
-    from spa.api import analyze
+    from spa.analysis import analyze
 
     nodes = len(onnx.load(path, load_external_data=False).graph.node)
     start, cpu = time.perf_counter(), time.process_time()

@@ -17,13 +17,13 @@ from onnx import GraphProto
 
 import spa
 from spa import run as runs
-from spa.api import ALL_KINDS
 from spa.axes import WINDOW
 from spa.cost import CostModel
 from spa.errors import ModelError, SpaError
 from spa.graph import WEIGHTS
 from spa.groups import COMBINED, Groups, LockedAxis
 from spa.protos import bodies
+from spa.settings import ALL_KINDS
 
 # Where a file ended up. Of every file exactly one is true.
 STATES = {

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spa.api import Comparison, Figures, Result, analyze, prune, verify
+    from spa.analysis import analyze
+    from spa.api import Comparison, Figures, Result, prune, verify
+    from spa.compare import compare
     from spa.errors import (
         ModelError,
         PlanError,
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "spa.api": ("Comparison", "Figures", "Result", "analyze", "prune", "verify"),
+    "spa.analysis": ("analyze",),
+    "spa.api": ("Comparison", "Figures", "Result", "prune", "verify"),
+    "spa.compare": ("compare",),
     "spa.errors": (
         "ModelError",
         "PlanError",
@@ -54,6 +58,7 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "analyze",
+    "compare",
     "explain",
     "load",
     "prune",

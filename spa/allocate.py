@@ -1,14 +1,21 @@
 """Choose how many units, and which, every group loses so that a budget is met.
 
 Scores put all units in one order, low first; the budget decides how far down that order to cut.
-With local scope every group loses the same share; only its own order counts.
+With other scopes than global only the order inside a group counts for which units go:
+
+- floor: as global, but every group keeps a quarter of its units.
+- erk: group g keeps the share min(1, e r_g), with r_g the sum of the axes of its weights over the
+  sum of their products, and e such that the budget is met. That is the Erdos-Renyi-Kernel rule
+  (Mocanu et al. 2018; Evci et al. 2020), in which a layer's density is e (n_in + n_out + k_h + k_w)
+  / (n_in n_out k_h k_w), for shares of units: small weights keep more of theirs.
+- local: every group loses the same share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil, gcd
+from dataclasses import dataclass, replace
+from math import ceil, gcd, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +25,8 @@ from spa.errors import TargetError, UsageError
 from spa.groups import Group, Groups, Index
 
 TARGETS = ("macs", "params", "channels")
+SCOPES = ("global", "floor", "erk", "local")
+FLOOR = 0.25  # of its units a group keeps at least with scope floor
 TOLERANCE = 0.02  # a result this near to the target has reached it
 
 Counts = NDArray[np.int64]
@@ -32,11 +41,13 @@ class Limits:
     round_to: kept sizes are multiples of this, or untouched; None for the largest of 8, 4, 2, 1
         with which the target can be met. Runtimes compute channels in blocks: with sizes that do
         not fill them a smaller model can be the slower one.
+    floor: the share of its units that every group keeps at least.
     """
 
     groups: frozenset[int] | None = None
     min_keep: int = 1
     round_to: int | None = None
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,8 @@ def one_target(target: Mapping[str, float] | str) -> tuple[str, float]:
 
 def check_scope(scope: str) -> None:
     """Raises UsageError for an unknown scope."""
-    if scope not in ("global", "local"):
-        raise UsageError(f"scope {scope!r} is not known; choose global or local")
+    if scope not in SCOPES:
+        raise UsageError(f"scope {scope!r} is not known; choose one of {', '.join(SCOPES)}")
 
 
 def allocate(
@@ -104,19 +115,41 @@ def allocate(
     check_scope(scope)
     measure, share = one_target(target)
     limits = limits or Limits()
+    if scope == "floor":
+        limits = replace(limits, floor=FLOOR)
     cost = cost or CostModel(groups)
     if measure == "channels":
         steps = Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
     else:
-        rank = scores if scope == "global" else [_shares(s) for s in scores]
-        counts = _search_blocks(groups, limits, cost, rank, measure, share)
+        counts = _search_blocks(groups, limits, cost, _ranks(groups, scores, scope), measure, share)
     removed = {
         g: np.sort(np.argsort(scores[g], kind="stable")[:n])
         for g, n in enumerate(counts.tolist())
         if n
     }
     return Allocation(removed, cost(), cost(counts))
+
+
+def _ranks(
+    groups: Groups, scores: Sequence[NDArray[np.float64]], scope: str
+) -> Sequence[NDArray[np.float64]]:
+    """What all units are put in one order by, low first."""
+    if scope in ("global", "floor"):
+        return scores
+    shares = [_shares(s) for s in scores]
+    if scope == "local":
+        return shares
+    # A unit at share q of its group goes as soon as that keeps less than 1 - q: e < (1 - q) / r.
+    return [-(1 - s) / _erk(groups, g) for s, g in zip(shares, groups, strict=True)]
+
+
+def _erk(groups: Groups, group: Group) -> float:
+    """The sum of the axes of the weights that a group sits on, over the sum of their products."""
+    constants = groups.graph.constants
+    shapes = {m.tensor: constants[m.tensor].shape for m in group.members}
+    large = [s for s in shapes.values() if prod(s) > max(s)] or list(shapes.values())
+    return sum(map(sum, large)) / sum(map(prod, large))
 
 
 def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -137,7 +170,8 @@ class Steps:
         self.step = np.asarray([_step(g, round_to) for g in groups.groups], np.int64)
         free = [limits.groups is None or g in limits.groups for g in range(len(groups))]
         self._free = np.asarray(free, bool)
-        self._floor = np.maximum(limits.min_keep, 1)
+        floor = np.ceil(limits.floor * self.sizes).astype(np.int64)
+        self._floor = np.maximum(floor, max(limits.min_keep, 1))
 
     def allowed(self, removed: Counts) -> Counts:
         """The largest allowed counts that are not above the wanted ones."""

@@ -5,7 +5,6 @@ load -> propagate -> solve -> score -> allocate -> rewrite -> validate
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,29 +17,24 @@ from spa import plan as plans
 from spa import run as runs
 from spa import validate as validation
 from spa.allocate import one_target
-from spa.axes import WINDOW, is_whole
-from spa.calibration import NOISE, Data
-from spa.calibration import check as check_data
+from spa.analysis import Model, analyze
+from spa.axes import WINDOW
+from spa.calibration import NOISE, Data, described
 from spa.compensate import Compensation
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
-from spa.graph import Graph
-from spa.groups import Groups, Removed, merge
+from spa.groups import Groups, Removed
 from spa.plan import Plan
 from spa.progress import Progress
-from spa.propagate import propagate
 from spa.protos import serialize, stored_bytes
 from spa.reader import check_finite, load
 from spa.rewrite import rewrite
 from spa.score import check_names
-from spa.settings import ALL_KINDS, DEFAULT_KINDS, Settings, listed
-from spa.shapes import infer
-from spa.solve import solve
-from spa.study import Study, gather, make_up, select
-from spa.unstack import unstack
+from spa.selection import check_kinds, choose, patterns
+from spa.settings import DEFAULT_KINDS, Settings
+from spa.steps import select_in_steps
+from spa.study import Study, gather, judged_by, make_up
 from spa.validate import Verification
-
-Model = str | Path | ModelProto | Graph
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,11 @@ class Draft:
     settings: Settings = field(repr=False)
     study: Study | None = field(repr=False)
 
+    @property
+    def blind(self) -> bool:
+        """Whether inputs were wanted and the model runs on none that could be made up."""
+        return self.study is None and self.settings.needs_inputs
+
 
 @dataclass(frozen=True)
 class Result(Draft):
@@ -95,117 +94,8 @@ class Result(Draft):
     data: bytes | None = field(repr=False, default=None)
 
 
-def analyze(model: Model, *, exact: bool = False, progress: Progress | None = None) -> Groups:
-    """Find what is coupled with what.
-
-    Args:
-        exact: only groups whose removal obeys the law in value.
-
-    Raises:
-        ModelError: if the model cannot be read.
-    """
-    say = progress or (lambda stage: None)
-    graph = load(model)
-    say("inferring shapes")
-    shapes = infer(graph, runs.observe)
-    say("propagating ids")
-    ties = propagate(graph, shapes)
-    apart = unstack(graph, shapes, ties.axes)
-    if apart is not None:
-        graph, shapes = apart, infer(apart, runs.observe)
-        ties = propagate(graph, shapes)
-    say("solving for groups")
-    return merge(graph, shapes, solve(graph, ties), exact)
-
-
 def _silent(stage: str) -> None:
     pass
-
-
-def choose(
-    groups: Groups,
-    *,
-    exclude: Sequence[str] = (),
-    only: Sequence[str] = (),
-    kinds: Sequence[str] = DEFAULT_KINDS,
-) -> frozenset[int]:
-    """The numbers of the groups that a user's options leave open to pruning.
-
-    Args:
-        exclude, only: regular expressions, searched for in the names of the tensors that carry a
-            group's units and of the nodes that read or make those.
-
-    Raises:
-        UsageError: if an expression does not compile or matches no name of the model, if a kind
-            is not known, or if no group is left.
-    """
-    drop, want, kinds = _patterns(exclude), _patterns(only), listed(kinds)
-    _check_kinds(kinds)
-    open_ = {g for g, group in enumerate(groups) if group.kind in kinds}
-    if not open_:
-        closed = ", ".join(sorted({group.kind for group in groups}))
-        raise UsageError(
-            f"no group is of kind {', '.join(kinds) or '(none given)'}; this model has groups of "
-            f"kind {closed}: name them with --kinds"
-        )
-    if drop or want:
-        _check_patterns(groups.graph, [*drop, *want])
-        names = group_names(groups)
-        open_ = {g for g in open_ if not _matches(drop, names[g])}
-        open_ = {g for g in open_ if not want or _matches(want, names[g])}
-    if not open_:
-        given = [f"--exclude {p.pattern}" for p in drop] + [f"--only {p.pattern}" for p in want]
-        raise UsageError(f"{' '.join(given)} leaves no group; 'spa analyze' lists the groups")
-    return frozenset(open_)
-
-
-def _patterns(texts: Sequence[str]) -> list[re.Pattern[str]]:
-    try:
-        return [re.compile(text) for text in listed(texts)]
-    except re.error as error:
-        raise UsageError(f"{error.pattern!r} is not a regular expression: {error}") from None
-
-
-def _check_patterns(graph: Graph, patterns: list[re.Pattern[str]]) -> None:
-    names = {n for node in graph.nodes for n in (node.name, *node.outputs)}
-    names.update(graph.inputs, (c.source for c in graph.constants.values()))
-    for pattern in patterns:
-        if not _matches([pattern], names):
-            raise UsageError(f"{pattern.pattern!r} matches no node and no tensor of the model")
-
-
-def _check_kinds(kinds: Sequence[str]) -> None:
-    if odd := set(listed(kinds)) - set(ALL_KINDS):
-        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
-
-
-def _matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:
-    return any(p.search(name) for p in patterns for name in names)
-
-
-def group_names(groups: Groups) -> list[set[str]]:
-    """For every group the tensors that carry its units, and the nodes that read or make those."""
-    graph = groups.graph
-    carried: dict[str, set[int]] = {}
-    for v, view in enumerate(groups.views):
-        owner = np.full(len(view.labels), -1)
-        for g, group in enumerate(groups):
-            if group.view == v:
-                owner[group.units] = g
-        known: dict[int, set[int]] = {}  # tensors that share an axis share its array
-        for tensor, axes in view.ties.axes.items():
-            for ids in [axis.ids for axis in axes if not is_whole(axis)]:
-                if id(ids) not in known:
-                    known[id(ids)] = set(np.unique(owner[view.labels[ids]]).tolist()) - {-1}
-                carried.setdefault(tensor, set()).update(known[id(ids)])
-    names: list[set[str]] = [set() for _ in groups]
-    for tensor, by in carried.items():
-        for g in by:
-            names[g].add(graph.constants[tensor].source if tensor in graph.constants else tensor)
-    for node in graph.nodes:
-        for g in set().union(*(carried.get(t, set()) for t in (*node.inputs, *node.outputs))):
-            names[g].add(node.name)
-    return names
 
 
 def draft(
@@ -225,6 +115,8 @@ def draft(
     use = settings or Settings()
     wanted = dict([one_target(target)])
     _check(use)
+    if use.steps > 1 and "channels" in wanted:
+        raise UsageError("more than one step goes with a target of macs or params")
     groups = analyze(model, exact=use.exact and plan is None, progress=say)
     if not groups.groups:
         raise ModelError(
@@ -234,14 +126,15 @@ def draft(
     removed: Removed
     cost = CostModel(groups)
     if plan is not None:
-        use = use.replayed(plan.made_by)
+        given, use = use.data, use.replayed(plan.made_by)
+        removed, made_by = plans.replay(groups, plan), dict(plan.made_by)
+        if given != NOISE and "data" in made_by:
+            made_by["data"] = described(given)
     study = gather(groups, use, say)
-    if plan is not None:
-        removed, made_by = plans.replay(groups, plan), plan.made_by
-    else:
+    if plan is None:
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-        removed = select(groups, free, wanted, use, study, cost, say)
-        made_by = {"target": wanted, **use.record()}
+        removed = select_in_steps(groups, free, wanted, use, study, cost, say)
+        made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
     figures = measure(groups, removed, cost)
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
@@ -250,12 +143,9 @@ def _check(settings: Settings) -> None:
     """Find what cannot be meant before the work starts."""
     check_names(settings.criterion, settings.aggregate, settings.normalize)
     settings.check()
-    _patterns(settings.exclude)
-    _patterns(settings.only)
-    _check_kinds(settings.kinds)
-    if settings.samples < 1:
-        raise UsageError(f"{settings.samples} samples: there must be 1 or more")
-    check_data(settings.data, settings.preprocess)
+    patterns(settings.exclude)
+    patterns(settings.only)
+    check_kinds(settings.kinds)
 
 
 def prune(
@@ -266,6 +156,7 @@ def prune(
     aggregate: str = "mean",
     normalize: str = "mean",
     scope: str | None = None,
+    steps: int = 1,
     seed: int = 0,
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -289,7 +180,10 @@ def prune(
         target: the share to keep, ``{"macs": 0.7}`` or ``"macs=0.7"``; also params or channels.
         criterion, aggregate, normalize: see `spa.score`.
         scope: "curves" follows error against width, weighted by drift (obspa only, its default);
-            "global" ranks all units together; "local" takes the same share of every group.
+            "global" ranks all units together; "floor" too, but no group falls below a quarter;
+            "erk" keeps more of groups with small weights; "local" takes the same share of every
+            group. See `spa.allocate`.
+        steps: measure and choose anew so many times on the way to the target (obspa only).
         exclude, only, kinds: see `choose`.
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
@@ -309,6 +203,7 @@ def prune(
         aggregate,
         normalize,
         scope,
+        steps,
         seed,
         exclude,
         only,
@@ -402,8 +297,12 @@ def verify(
     *,
     seed: int = 0,
     repeats: int = 20,
+    data: Data = NOISE,
 ) -> Comparison:
     """Check a pruned model against its original and its plan: law, drift, latency.
+
+    Args:
+        data: the calibration inputs of the plan, where they are not where it says.
 
     Raises:
         ValidationError: if the law does not hold, or inputs or outputs changed.
@@ -413,7 +312,7 @@ def verify(
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
     removed = plans.replay(groups, plan)
-    use = Settings().replayed(plan.made_by)
+    use = Settings(data=data).replayed(plan.made_by)
     groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)
     after = load(pruned)
     validation.check_file(groups.graph, after.model)

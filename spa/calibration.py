@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from spa import arrays, images, noise
 from spa import run as runs
 from spa.batches import Batches, Limits, Part, Row, Slot, batch_axes
-from spa.errors import UsageError
+from spa.errors import PlanError, UsageError
 from spa.graph import Graph
 from spa.images import Preprocess
 from spa.run import ORT_ERRORS, Feeds
@@ -204,7 +204,26 @@ def described(data: Data) -> dict[str, Any]:
     path = folder_or_file(data)
     if isinstance(data, str) and path is None:
         return {"source": NOISE, "kind": NOISE}
-    return {"source": "the data" if path is None else path.resolve().name, "kind": "data"}
+    if path is None:
+        return {"source": "the data", "kind": "data"}
+    return {"source": path.resolve().name, "kind": "data", "path": str(path.resolve())}
+
+
+def recorded(said: Any) -> Data:
+    """The data that a plan was made with, by what `described` said of them.
+
+    Raises:
+        PlanError: if they are not in a file that is there.
+    """
+    if not isinstance(said, dict) or said.get("kind", NOISE) == NOISE:
+        return NOISE
+    source, path = str(said.get("source", "the data")), said.get("path")
+    if path is not None and Path(str(path)).exists():
+        return Path(str(path))
+    where = "no file" if path is None else f"{path}, which is not there any more"
+    raise PlanError(
+        f"the plan was made with inputs of {source!r} ({where}); give them again with --data"
+    )
 
 
 def data_files(data: Data) -> list[Path]:

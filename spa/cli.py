@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from spa import __version__
 from spa.errors import UsageError
-from spa.shell import Main, common, console, emit, working
-
-if TYPE_CHECKING:
-    pass
-
-_MODEL = click.Path(path_type=Path)
-_CHOICES: dict[str, tuple[str, ...]] = {  # spelled here so that --help loads nothing heavy
-    "criterion": (
-        "obspa",
-        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
-        *("wanda", "flap", "apoz", "obs-diagonal"),
-    ),
-    "aggregate": ("sum", "mean", "max", "prod", "l2"),
-    "normalize": ("none", "sum", "mean", "max", "standard"),
-    "scope": ("curves", "global", "local"),
-    "compensate": ("bias", "refit", "sweep", "merge", "none"),
-    "repair": ("statistics", "none"),
-}
-_KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
+from spa.options import CHOICES, KINDS, MODEL, calibration_inputs, split
+from spa.shell import Main, check_inputs_stay, check_outs, common, console, emit, working
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,8 +24,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", type=_MODEL)
-@click.option("-o", "--out", type=_MODEL, help="Where to write; default MODEL.pruned.onnx.")
+@click.argument("model", type=MODEL)
+@click.option("-o", "--out", type=MODEL, help="Where to write; default MODEL.pruned.onnx.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--target",
@@ -58,7 +39,7 @@ def main() -> None:
     default="obspa",
     show_default=True,
     metavar="NAME",
-    help=f"How units are judged: {', '.join(_CHOICES['criterion'])}; see 'spa criteria'.",
+    help=f"How units are judged: {', '.join(CHOICES['criterion'])}; see 'spa criteria'.",
 )
 @click.option(
     "--seed",
@@ -71,28 +52,37 @@ def main() -> None:
     "--aggregate",
     default="mean",
     show_default=True,
-    type=click.Choice(_CHOICES["aggregate"]),
+    type=click.Choice(CHOICES["aggregate"]),
     help="How scores of a group's members become one.",
 )
 @click.option(
     "--normalize",
     default="mean",
     show_default=True,
-    type=click.Choice(_CHOICES["normalize"]),
+    type=click.Choice(CHOICES["normalize"]),
     help="How scores inside a group are made to compare with other groups.",
 )
 @click.option(
     "--scope",
-    type=click.Choice(_CHOICES["scope"]),
-    help="Follow curves of error against width (the default with obspa), rank all units together "
-    "(the default else), or take the same share of every group.",
+    default=None,
+    type=click.Choice(CHOICES["scope"]),
+    help="Follow curves of error against width (the default with obspa); rank all units together "
+    "(the default else), or so that every group keeps a quarter (floor); keep more of groups with "
+    "small weights (erk); or take the same share of every group.",
+)
+@click.option(
+    "--steps",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Measure and choose anew so often on the way to the target (obspa with scope curves).",
 )
 @click.option("--exclude", multiple=True, metavar="REGEX", help="Leave these nodes and tensors.")
 @click.option("--only", multiple=True, metavar="REGEX", help="Prune only these.")
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {_KINDS}; default all but hidden and embedding.",
+    help=f"Which kinds of groups, of {KINDS}; default all but hidden and embedding.",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(
@@ -107,40 +97,19 @@ def main() -> None:
     "--compensate",
     default="refit",
     show_default=True,
-    type=click.Choice(_CHOICES["compensate"]),
+    type=click.Choice(CHOICES["compensate"]),
     help="What the remaining weights take over from the removed ones.",
 )
 @click.option(
     "--repair",
     default="statistics",
     show_default=True,
-    type=click.Choice(_CHOICES["repair"]),
+    type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
 )
-@click.option(
-    "--data",
-    default="noise",
-    show_default=True,
-    metavar="SOURCE",
-    help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
-)
-@click.option(
-    "--samples",
-    default=512,
-    show_default=True,
-    type=click.IntRange(1),
-    help="How many of them at most.",
-)
-@click.option(
-    "--preprocess",
-    metavar="KEY=VALUE,...",
-    help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
-)
-@click.option(
-    "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
-)
-@click.option("--plan-out", type=_MODEL, help="Write the plan here.")
-@click.option("--plan", "plan_in", type=_MODEL, help="Replay this plan.")
+@calibration_inputs
+@click.option("--plan-out", type=MODEL, help="Write the plan here.")
+@click.option("--plan", "plan_in", type=MODEL, help="Replay this plan.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done; write no model.")
 @click.option("--verify/--no-verify", default=True, help="Check the law and the drift by running.")
 @common
@@ -162,7 +131,7 @@ def prune(
     """Prune MODEL and write a smaller, verified file."""
     out = out or model.with_name(f"{model.name.removesuffix('.onnx')}.pruned.onnx")
     outs = ([] if dry_run else [out]) + ([plan_out] if plan_out else [])
-    _check_inputs_stay(outs, [model])
+    check_inputs_stay(outs, [model])
 
     from spa import api, calibration, report
     from spa.plan import Plan
@@ -172,16 +141,17 @@ def prune(
 
     for path in outs:
         check_writable(path)
-    _check_outs(outs, None if dry_run else out, force)
+    check_outs(outs, None if dry_run else out, force)
     if kinds is not None:
-        options["kinds"] = tuple(k.strip() for k in kinds.split(",") if k.strip())
+        options["kinds"] = split(kinds)
     plan = Plan.load(plan_in) if plan_in else None
     with working(quiet or as_json) as progress:
         settings = Settings(**options)
         graph = load(model)
         inputs = data_files(graph)
-        _check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
+        check_inputs_stay(outs, [*inputs, *calibration.data_files(settings.data)])
         result = api.draft(graph, target, settings, plan=plan, progress=progress)
+        check_inputs_stay(outs, calibration.data_files(result.settings.data))
         if not dry_run:
             result = api.finish(result, verify=verify, seed=settings.seed, progress=progress)
             save(result.model, out, bool(inputs), result.data, inputs)
@@ -203,37 +173,16 @@ def prune(
         screen.print(line, soft_wrap=True, highlight=False)
 
 
-def _check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    for path in outs:
-        if any(_is_same(path, given) for given in inputs):
-            raise UsageError(
-                f"{path} is an input, or holds weights or data; spa never overwrites it"
-            )
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:  # one of them is not there
-        return False
-
-
-def _check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
-    if len({os.path.realpath(path) for path in outs}) < len(outs):
-        raise UsageError(f"model and plan cannot both be written to {outs[0]}")
-    if model_out and model_out.exists() and not force:
-        raise UsageError(f"{model_out} exists; give another -o, or --force to replace it")
-
-
 @main.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @common
 def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show the groups of MODEL, and what is locked and why."""
-    from spa import api, report
+    from spa import report
+    from spa.analysis import analyze as find
 
     with working(quiet or as_json) as progress:
-        groups = api.analyze(model, progress=progress)
+        groups = find(model, progress=progress)
     if as_json:
         emit(report.analysis_dict(groups))
     elif not quiet:
@@ -241,16 +190,16 @@ def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=_MODEL)
+@click.argument("model", type=MODEL)
 @click.argument("a")
 @click.argument("b")
 @common
 def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show by which operators an axis of tensor A is coupled to one of tensor B."""
-    from spa import api
+    from spa.analysis import analyze as find_groups
     from spa.groups import explain as find
 
-    groups = api.analyze(model)
+    groups = find_groups(model)
     try:
         path = find(groups, a, b)
     except KeyError as error:
@@ -273,9 +222,9 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
 
 
 @main.command()
-@click.argument("original", type=_MODEL)
-@click.argument("pruned", type=_MODEL)
-@click.option("--plan", required=True, type=_MODEL, help="The plan that made PRUNED.")
+@click.argument("original", type=MODEL)
+@click.argument("pruned", type=MODEL)
+@click.option("--plan", required=True, type=MODEL, help="The plan that made PRUNED.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option(
     "--repeats",
@@ -284,11 +233,15 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
     type=click.IntRange(1),
     help="Timed runs of each.",
 )
+@click.option(
+    "--data", default="noise", metavar="SOURCE", help="The plan's inputs, where they have moved."
+)
 @common
 def verify(
     original: Path,
     pruned: Path,
     plan: Path,
+    data: str,
     seed: int,
     repeats: int,
     as_json: bool,
@@ -298,11 +251,64 @@ def verify(
     """Check PRUNED against ORIGINAL: the law, drift, latency."""
     from spa import api, report
 
-    found = api.verify(original, pruned, plan, seed=seed, repeats=repeats)
+    found = api.verify(original, pruned, plan, seed=seed, repeats=repeats, data=data)
     if as_json:
         emit(found.to_dict())
     elif not quiet:
         report.print_comparison(console(), found)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE,...")
+@click.option(
+    "--criteria", "names", default="obspa,l1,random", show_default=True, metavar="NAME,..."
+)
+@calibration_inputs
+@click.option("--labels", type=MODEL, help="A .npy of whole numbers, one for every sample.")
+@click.option("--scope", type=click.Choice(CHOICES["scope"]), help="As for prune.")
+@click.option("--kinds", metavar="KIND,...", help="As for prune.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--plot", type=MODEL, help="Write a chart here, as .svg.")
+@common
+def compare(
+    model: Path,
+    target: str,
+    names: str,
+    labels: Path | None,
+    plot: Path | None,
+    kinds: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL by several criteria, with and without compensation; write no model."""
+    check_inputs_stay([plot] if plot else [], [model, *([labels] if labels else [])])
+
+    from spa import calibration, chart, report
+    from spa.compare import compare as run
+    from spa.compare import read_labels
+    from spa.settings import Settings
+    from spa.writer import check_writable, save_text
+
+    if plot:
+        check_writable(plot)
+        check_inputs_stay([plot], calibration.data_files(options["data"]))
+    if kinds is not None:
+        options["kinds"] = split(kinds)
+    classes = read_labels(labels) if labels else None
+    with working(quiet or as_json) as progress:
+        settings = Settings(**options)
+        rows = run(model, split(target), split(names), settings, classes, progress=progress)
+    if plot:
+        save_text(chart.svg(report.points(rows)), plot)
+    if as_json:
+        emit({"model": str(model), "rows": [row.to_dict() for row in rows]})
+    elif not quiet:
+        report.print_rows(console(), rows)
+        if plot:
+            console().print(f"wrote {plot}", soft_wrap=True, highlight=False)
 
 
 @main.command()

@@ -25,6 +25,7 @@ from spa.sites import Place, Site
 from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
+FELT = 1e-3  # and more, until its loss is no longer that of units which are all but dead
 
 
 def weights(
@@ -37,10 +38,13 @@ def weights(
     read = readers(groups, measured.sites)
     found = {}
     for g, curve in curves.items():
-        count = max(1, round(PROBE * len(curve.order)))
-        loss = float(curve.loss[count - 1])
-        if g in read and loss > 0:
-            found[g] = float(np.sqrt(probe.drift(read[g], curve.order[:count]) / loss))
+        if g not in read or not len(curve.order):
+            continue
+        felt = int(np.searchsorted(curve.loss, FELT)) + 1
+        count = min(max(felt, round(PROBE * len(curve.order))), len(curve.order))
+        loss, drift = float(curve.loss[count - 1]), probe.drift(read[g], curve.order[:count])
+        if loss > 0 and 0 < drift < np.inf:
+            found[g] = float(np.sqrt(drift / loss))
     usual = float(np.median(list(found.values()))) if found else 1.0
     return {g: found.get(g, usual) for g in curves}
 

@@ -111,6 +111,16 @@ def record(
     return Plan(plan, shapes, made_by or {}, digest(groups.graph))
 
 
+def compose(first: Plan, then: Plan) -> Plan:
+    """Two cuts in a row as one: ``then`` was made for what ``first`` leaves."""
+    kept = {tensor: dict(axes) for tensor, axes in first.kept.items()}
+    for tensor, axes in then.kept.items():
+        mine = kept.setdefault(tensor, {})
+        for axis, stays in axes.items():
+            mine[axis] = [mine[axis][k] for k in stays] if axis in mine else stays
+    return Plan(kept)
+
+
 def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
     """The units that a plan removes.
 

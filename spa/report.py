@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from rich.table import Table
 
 from spa.api import Comparison, Draft, Figures, Result
 from spa.axes import WINDOW
+from spa.chart import Point, dots
+from spa.compare import Row
 from spa.cost import CostModel
 from spa.criteria import CRITERIA
 from spa.groups import Groups, LockedAxis
+from spa.outcome import compensation_dict, compensation_lines, input_dict, input_line
 from spa.propagate import load_rules
 from spa.rules import RULES
 from spa.validate import Verification
@@ -97,7 +101,10 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
     if verbose:
         console.print(table)
     console.print(before_after(result.figures))
+    console.print(input_line(result), highlight=False)
     if isinstance(result, Result):
+        for line in compensation_lines(result, verbose):
+            console.print(line, highlight=False)
         for line in verification_lines(result.verification):
             console.print(line, highlight=False)
     if result.groups.unknown:
@@ -124,6 +131,8 @@ def result_dict(result: Draft) -> dict[str, Any]:
         "kept": kept,
         "groups": group_rows(result),
         "unknown_operators": result.groups.unknown,
+        "inputs": input_dict(result),
+        "compensation": compensation_dict(result),
         "verification": checked.to_dict() if checked else None,
         "plan": {t: {str(k): v for k, v in a.items()} for t, a in result.plan.kept.items()},
     }
@@ -237,6 +246,46 @@ def _print_locks(console: Console, locks: list[LockedAxis], verbose: bool) -> No
             table.add_row(what, str(count), f"{first.tensor}:{first.axis}")
     if locks:
         console.print(table)
+
+
+# Several criteria ---------------------------------------------------------------------------------
+
+
+def points(rows: Sequence[Row]) -> list[Point]:
+    """What charts show of them."""
+    return [
+        Point(row.macs, row.drift, row.criterion, row.compensation == "none")
+        for row in rows[1:]
+        if not row.failed
+    ]
+
+
+def print_rows(console: Console, rows: Sequence[Row]) -> None:
+    table = Table()
+    titles = ("criterion", "compensation", "target", "MACs kept", "drift", "accuracy", "seconds")
+    labelled = rows[0].accuracy is not None
+    for k, title in enumerate(titles):
+        if title != "accuracy" or labelled:
+            table.add_column(title, justify="left" if k < 3 else "right", overflow="fold")
+    for row in rows:
+        target = "" if row is rows[0] else f"{row.measure}={row.target:g}"
+        done = "refused" if row.refused else row.compensation
+        cells = [row.criterion, "" if row is rows[0] else done, target, f"{row.macs:.1%}"]
+        cells.append("failed" if row.failed else f"{row.drift:.3g}")
+        if labelled:
+            cells.append("" if row.accuracy is None else f"{row.accuracy:.2%}")
+        table.add_row(*cells, "" if row is rows[0] else f"{row.seconds:.1f}")
+    console.print(table)
+    for row in rows:
+        if row.failed:
+            console.print(f"{row.criterion}: {row.failed}", highlight=False)
+    for line in dots(points(rows)):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(
+        "drift: squared distance of the outputs from the original's on held-out inputs, over their "
+        "variance; the line is logarithmic, hollow dots are without compensation",
+        highlight=False,
+    )
 
 
 # Verification, rules, criteria -------------------------------------------------------------------

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from spa.axes import KINDS
-from spa.calibration import NOISE, Data, byte_count, described
+from spa.calibration import NOISE, Data, byte_count, described, recorded
+from spa.calibration import check as check_data
 from spa.criteria import CRITERIA
 from spa.errors import UsageError
 from spa.fit import METHODS
 from spa.score import pick
 
-SCOPES = ("curves", "global", "local")
+SCOPES = ("curves", "global", "floor", "erk", "local")
 COMPENSATE = (*METHODS, "none")
 REPAIR = ("statistics", "none")
 ALL_KINDS = (*KINDS, "other")
@@ -28,6 +29,7 @@ class Settings:
     aggregate: str = "mean"
     normalize: str = "mean"
     scope: str | None = None  # None: curves for obspa, else global
+    steps: int = 1
     seed: int = 0
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -65,18 +67,32 @@ class Settings:
         pick(dict.fromkeys(COMPENSATE), self.compensate, "compensation")
         pick(dict.fromkeys(REPAIR), self.repair, "repair")
         if self.scope == "curves" and self.criterion != "obspa":
-            raise UsageError("scope curves goes with criterion obspa; choose global or local")
+            raise UsageError("scope curves goes with criterion obspa; choose another")
+        if self.steps < 1:
+            raise UsageError(f"{self.steps} steps: there must be 1 or more")
+        if self.steps > 1 and self.scope_for(self.criterion) != "curves":
+            raise UsageError("more than one step goes with criterion obspa and scope curves")
+        if self.samples < 1:
+            raise UsageError(f"{self.samples} samples: there must be 1 or more")
+        check_data(self.data, self.preprocess)
 
     def replayed(self, made_by: Mapping[str, Any]) -> Settings:
         """These settings with all that decides on new weights as a plan has it; a plan that says
-        nothing of it changes none."""
-        found = {k: made_by[k] for k in ("samples", "preprocess", "seed") if k in made_by}
-        data = made_by.get("data", {})
-        if self.data == NOISE and isinstance(data, dict) and "source" in data:
-            found["data"] = data["source"]
+        nothing of it changes none.
+
+        Raises:
+            PlanError: if inputs are needed that are not where the plan says, and no others are
+                given.
+        """
+        names = ("samples", "preprocess", "seed", "memory")
+        found = {k: made_by[k] for k in names if k in made_by}
         for k in ("compensate", "repair"):
             found[k] = made_by.get(k, "none")
-        return replace(self, criterion="l1", scope=None, **found)
+        use = replace(self, criterion="l1", scope=None, steps=1, **found)
+        if use.data == NOISE and use.needs_inputs:
+            use = replace(use, data=recorded(made_by.get("data", {})))
+        use.check()
+        return use
 
     def record(self) -> dict[str, Any]:
         """What a plan says of them."""

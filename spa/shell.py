@@ -1,4 +1,4 @@
-"""The shell around the commands: errors as one line and an exit code, common options, output."""
+"""The shell around the commands: errors as one line and an exit code, options, output, paths."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from spa.errors import SpaError
+from spa.errors import SpaError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,3 +123,27 @@ def working(quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=None)
         yield lambda stage: bar.update(task, description=stage)
+
+
+def check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises UsageError where an output is an input."""
+    for path in outs:
+        if any(_is_same(path, given) for given in inputs):
+            raise UsageError(
+                f"{path} is an input, or holds weights or data; spa never overwrites it"
+            )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def check_outs(outs: list[Path], model_out: Path | None, force: bool) -> None:
+    """Raises UsageError where outputs collide, or the model's exists."""
+    if len({os.path.realpath(path) for path in outs}) < len(outs):
+        raise UsageError(f"model and plan cannot both be written to {outs[0]}")
+    if model_out and model_out.exists() and not force:
+        raise UsageError(f"{model_out} exists; give another -o, or --force to replace it")

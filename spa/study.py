@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa.allocate import Limits, allocate
+from spa.batches import Batches
 from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate
 from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
-from spa.criteria import CRITERIA
 from spa.curves import curves
 from spa.drift import distance, outputs, weights
 from spa.groups import Groups, Removed
@@ -36,8 +36,8 @@ class Study:
     calibration: where they come from."""
 
     measured: Measured
-    fit: Sequence[Feeds]
-    held: Sequence[Feeds]
+    fit: Batches
+    held: Batches
     calibration: Calibration
 
 
@@ -71,6 +71,11 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
     return Study(measured, fit.batches, held.batches, inputs)
 
 
+def judged_by(settings: Settings, study: Study | None) -> str:
+    """The criterion at work: without inputs obspa has only weights to look at."""
+    return "l1" if study is None and settings.criterion == "obspa" else settings.criterion
+
+
 def select(
     groups: Groups,
     free: frozenset[int],
@@ -86,8 +91,7 @@ def select(
         TargetError: if it is out of reach.
     """
     limits = Limits(free, settings.min_keep, settings.round_to)
-    blind = study is None and CRITERIA[settings.criterion].needs == "calibration inputs"
-    criterion = "l1" if blind else settings.criterion
+    criterion = judged_by(settings, study)
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None
@@ -131,7 +135,7 @@ def make_up(
     weights than without, the weights stay.
     """
     method, repair = settings.compensate, settings.repair != "none"
-    if study is None or (method == "none" and not repair):
+    if study is None or (method == "none" and not repair) or not any(map(len, removed.values())):
         return groups, None
     say("compensating")
     memory = settings.memory // 2

@@ -16,6 +16,8 @@ import spa
 from spa import run
 from spa.cli import main
 
+PLAIN = {"criterion": "l1", "compensate": "none", "repair": "none"}  # only weights, only a cut
+CUT = tuple(part for name, value in PLAIN.items() for part in (f"--{name}", value))
 DIGITS = Path(spa.__file__).parent / "data" / "digits.onnx"
 
 
@@ -31,6 +33,16 @@ def one_thread() -> Iterator[None]:
 def cli() -> Callable[..., Result]:
     """Run ``spa ARGS`` in this interpreter; .stdout and .stderr are kept apart."""
     return lambda *args: CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture
+def plain(cli: Callable[..., Result]) -> Callable[..., Result]:
+    """The same, pruning by weights alone: for what has nothing to do with calibration inputs."""
+
+    def run(*args: object) -> Result:
+        return cli("prune", *CUT, *args[1:]) if args and args[0] == "prune" else cli(*args)
+
+    return run
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from onnx import ModelProto, TensorProto
 
 import spa
 from spa import validate
-from spa.api import ALL_KINDS
 from spa.cost import CostModel
 from spa.groups import Groups, Removed
 from spa.rewrite import rewrite
+from spa.settings import ALL_KINDS
 
 LAW = 1e-4
 HALF_LAW = 1e-2  # where the model computes in half precision

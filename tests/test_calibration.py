@@ -17,10 +17,10 @@ from onnx import ModelProto
 import spa
 from models.builder import Net
 from spa import batches
-from spa.api import Settings
 from spa.calibration import Calibration, byte_count, calibrate
 from spa.errors import UsageError
 from spa.reader import load
+from spa.settings import Settings
 from tests.conftest import DIGITS
 
 Cli = Callable[..., Result]

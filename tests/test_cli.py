@@ -19,15 +19,16 @@ from click.testing import Result
 from onnx import ModelProto, StringStringEntryProto, helper
 
 from models.builder import Net
+from tests.conftest import CUT
 
 Cli = Callable[..., Result]
 Files = Callable[[], dict[str, bytes]]
 ROOT = Path(__file__).parent.parent
 
 
-def python_m_spa(folder: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
+def python_m_spa(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "spa", *map(str, args)],
+        [sys.executable, "-m", "spa", args[0], *CUT, *map(str, args[1:])],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
@@ -44,9 +45,9 @@ def strict_json(text: str) -> Any:
 # Where the result goes
 
 
-def test_default_name_and_a_result_that_runs(cli: Cli, digits: Path, files: Files) -> None:
+def test_default_name_and_a_result_that_runs(plain: Cli, digits: Path, files: Files) -> None:
     before = digits.read_bytes()
-    done = cli("prune", digits)
+    done = plain("prune", digits)
     assert done.exit_code == 0, done.stderr
     assert set(files()) == {"digits.onnx", "digits.pruned.onnx"}
     assert digits.read_bytes() == before
@@ -80,10 +81,10 @@ def hard_link(path: Path) -> Path:
 @pytest.mark.parametrize("option", ["-o", "--plan-out"])
 @pytest.mark.parametrize("other_name", [same_path, dotted, symlink, hard_link])
 def test_input_is_never_overwritten(
-    cli: Cli, digits: Path, option: str, other_name: Callable[[Path], Path]
+    plain: Cli, digits: Path, option: str, other_name: Callable[[Path], Path]
 ) -> None:
     before = digits.read_bytes()
-    done = cli("prune", digits, option, other_name(digits), "--force")
+    done = plain("prune", digits, option, other_name(digits), "--force")
     assert done.exit_code == 2
     assert "input" in done.stderr
     assert digits.read_bytes() == before
@@ -92,37 +93,37 @@ def test_input_is_never_overwritten(
 
 @pytest.mark.parametrize("option", ["-o", "--plan-out"])
 def test_external_weights_of_the_input_are_never_overwritten(
-    cli: Cli, external: Path, option: str
+    plain: Cli, external: Path, option: str
 ) -> None:
     weights = external.with_name("digits.weights")
     before = weights.read_bytes()
-    done = cli("prune", external, option, weights, "--force")
+    done = plain("prune", external, option, weights, "--force")
     assert weights.read_bytes() == before
     assert done.exit_code == 2
 
 
-def test_weights_that_the_input_shares_with_the_old_out_stay(cli: Cli, external: Path) -> None:
+def test_weights_that_the_input_shares_with_the_old_out_stay(plain: Cli, external: Path) -> None:
     out, copy = external.with_name("p.onnx"), external.with_name("q.onnx")
-    assert cli("prune", external, "-o", out).exit_code == 0
+    assert plain("prune", external, "-o", out).exit_code == 0
     shutil.copy(out, copy)  # reads the weights of p.onnx
-    cli("prune", copy, "-o", out, "--force")
-    assert cli("analyze", copy).exit_code == 0
+    plain("prune", copy, "-o", out, "--force")
+    assert plain("analyze", copy).exit_code == 0
 
 
-def test_plan_and_model_cannot_share_a_name(cli: Cli, digits: Path) -> None:
+def test_plan_and_model_cannot_share_a_name(plain: Cli, digits: Path) -> None:
     out = digits.with_name("out")
-    assert cli("prune", digits, "-o", out, "--plan-out", out).exit_code == 2
+    assert plain("prune", digits, "-o", out, "--plan-out", out).exit_code == 2
     assert not out.exists()
 
 
-def test_existing_out_needs_force(cli: Cli, digits: Path) -> None:
+def test_existing_out_needs_force(plain: Cli, digits: Path) -> None:
     out = digits.with_name("out.onnx")
     out.write_text("precious")
-    refused = cli("prune", digits, "-o", out)
+    refused = plain("prune", digits, "-o", out)
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
     assert out.read_text() == "precious"
-    assert cli("prune", digits, "-o", out, "--force").exit_code == 0
+    assert plain("prune", digits, "-o", out, "--force").exit_code == 0
     onnx.checker.check_model(onnx.load(out))
 
 
@@ -134,10 +135,10 @@ def test_relative_paths_in_a_real_process(digits: Path, files: Files) -> None:
 
 
 @pytest.mark.parametrize("folder", ["with space", "ünï", "[red]", "[/x]", ":smile:", "x" * 200])
-def test_odd_folder_names_are_printed_as_they_are(cli: Cli, digits: Path, folder: str) -> None:
+def test_odd_folder_names_are_printed_as_they_are(plain: Cli, digits: Path, folder: str) -> None:
     out = digits.parent / folder / "o.onnx"
     out.parent.mkdir(parents=True)
-    done = cli("prune", digits, "-o", out)
+    done = plain("prune", digits, "-o", out)
     assert done.exit_code == 0, done.stderr
     assert str(out) in done.stdout
 
@@ -145,8 +146,8 @@ def test_odd_folder_names_are_printed_as_they_are(cli: Cli, digits: Path, folder
 # What is printed
 
 
-def test_json_is_one_document_and_nothing_else(cli: Cli, digits: Path) -> None:
-    done = cli("prune", digits, "--json", "-v")
+def test_json_is_one_document_and_nothing_else(plain: Cli, digits: Path) -> None:
+    done = plain("prune", digits, "--json", "-v")
     assert done.exit_code == 0
     assert done.stderr == ""
     found = strict_json(done.stdout)
@@ -156,42 +157,42 @@ def test_json_is_one_document_and_nothing_else(cli: Cli, digits: Path) -> None:
     assert found["bytes"]["after"] == pytest.approx(Path(found["out"]).stat().st_size, rel=0.01)
 
 
-def test_json_holds_no_nan(cli: Cli, write: Callable[..., Path]) -> None:
+def test_json_holds_no_nan(plain: Cli, write: Callable[..., Path]) -> None:
     net = Net("roots")
     y = net.gemm(net.flatten(net.conv(net.input("x", [2, 3, 4, 4]), 16)), 4)
     path = write(net.model(net.node("Sqrt", y)))  # NaN for what is below zero
-    done = cli("prune", path, "--json")
+    done = plain("prune", path, "--json")
     assert done.exit_code == 0
     strict_json(done.stdout)
 
 
-def test_quiet_prints_nothing(cli: Cli, digits: Path) -> None:
-    done = cli("prune", digits, "-q")
+def test_quiet_prints_nothing(plain: Cli, digits: Path) -> None:
+    done = plain("prune", digits, "-q")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
     assert digits.with_name("digits.pruned.onnx").exists()
 
 
-def test_human_report_has_before_and_after(cli: Cli, digits: Path) -> None:
-    plain, verbose = cli("prune", digits).stdout, cli("prune", digits, "--force", "-v").stdout
+def test_human_report_has_before_and_after(plain: Cli, digits: Path) -> None:
+    plain, verbose = plain("prune", digits).stdout, plain("prune", digits, "--force", "-v").stdout
     for word in ("before", "after", "MACs", "parameters", "bytes", "law", "drift", "wrote"):
         assert word in plain
     assert "stem.0.weight:0" in verbose
     assert len(verbose) > len(plain)
 
 
-def test_dry_run_writes_no_model(cli: Cli, digits: Path, files: Files) -> None:
-    done = cli("prune", digits, "--dry-run")
+def test_dry_run_writes_no_model(plain: Cli, digits: Path, files: Files) -> None:
+    done = plain("prune", digits, "--dry-run")
     assert done.exit_code == 0
     assert "stem.0.weight:0" in done.stdout
     assert set(files()) == {"digits.onnx"}
-    found = strict_json(cli("prune", digits, "--dry-run", "--json").stdout)
+    found = strict_json(plain("prune", digits, "--dry-run", "--json").stdout)
     assert found["out"] is None
     assert 0.68 <= found["kept"]["macs"] <= 0.72
     assert set(files()) == {"digits.onnx"}
 
 
-def test_dry_run_does_not_claim_a_size(cli: Cli, digits: Path) -> None:
-    found = strict_json(cli("prune", digits, "--dry-run", "--json").stdout)
+def test_dry_run_does_not_claim_a_size(plain: Cli, digits: Path) -> None:
+    found = strict_json(plain("prune", digits, "--dry-run", "--json").stdout)
     assert found["bytes"]["after"] is None
     assert found["kept"].get("bytes") is None
 
@@ -199,7 +200,7 @@ def test_dry_run_does_not_claim_a_size(cli: Cli, digits: Path) -> None:
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_output_that_takes_no_more(digits: Path, options: list[str]) -> None:
-    args = [sys.executable, "-m", "spa", "prune", "digits.onnx", "--dry-run", *options]
+    args = [sys.executable, "-m", "spa", "prune", *CUT, "digits.onnx", "--dry-run", *options]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -211,7 +212,7 @@ def test_output_that_takes_no_more(digits: Path, options: list[str]) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_output_that_nobody_reads(digits: Path, options: list[str]) -> None:
-    args = [sys.executable, "-m", "spa", "prune", "digits.onnx", "--dry-run", *options]
+    args = [sys.executable, "-m", "spa", "prune", *CUT, "digits.onnx", "--dry-run", *options]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     read, write = os.pipe()
     os.close(read)
@@ -224,52 +225,52 @@ def test_output_that_nobody_reads(digits: Path, options: list[str]) -> None:
     assert len(done.stderr.splitlines()) <= 1
 
 
-def test_report_where_nothing_was_removed(cli: Cli, digits: Path) -> None:
-    done = cli("prune", digits, "--target", "channels=1")
+def test_report_where_nothing_was_removed(plain: Cli, digits: Path) -> None:
+    done = plain("prune", digits, "--target", "channels=1")
     assert done.exit_code == 0
     assert "nothing was removed" in done.stdout
     assert "inexact" not in done.stdout
 
 
-def test_criteria_with_needs_and_sources(cli: Cli) -> None:
-    found = strict_json(cli("criteria", "--json").stdout)["criteria"]
+def test_criteria_with_needs_and_sources(plain: Cli) -> None:
+    found = strict_json(plain("criteria", "--json").stdout)["criteria"]
     rows = {row["name"]: row for row in found}
     assert rows["l1"]["needs"] == rows["dfpc"]["needs"] == "weights"
     assert rows["wanda"]["needs"] == "calibration inputs"
     assert rows["lamp"]["source"].startswith("Lee et al. 2021")
-    table = cli("criteria").stdout
+    table = plain("criteria").stdout
     assert all(name in table for name in rows)
-    assert cli("criteria", "-q").stdout == ""
+    assert plain("criteria", "-q").stdout == ""
 
 
 @pytest.mark.parametrize("name", ["lamp", "bn-scale", "geometric-median", "dfpc"])
-def test_criteria_that_look_at_weights_prune(cli: Cli, digits: Path, name: str) -> None:
-    done = cli("prune", digits, "--criterion", name, "--json")
+def test_criteria_that_look_at_weights_prune(plain: Cli, digits: Path, name: str) -> None:
+    done = plain("prune", digits, "--criterion", name, "--json")
     assert done.exit_code == 0, done.stderr
     assert strict_json(done.stdout)["kept"]["macs"] == pytest.approx(0.7, abs=0.02)
 
 
-def test_help_names_every_criterion(cli: Cli) -> None:
-    text = " ".join(cli("prune", "--help").stdout.split())
+def test_help_names_every_criterion(plain: Cli) -> None:
+    text = " ".join(plain("prune", "--help").stdout.split())
     assert "geometric-median" in text
     assert "obs-diagonal" in text
 
 
-def test_activity_without_calibration_inputs_is_refused(cli: Cli, digits: Path) -> None:
-    done = cli("prune", digits, "--criterion", "wanda")
-    assert done.exit_code == 2
-    assert "needs calibration inputs" in done.stderr
+def test_criteria_that_look_at_inputs_prune(plain: Cli, digits: Path) -> None:
+    done = plain("prune", digits, "--criterion", "wanda", "--samples", 64, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert strict_json(done.stdout)["inputs"]["samples"] == 64
 
 
-def test_no_arguments_show_the_help(cli: Cli) -> None:
-    done = cli()
+def test_no_arguments_show_the_help(plain: Cli) -> None:
+    done = plain()
     assert "Usage:" in done.output
     assert "prune" in done.output
 
 
 @pytest.mark.parametrize("args", [["nosuch"], ["--nosuch"], ["explain", "m.onnx"], ["verify"]])
-def test_usage_errors_take_two_lines(cli: Cli, args: list[str]) -> None:
-    done = cli(*args)
+def test_usage_errors_take_two_lines(plain: Cli, args: list[str]) -> None:
+    done = plain(*args)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("spa: ")
     assert len(done.stderr.splitlines()) == 2
@@ -298,11 +299,11 @@ def test_same_seed_gives_the_same_bytes_in_any_process(digits: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_another_seed_gives_another_model(cli: Cli, digits: Path) -> None:
+def test_another_seed_gives_another_model(plain: Cli, digits: Path) -> None:
     outs = [digits.with_name(f"{seed}.onnx") for seed in range(2)]
     for seed, out in enumerate(outs):
         args = ("--criterion", "random", "--seed", seed, "-o", out)
-        assert cli("prune", digits, *args).exit_code == 0
+        assert plain("prune", digits, *args).exit_code == 0
     assert outs[0].read_bytes() != outs[1].read_bytes()
 
 
@@ -324,9 +325,9 @@ def rich_model() -> ModelProto:
     return model
 
 
-def test_everything_but_the_weights_is_kept(cli: Cli, write: Callable[..., Path]) -> None:
+def test_everything_but_the_weights_is_kept(plain: Cli, write: Callable[..., Path]) -> None:
     path = write(rich_model())
-    assert cli("prune", path, "--target", "params=0.5").exit_code == 0
+    assert plain("prune", path, "--target", "params=0.5").exit_code == 0
     before, after = onnx.load(path), onnx.load(path.with_name("m.pruned.onnx"))
     assert after.ByteSize() < before.ByteSize()
     for model in (before, after):
@@ -337,19 +338,19 @@ def test_everything_but_the_weights_is_kept(cli: Cli, write: Callable[..., Path]
     assert str(after) == str(before)
 
 
-def test_metadata_of_tensors_is_kept(cli: Cli, write: Callable[..., Path]) -> None:
+def test_metadata_of_tensors_is_kept(plain: Cli, write: Callable[..., Path]) -> None:
     model = rich_model()
     for tensor in model.graph.initializer:
         tensor.metadata_props.append(StringStringEntryProto(key="k", value="v"))
     path = write(model)
-    assert cli("prune", path, "--target", "params=0.5").exit_code == 0
+    assert plain("prune", path, "--target", "params=0.5").exit_code == 0
     after = onnx.load(path.with_name("m.pruned.onnx")).graph.initializer
     assert [t.name for t in after if not t.metadata_props] == []
 
 
-def test_inner_sizes_that_the_file_states_are_right(cli: Cli, write: Callable[..., Path]) -> None:
+def test_inner_sizes_that_the_file_states_are_right(plain: Cli, write: Callable[..., Path]) -> None:
     path = write(rich_model())
-    assert cli("prune", path, "--target", "channels=0.5").exit_code == 0
+    assert plain("prune", path, "--target", "channels=0.5").exit_code == 0
     after = onnx.load(path.with_name("m.pruned.onnx"))
     stated = {i.name: i.type for i in after.graph.value_info}
     assert stated

@@ -21,10 +21,10 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from models.sequence import vit
 from models.vision import MAKERS
-from spa.cli import _CHOICES
 from spa.criteria import CRITERIA, Evidence, Seen
 from spa.errors import UsageError
 from spa.groups import Groups
+from spa.options import CHOICES
 from spa.score import score
 from spa.sites import sites
 
@@ -92,7 +92,7 @@ def normal(*shape: int) -> Array:
 
 
 def test_the_command_line_names_all() -> None:
-    assert _CHOICES["criterion"] == tuple(CRITERIA)
+    assert CHOICES["criterion"] == tuple(CRITERIA)
 
 
 def test_every_criterion_says_where_it_is_from() -> None:

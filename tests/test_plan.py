@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from models.builder import Net
 from models.hazards import HAZARDS
 from spa.errors import PlanError
 from spa.plan import Plan, record, replay
+from tests.conftest import PLAIN
 
+cut = partial(spa.prune, **PLAIN)
 Cli = Callable[..., Result]
 Files = Callable[[], dict[str, bytes]]
 
@@ -38,9 +41,9 @@ def test_json_round_trip(plan: Plan) -> None:
     assert Plan.from_json(text).to_json() == text
 
 
-def test_plan_is_small_and_readable(cli: Cli, digits: Path) -> None:
+def test_plan_is_small_and_readable(plain: Cli, digits: Path) -> None:
     plan = digits.with_name("plan.json")
-    assert cli("prune", digits, "--plan-out", plan).exit_code == 0
+    assert plain("prune", digits, "--plan-out", plan).exit_code == 0
     body = json.loads(plan.read_text())
     assert body["kept"]["stem.0.weight"]["0"] == sorted(body["kept"]["stem.0.weight"]["0"])
     assert body["made_by"]["target"] == {"macs": 0.7}
@@ -57,32 +60,32 @@ OPTIONS: list[tuple[str, ...]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
-def test_replay_gives_the_same_bytes(cli: Cli, digits: Path, options: tuple[str, ...]) -> None:
+def test_replay_gives_the_same_bytes(plain: Cli, digits: Path, options: tuple[str, ...]) -> None:
     plan, one, two = (digits.with_name(n) for n in ("plan.json", "1.onnx", "2.onnx"))
-    done = cli("prune", digits, *options, "--plan-out", plan, "-o", one)
+    done = plain("prune", digits, *options, "--plan-out", plan, "-o", one)
     assert done.exit_code == 0, done.stderr
     again = digits.with_name("again.json")
-    done = cli("prune", digits, "--plan", plan, "--plan-out", again, "-o", two)
+    done = plain("prune", digits, "--plan", plan, "--plan-out", again, "-o", two)
     assert done.exit_code == 0, done.stderr
     assert one.read_bytes() == two.read_bytes()
     assert plan.read_bytes() == again.read_bytes()
 
 
-def test_plan_of_a_dry_run_is_the_plan_of_the_run(cli: Cli, digits: Path, files: Files) -> None:
-    assert cli("prune", digits, "--dry-run", "--plan-out", digits.with_name("dry")).exit_code == 0
+def test_plan_of_a_dry_run_is_the_plan_of_the_run(plain: Cli, digits: Path, files: Files) -> None:
+    assert plain("prune", digits, "--dry-run", "--plan-out", digits.with_name("dry")).exit_code == 0
     assert set(files()) == {"digits.onnx", "dry"}
-    assert cli("prune", digits, "--plan-out", digits.with_name("wet")).exit_code == 0
+    assert plain("prune", digits, "--plan-out", digits.with_name("wet")).exit_code == 0
     assert files()["dry"] == files()["wet"]
 
 
-def test_replay_works_on_other_weights(cli: Cli, digits: Path) -> None:
-    plan = spa.prune(digits).plan
+def test_replay_works_on_other_weights(plain: Cli, digits: Path) -> None:
+    plan = cut(digits).plan
     model = onnx.load(digits)
     for tensor in model.graph.initializer:
         if tensor.data_type == 1:
             array = -2 * numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    assert spa.prune(model, plan=plan).plan.kept == plan.kept
+    assert cut(model, plan=plan).plan.kept == plan.kept
 
 
 def test_an_edited_plan_is_followed(digits: Path) -> None:
@@ -146,11 +149,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("text, says", REFUSED.values(), ids=list(REFUSED))
-def test_refused(cli: Cli, digits: Path, files: Files, text: str | bytes, says: str) -> None:
+def test_refused(plain: Cli, digits: Path, files: Files, text: str | bytes, says: str) -> None:
     plan = digits.with_name("plan.json")
     plan.write_bytes(text.encode() if isinstance(text, str) else text)
     before = files()
-    done = cli("prune", digits, "--plan", plan)
+    done = plain("prune", digits, "--plan", plan)
     assert (done.exit_code, done.stdout) == (3, ""), done.stderr
     assert re.search(says, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) <= 2
@@ -164,35 +167,35 @@ def chain(width: int, op: str = "Relu") -> onnx.ModelProto:
 
 @pytest.mark.parametrize("other", [chain(24), chain(16, "Tanh")], ids=["wider", "other operator"])
 def test_plan_of_a_similar_model(other: onnx.ModelProto) -> None:
-    plan = spa.prune(chain(16), "channels=0.5").plan
+    plan = cut(chain(16), "channels=0.5").plan
     with pytest.raises(PlanError):
-        spa.prune(other, plan=plan)
+        cut(other, plan=plan)
 
 
 # spa verify
 
 
 @pytest.fixture
-def pruned(cli: Cli, digits: Path) -> tuple[Path, Path, Path]:
+def pruned(plain: Cli, digits: Path) -> tuple[Path, Path, Path]:
     out, plan = digits.with_name("out.onnx"), digits.with_name("plan.json")
-    assert cli("prune", digits, "-o", out, "--plan-out", plan).exit_code == 0
+    assert plain("prune", digits, "-o", out, "--plan-out", plan).exit_code == 0
     return digits, out, plan
 
 
-def test_verify(cli: Cli, pruned: tuple[Path, Path, Path], files: Files) -> None:
+def test_verify(plain: Cli, pruned: tuple[Path, Path, Path], files: Files) -> None:
     digits, out, plan = pruned
     before = files()
-    done = cli("verify", digits, out, "--plan", plan)
+    done = plain("verify", digits, out, "--plan", plan)
     assert done.exit_code == 0, done.stderr
     for word in ("law: holds", "drift", "latency", "MACs"):
         assert word in done.stdout
-    done = cli("verify", digits, out, "--plan", plan, "--json", "--repeats", "2")
+    done = plain("verify", digits, out, "--plan", plan, "--json", "--repeats", "2")
     found = json.loads(done.stdout)
     assert found["verification"]["law"] < 1e-4
     assert found["verification"]["drift"]["logits"] > 0
     assert all(seconds > 0 for seconds in found["latency"].values())
     assert found["figures"]["bytes_after"] == pytest.approx(out.stat().st_size, rel=0.01)
-    assert cli("verify", digits, out, "--plan", plan, "-q").stdout == ""
+    assert plain("verify", digits, out, "--plan", plan, "-q").stdout == ""
     assert files() == before
 
 
@@ -216,29 +219,29 @@ def other_size(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("spoil", [other_weights, other_output, other_input_name, other_size])
 def test_verify_finds_what_is_wrong(
-    cli: Cli, pruned: tuple[Path, Path, Path], spoil: Callable[[Any], None]
+    plain: Cli, pruned: tuple[Path, Path, Path], spoil: Callable[[Any], None]
 ) -> None:
     digits, out, plan = pruned
     model = onnx.load(out)
     spoil(model)
     out.write_bytes(model.SerializeToString())
-    done = cli("verify", digits, out, "--plan", plan, "--json")
+    done = plain("verify", digits, out, "--plan", plan, "--json")
     assert (done.exit_code, done.stdout) == (5, "")
     assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
 
 
-def test_verify_needs_the_right_plan(cli: Cli, pruned: tuple[Path, Path, Path]) -> None:
+def test_verify_needs_the_right_plan(plain: Cli, pruned: tuple[Path, Path, Path]) -> None:
     digits, out, plan = pruned
     other = digits.with_name("other.json")
-    other.write_text(spa.prune(digits, "macs=0.5").plan.to_json())
-    assert cli("verify", digits, out, "--plan", other).exit_code == 5
-    assert cli("verify", digits, digits, "--plan", plan).exit_code == 5
-    assert cli("verify", digits, out).exit_code == 2
+    other.write_text(cut(digits, "macs=0.5").plan.to_json())
+    assert plain("verify", digits, out, "--plan", other).exit_code == 5
+    assert plain("verify", digits, digits, "--plan", plan).exit_code == 5
+    assert plain("verify", digits, out).exit_code == 2
 
 
-def test_verify_with_external_data(cli: Cli, external: Path) -> None:
+def test_verify_with_external_data(plain: Cli, external: Path) -> None:
     out, plan = external.with_name("out.onnx"), external.with_name("plan.json")
-    assert cli("prune", external, "-o", out, "--plan-out", plan).exit_code == 0
-    done = cli("verify", external, out, "--plan", plan, "--repeats", "2")
+    assert plain("prune", external, "-o", out, "--plan-out", plan).exit_code == 0
+    done = plain("verify", external, out, "--plan", plan, "--repeats", "2")
     assert done.exit_code == 0, done.stderr
     assert "law: holds" in done.stdout

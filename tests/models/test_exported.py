@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import spa
-from spa.api import ALL_KINDS
+from spa.settings import ALL_KINDS
 from tests.oracle import LAW, check
 
 DATA = Path(__file__).parent.parent / "data"

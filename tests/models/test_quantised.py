@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 from models.hazards import HAZARDS
 from models.sequence import bert_like, vit
 from models.vision import MAKERS
-from spa.api import analyze
+from spa.analysis import analyze
 from tests.oracle import check
 
 MODELS: dict[str, Callable[[], ModelProto]] = {

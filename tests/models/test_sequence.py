@@ -8,7 +8,7 @@ import pytest
 
 import spa
 from models.sequence import MAKERS
-from spa.api import ALL_KINDS
+from spa.settings import ALL_KINDS
 from tests.oracle import LAW, check
 
 FREE = {"batch": "batch", "seq": "seq"}

@@ -1,0 +1,58 @@
+"""Choices and options that commands share; nothing heavy, so that --help answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+MODEL = click.Path(path_type=Path)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "criterion": (
+        "obspa",
+        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
+        *("wanda", "flap", "apoz", "obs-diagonal"),
+    ),
+    "aggregate": ("sum", "mean", "max", "prod", "l2"),
+    "normalize": ("none", "sum", "mean", "max", "standard"),
+    "scope": ("curves", "global", "floor", "erk", "local"),
+    "compensate": ("bias", "refit", "sweep", "merge", "none"),
+    "repair": ("statistics", "none"),
+}
+INPUTS = (
+    click.option(
+        "--data",
+        default="noise",
+        show_default=True,
+        metavar="SOURCE",
+        help="Inputs of the model: a .npz, a .npy, a folder of images, or noise.",
+    ),
+    click.option(
+        "--samples",
+        default=512,
+        show_default=True,
+        type=click.IntRange(1),
+        help="How many of them at most.",
+    ),
+    click.option(
+        "--preprocess",
+        metavar="KEY=VALUE,...",
+        help="How images become arrays, such as size=224,mean=0.5,std=0.5.",
+    ),
+    click.option(
+        "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
+    ),
+)
+KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
+
+
+def calibration_inputs(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(INPUTS):
+        command = option(command)
+    return command
+
+
+def split(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
