@@ -39,7 +39,8 @@ def _packed(
             inputs += [net.uniform(-1, 1, BATCH, keys, past, n) for n in (size, value)]
         sizes = {"q_num_heads": heads, "kv_num_heads": keys}
         made = net.nodes("Attention", inputs, 3 if past else outputs, **sizes, **attrs)
-        return made[0] if outputs == 1 else (net.linear(made[0], 5), *made[1:])
+        shown = made[3:] or made[1:]  # the scores alone, or past and new keys and values
+        return made[0] if outputs == 1 else (net.linear(made[0], 5), *shown)
 
     return body
 
