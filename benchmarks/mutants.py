@@ -143,6 +143,7 @@ def _changes(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[tuple[s
         yield f"`{_short(node)}`: and for or", _set("op", other_op)
         for k, value in enumerate(node.values):
             rest = node.values[:k] + node.values[k + 1 :]
+            rest = rest if len(rest) > 1 else rest * 2  # one alone is no expression
             yield f"`{_short(node)}` without `{_short(value)}`", _set("values", rest)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         yield f"`{_short(node)}` without not", _set("op", ast.UAdd(), wrap=True)

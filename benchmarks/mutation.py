@@ -37,7 +37,7 @@ from spa.propagate import load_rules
 from spa.rules import RULES
 from tests.isolation import check_law, check_ties
 from tests.numeric import Lone, Partition
-from tests.ops.test_every_rule import references
+from tests.ops.test_every_rule import NUMERIC, references
 
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
 SECONDS = 120  # for one mutant; a loop without an end counts as killed
@@ -69,7 +69,7 @@ class Check:
 
 def family_checks(family: str) -> Iterator[Check]:
     """The rows of `tests/ops/test_<family>.py`, and its other functions."""
-    if family != "lock":
+    if family in NUMERIC:
         for k, (lone, alternatives) in enumerate(references(family)):
             op = lone.op.node.op_type
 

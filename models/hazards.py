@@ -222,6 +222,13 @@ def shuffle_between_grouped(net: Net, x: Tensor) -> Any:
     return net.conv(channel_shuffle(net, a, 2), 8, groups=2)
 
 
+@hazard(4)  # the same index of every group for each of three, and whole groups of the first
+def grouped_behind_concat(net: Net, x: Tensor) -> Any:
+    """The second one's groups are the parts of the concatenation."""
+    a = net.conv(net.relu(net.conv(x, 4)), 4, groups=2)
+    return net.conv(net.concat(net.conv(x, 4), a), 6, groups=2)
+
+
 # --- reshapes and moves
 
 

@@ -116,12 +116,13 @@ def _turned(op: Op) -> tuple[int, int, int]:
 
 
 def _rotary(op: Op) -> str:
-    """B S (H 2 D), * D, * D, * -> B S (H 2 D)   (D 2 where interleaved; d where a part turns)"""
+    """B S (H 2 D), p D, p D, B S -> B S (H 2 D)   (D 2 where interleaved; d where a part turns)"""
     _, size, part = _turned(op)
     turned = "d" if part != size else "D 2" if op.attr("interleaved", 0) else "2 D"
     x = f"B S (H {turned})" if len(op.shape()) == 3 else f"B H S ({turned})"
-    cache = "*" if part != size else "* D"
-    return f"{x}, {cache}, {cache}, * -> {x}"
+    rows = "p" if op.has(3) else "B S"  # of a table, or one for each step
+    cache = f"{rows} {'e' if part != size else 'D'}"
+    return f"{x}, {cache}, {cache}, {'B S' if op.has(3) else '*'} -> {x}"
 
 
 def _resize_rotary(node: Sized) -> Resized:

@@ -44,6 +44,18 @@ def _einsum(equation: str, *shapes: list[int]) -> Body:
     )
 
 
+def _attention(*shapes: list[int], past: int = 0) -> Body:
+    def body(net: Net) -> Tensor:
+        inputs: list[Any] = [net.input(f"x{k}", s) for k, s in enumerate(shapes)]
+        heads = {"q_num_heads": 2, "kv_num_heads": 2} if len(shapes[0]) == 3 else {}
+        if past:
+            inputs.append(None)
+            inputs += [net.input(f"p{d}", [2, 2, past, d]) for d in (4, 3)]
+        return net.nodes("Attention", inputs, 3 if past else 1, **heads)[0]
+
+    return body
+
+
 def _recurrent(op: str, gates: int, ways: int = 1) -> Body:
     def body(net: Net) -> Tensor:
         more: dict[str, Any] = {"direction": "bidirectional"} if ways == 2 else {}
@@ -77,6 +89,11 @@ MACS: dict[str, tuple[Body, int]] = {
     "Einsum-two-sums": (_einsum("abcd,cde->abe", [2, 3, 4, 5], [4, 5, 6]), 2 * 3 * 4 * 5 * 6),
     "Einsum-three": (_einsum("ab,bc,cd->ad", [2, 3], [3, 4], [4, 5]), 2 * 3 * 4 * 5),
     "Einsum-implicit": (_einsum("ab,bc", [2, 3], [3, 4]), 2 * 3 * 4),
+    "Attention": (_attention([2, 5, 8], [2, 7, 8], [2, 7, 6]), 2 * 5 * 7 * (8 + 6)),
+    "Attention-apart": (
+        _attention([2, 2, 5, 4], [2, 2, 7, 4], [2, 2, 7, 3]), 2 * 2 * 5 * 7 * (4 + 3)),
+    "Attention-past": (
+        _attention([2, 5, 8], [2, 7, 8], [2, 7, 6], past=9), 2 * 5 * 16 * (8 + 6)),
     "LSTM": (_recurrent("LSTM", 4), 5 * 2 * 16 * (6 + 4)),
     "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
     "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
@@ -88,8 +105,8 @@ MACS: dict[str, tuple[Body, int]] = {
 @pytest.mark.parametrize("name", MACS)
 def test_macs(name: str) -> None:
     body, expected = MACS[name]
-    net = Net("cost", opset=19)
-    model = net.model(body(net), ir_version=9)
+    net = Net("cost", opset=23)
+    model = net.model(body(net), ir_version=10)
     assert CostModel(spa.analyze(model))().macs == expected
 
 

@@ -113,6 +113,19 @@ def _einsum_attention(net: Net) -> Tensor:
     return net.linear(net.reshape(y, [0, 0, 8]), 3)
 
 
+def _attention(net: Net, heads: int) -> Tensor:
+    x = net.input("x", [2, 5, 6])
+    q, k, v = (net.linear(x, n) for n in (heads * 4, 8, 6))
+    return net.linear(net.node("Attention", q, k, v, q_num_heads=heads, kv_num_heads=2), 3)
+
+
+def _rotary(net: Net) -> Tensor:
+    x, angles = net.linear(net.input("x", [2, 5, 6]), 8), net.rng.uniform(0, 3, (2, 5, 2))
+    cos, sin = (net.const(f(angles).astype(np.float32)) for f in (np.cos, np.sin))
+    y = net.node("RotaryEmbedding", x, cos, sin, num_heads=2)
+    return net.linear(y, 3)
+
+
 NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "Conv": (lambda net: _read(net, net.conv(net.input("x", [2, 3, 4, 4]), 6)), {"conv"}),
     "Conv-input": (lambda net: net.conv(_image(net), 3), {"conv"}),
@@ -130,6 +143,9 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "Einsum": (lambda net: net.node(
         "Einsum", _tokens(net), net.weight(6, 3), equation="bsd,de->bse"), {"linear"}),
     "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),
+    "Attention": (lambda net: _attention(net, 2), {"heads", "head-dim"}),
+    "Attention-shared": (lambda net: _attention(net, 6), {"heads", "head-dim"}),
+    "RotaryEmbedding": (_rotary, {"heads", "head-dim"}),
     "LSTM": (lambda net: _summed(net, _lstm(net, net.input("x", [5, 2, 3]))), {"recurrent"}),
     "LSTM-input": (lambda net: _summed(
         net, _lstm(net, net.transpose(_tokens(net), 1, 0, 2))), {"linear", "recurrent"}),
@@ -151,8 +167,8 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
 @pytest.mark.parametrize("name", NAMED)
 def test_kinds(name: str) -> None:
     body, expected = NAMED[name]
-    net = Net("kinds", opset=19)
-    model = net.model(body(net), ir_version=9)
+    net = Net("kinds", opset=23)
+    model = net.model(body(net), ir_version=10)
     assert {group.kind for group in spa.analyze(model)} == expected
 
 

@@ -55,11 +55,12 @@ def alternatives(lone: Lone) -> list[Partition]:
 
 
 def _renamed(partition: Partition, names: dict[str, str]) -> Partition:
+    """The same over other names; ids of a rule, which are numbered anew in every node, go."""
     made = Partition()
     for root, unit in partition.units().items():
-        for tensor, axis, index in unit:
-            one = (names.get(tensor, tensor), axis, index)
-            made.tie(one, LOCKED if root == LOCKED else (names.get(root[0], root[0]), *root[1:]))
+        here = [(names[tensor], axis, index) for tensor, axis, index in unit if tensor in names]
+        for one in here:
+            made.tie(one, LOCKED if root == LOCKED else here[0])
     return made
 
 
@@ -272,3 +273,11 @@ def test_the_reference_sees_over_tying_and_under_tying() -> None:
     if (alone_now[view.ties.axes["Gemm_0.bias"][0].ids[0]]) != alone_now[ids[0]]:
         with pytest.raises(AssertionError, match="less than it must"):
             Reference(groups, replace(view, labels=alone_now))
+
+
+def test_nodes_alike_are_two() -> None:
+    """Where numbers cannot judge an operator, its rule is taken at its word, node by node."""
+    net = Net("alike")
+    x = net.node("LRN", net.conv(net.input("x", (1, 3, 2, 2)), 4), size=3)
+    x = net.node("LRN", net.conv(x, 4), size=3)
+    assert len(check_units(net.model(net.conv(x, 2)))) == 2

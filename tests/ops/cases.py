@@ -34,6 +34,7 @@ class Case:
     body: (net, what the producer made) -> what the consumer reads, or a tuple of graph outputs.
     exact: whether all groups are exact, or none is; None leaves that open.
     runnable: whether onnxruntime has a kernel; if not, only shapes are checked.
+    refused: whether the rule does not fit a node, and locks what is around it.
     typed: whether the file declares the types of inner tensors, as few real files do.
     """
 
@@ -44,6 +45,7 @@ class Case:
     opset: int = 17
     exact: bool | None = None
     runnable: bool = True
+    refused: bool = False
     typed: bool = False
 
     def model(self) -> ModelProto:
@@ -57,6 +59,8 @@ class Case:
 
     def check(self) -> None:
         groups = check(self.model(), self.groups, runnable=self.runnable)
+        refused = groups.views[0].ties.refused
+        assert bool(refused) == self.refused, f"refused: {refused}"
         if self.exact is not None:
             assert {g.exact for g in groups} <= {self.exact}
 

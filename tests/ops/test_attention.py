@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def _packed(
             inputs += [net.uniform(-1, 1, BATCH, keys, past, n) for n in (size, value)]
         sizes = {"q_num_heads": heads, "kv_num_heads": keys}
         made = net.nodes("Attention", inputs, 3 if past else outputs, **sizes, **attrs)
-        return made[0] if outputs == 1 else (net.linear(made[0], 5), *made[1:])
+        shown = made[3:] or made[1:]  # the scores alone, or past and new keys and values
+        return made[0] if outputs == 1 else (net.linear(made[0], 5), *shown)
 
     return body
 
@@ -58,11 +60,75 @@ def _apart(heads: int = 2, keys: int = 2, size: int = 4, value: int = 4, **attrs
     return body
 
 
+def _loud(which: str) -> Body:
+    """Heads that are summed without a weight; removed ones still speak in some of q, k and v."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        made = {part: net.linear(a, n) for part, n in (("q", 8), ("k", 8), ("v", 2))}
+        made.update({part: net.sigmoid(made[part]) for part in which})
+        y = net.node("Attention", *made.values(), q_num_heads=2, kv_num_heads=2)
+        return net.node("ReduceSum", y, [2], keepdims=1)
+
+    return body
+
+
 def _by_weights(net: Net, a: Tensor) -> Tensor:
     """Queries, keys and values that are stored head by head."""
     q, k, v = (net.matmul(net.unsqueeze(a, 1), net.weight(2, 8, 4, fan=8)) for _ in "qkv")
     y = net.node("Attention", q, k, v)
     return net.node("ReduceSum", net.matmul(y, net.weight(2, 4, 6, fan=4)), [1], keepdims=0)
+
+
+def _stored(
+    op: str = "Attention",
+    heads: int = 2,
+    keys: int = 2,
+    *,
+    steps: int = 3,
+    apart: bool = False,
+    others: Callable[[Net], list[Any]] = lambda net: [],
+    outputs: int = 1,
+    **options: Any,
+) -> Body:
+    """Queries, keys and values out of the file: of these the batch may go too, and no step."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        parts = ((heads, steps, 4), (keys, STEPS, 4), (keys, STEPS, 3))
+        shapes = [(BATCH, n, t, d) if apart else (BATCH, t, n * d) for n, t, d in parts]
+        sizes = {} if apart else {"q_num_heads": heads, "kv_num_heads": keys}
+        inputs = [net.weight(*shape, fan=4) for shape in shapes] + others(net)
+        made = (BATCH, heads, steps, 3) if apart else (BATCH, steps, heads * 3)
+        known = [made] if options.get("domain") else None
+        y, *presents = net.nodes(op, inputs, outputs, shapes=known, **sizes, **options)
+        total = net.node("ReduceSum", y, [0, 2] if apart else [0, 1], keepdims=1)
+        total = net.reshape(total, [1, 1, heads * 3])
+        for present in presents:  # of past and new keys, values, states
+            rest = net.node("ReduceSum", present, [0, 1, 2], keepdims=0)
+            total = net.add(total, net.linear(rest, heads * 3))
+        return net.add(net.linear(a, heads * 3), total)
+
+    return body
+
+
+def _past(net: Net) -> list[Any]:
+    return [None, *(net.uniform(-1, 1, BATCH, 2, 6, d) for d in (4, 3))]
+
+
+def _mask(net: Net) -> list[Any]:
+    return [net.uniform(-1, 1, BATCH, 2, 3, STEPS)]
+
+
+def _state(decay: int, beta: int) -> Callable[[Net], list[Any]]:
+    """What a linear attention remembers, forgets and takes in."""
+    return lambda net: [
+        net.uniform(-1, 1, BATCH, 2, 4, 3),
+        net.uniform(0.1, 0.9, BATCH, STEPS, decay),
+        net.uniform(0.1, 0.9, BATCH, STEPS, beta),
+    ]
+
+
+def _lengths(net: Net) -> list[Any]:
+    return [None, None, None, net.const(np.asarray([STEPS - 1, STEPS]), "lengths")]
 
 
 # The producer's channels, what queries and keys share, what values have, and heads; with shared
@@ -91,8 +157,49 @@ ATTENTION = [
     case("apart", 4, _apart(), shape=TOKENS, opset=23, exact=True),
     case("apart-value-size", 4, _apart(value=3), shape=TOKENS, opset=23, exact=True),
     case("apart-shared-heads", 5, _apart(6, 2), shape=TOKENS, opset=23, exact=True),
+    case("queries-speak", 3, _loud("q"), shape=TOKENS, opset=23, exact=True),
+    case("keys-speak", 3, _loud("k"), shape=TOKENS, opset=23, exact=True),
+    case("values-speak", 3, _loud("v"), shape=TOKENS, opset=23),
+    case("both-speak", 3, _loud("qk"), shape=TOKENS, opset=23),
+    case("mask-of-three-axes-shared", 5, _packed(6, 2, mask=(6, STEPS, STEPS)), shape=TOKENS,
+         opset=23, exact=True),
+    case("stored", 5, _stored(), shape=TOKENS, opset=23, exact=True),
+    case("stored-shared-heads", 6, _stored(heads=6), shape=TOKENS, opset=23, exact=True),
+    case("stored-past", 5, _stored(others=_past, outputs=3), shape=TOKENS, opset=23, exact=True),
+    case("stored-mask", 5, _stored(others=_mask), shape=TOKENS, opset=23, exact=True),
+    case("stored-lengths", 5, _stored(others=_lengths), shape=TOKENS, opset=24, exact=True),
+    case("stored-apart", 5, _stored(apart=True), shape=TOKENS, opset=23, exact=True),
+    case("stored-apart-shared-heads", 6, _stored(heads=6, apart=True), shape=TOKENS, opset=23,
+         exact=True),
+    case("stored-apart-past", 5, _stored(apart=True, others=_past, outputs=3), shape=TOKENS,
+         opset=23, exact=True),
+    case("stored-apart-mask", 5, _stored(apart=True, others=_mask), shape=TOKENS, opset=23,
+         exact=True),
     case("stored-head-by-head", 5, _by_weights, shape=TOKENS, opset=23, exact=True),
 ]  # fmt: skip
+
+
+def _angles(net: Net, size: int, table: bool) -> list[Any]:
+    """Cosines and sines in a table, with positions to look up there; or for every step its own."""
+    rows = (10,) if table else (BATCH, STEPS)
+    angle = net.rng.uniform(-3, 3, (*rows, size // 2)).astype(np.float32)
+    angles = [net.const(np.cos(angle), "cos"), net.const(np.sin(angle), "sin")]
+    if table:
+        angles.append(net.const(np.tile(np.arange(STEPS), (BATCH, 1)), "positions"))
+    return angles
+
+
+def _turned(*, part: int = 0, table: bool = True, apart: bool = False) -> Body:
+    """Of what is stored the batch and the steps may go as well."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.weight(*((BATCH, 2, STEPS, 8) if apart else (BATCH, STEPS, 16)), fan=8)
+        attrs = {"rotary_embedding_dim": part or None, "num_heads": None if apart else 2}
+        x = net.node("RotaryEmbedding", x, *_angles(net, part or 8, table), **attrs)
+        total = net.node("ReduceSum", x, [0, 2] if apart else [0, 1], keepdims=1)
+        return net.add(net.linear(a, 16), net.reshape(total, [1, 1, 16]))
+
+    return body
 
 
 def _rotary(
@@ -113,11 +220,7 @@ def _rotary(
         return net.node("RotaryEmbedding", x, *angles, **attrs_)
 
     def body(net: Net, a: Tensor) -> Tensor:
-        rows = (10,) if table else (BATCH, STEPS)
-        angle = net.rng.uniform(-3, 3, (*rows, (part or size) // 2)).astype(np.float32)
-        angles: list[Any] = [net.const(np.cos(angle), "cos"), net.const(np.sin(angle), "sin")]
-        if table:
-            angles.append(net.const(np.tile(np.arange(STEPS), (BATCH, 1)), "positions"))
+        angles = _angles(net, part or size, table)
         q, k = (turn(net, a, angles) for _ in "qk")
         count = {"q_num_heads": heads, "kv_num_heads": heads}
         return net.node("Attention", q, k, net.linear(a, heads * 4), **count)
@@ -131,6 +234,13 @@ ROTARY = [
     case("angles-per-step", 4, _rotary(table=False), shape=TOKENS, opset=23, exact=True),
     case("all-by-name", 4, _rotary(part=8), shape=TOKENS, opset=23, exact=True),
     case("a-part-turns", 3, _rotary(part=4), shape=TOKENS, opset=23, exact=True),
+    case("rotary-stored", 5, _turned(), shape=TOKENS, opset=23, exact=True),
+    case("rotary-stored-angles-per-step", 5, _turned(table=False), shape=TOKENS, opset=23,
+         exact=True),
+    case("rotary-stored-a-part-turns", 4, _turned(part=4), shape=TOKENS, opset=23, exact=True),
+    case("rotary-stored-part-angles-per-step", 4, _turned(part=4, table=False), shape=TOKENS,
+         opset=23, exact=True),
+    case("rotary-stored-apart", 5, _turned(apart=True), shape=TOKENS, opset=23, exact=True),
     case("rotary-apart", 4, _rotary(apart=True), shape=TOKENS, opset=23, exact=True),
 ]  # fmt: skip
 
@@ -169,6 +279,17 @@ NEWER = [
     case("FlexAttention", 4, _flex(False), shape=TOKENS, opset=26, exact=True, runnable=False),
     case("FlexAttention-modified", 1, _flex(True), shape=TOKENS, opset=26, runnable=False),
     case("linear", 4, _linear("linear"), shape=TOKENS, opset=27, exact=True),
+    case("FlexAttention-shared", 6, _stored(
+        "FlexAttention", heads=6, apart=True, domain="ai.onnx.preview"), shape=TOKENS, opset=26,
+        exact=True, runnable=False),
+    case("linear-stored-gated", 5, _stored("LinearAttention", steps=STEPS, outputs=2,
+         update_rule="gated_delta", others=_state(8, 2)), shape=TOKENS, opset=27),
+    case("linear-stored-shared", 6, _stored("LinearAttention", steps=STEPS, outputs=2, heads=6,
+         update_rule="gated_delta", others=_state(2, 1)), shape=TOKENS, opset=27),
+    case("FlexAttention-stored", 5, _stored("FlexAttention", apart=True, domain="ai.onnx.preview"),
+         shape=TOKENS, opset=26, exact=True, runnable=False),
+    case("linear-stored", 5, _stored("LinearAttention", steps=STEPS, update_rule="linear",
+         outputs=2), shape=TOKENS, opset=27),
     case("linear-shared", 5, _linear("linear", heads=6), shape=TOKENS, opset=27, exact=True),
     case("gated", 4, _linear("gated", decay=8, past=True), shape=TOKENS, opset=27, exact=True),
     case("gated-per-head", 4, _linear("gated", decay=2), shape=TOKENS, opset=27, exact=True),

@@ -103,9 +103,9 @@ CASES = [
     case("AffineGrid", 1, _affine_grid, opset=20, exact=True, typed=True),
     case("Resize-scales", 1, _resize(None, [1.0, 1.0, 2.0, 2.0]), exact=True),
     case("Resize-sizes-of-input", 0, lambda net, a: net.node("Resize", a, None, None, net.input(
-        "sizes", (4,), np.int64), shape=[2, 8, 6, 6]), runnable=False, typed=True),
+        "sizes", (4,), np.int64), shape=[2, 8, 6, 6]), runnable=False, typed=True, refused=True),
     case("Resize-scales-of-input", 0, lambda net, a: net.node("Resize", a, None, net.input(
-        "scales", (4,), np.float32), shape=[2, 8, 6, 6]), runnable=False, typed=True),
+        "scales", (4,), np.float32), shape=[2, 8, 6, 6]), runnable=False, typed=True, refused=True),
     case("Resize-scales-linear", 1, _resize(None, [1.0, 1.0, 1.5, 1.5], mode="linear"), exact=True),
     case("Resize-sizes", 1, _resize(None, None, [2, 8, 12, 12]), exact=True),
     case("Resize-sizes-axes", 1, _resize(None, None, [9, 9], axes=[2, 3]), opset=18, exact=True),
