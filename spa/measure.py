@@ -34,7 +34,9 @@ WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are tak
 ROWS = 4096
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
 CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
-LAYER_SHARE = 0.25  # and of a layer's, against the level of the layers before
+LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
+FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
+REACH = 2.0  # deviations that a mean may lie from the layer's
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def measure(
             found[node] = seen
             if made_up and _is_folded(graph, site):
                 bias = stored(apart, graph, _bias_place(site))
-                settled[node], level = _likely(mean + bias, deviation, level)
+                level = level or usual(deviation)
+                settled[node] = _likely(mean + bias, deviation, level)
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
     return Measured(found, statistics, settled, made_up)
@@ -203,21 +206,27 @@ def _is_folded(graph: Graph, site: Site) -> bool:
     return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
 
 
-def _likely(mean: Matrix, deviation: Matrix, level: float) -> tuple[Affine, float]:
-    """The statistics that the outputs of a trained convolution are likely to have, and the level
-    of its deviations for the layers behind.
+def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:
+    """The statistics that the outputs of a trained convolution are likely to have.
 
     Args:
-        level: of the layers before; 0 for none.
+        level: the deviation of the first convolution's outputs; 0 for itself.
     """
     alive = deviation > 1e-6 * deviation.max()
     if not alive.any():
-        return Affine(np.ones(len(mean)), mean, mean), level
-    here = float(np.exp(np.log(deviation[alive]).mean()))
-    level = here**LAYER_SHARE * level ** (1 - LAYER_SHARE) if level else here
-    ratio = np.where(alive, deviation, here) / here
-    scale = np.where(alive, level / here * ratio ** (CHANNEL_SHARE - 1), 1.0)
-    return Affine(scale, mean, mean), level
+        return Affine(np.ones(len(mean)), mean, mean)
+    here = usual(deviation)
+    near = here**LAYER_SHARE * (level or here) ** (1 - LAYER_SHARE)
+    ratio = np.clip(deviation / here, 1 / FAR, FAR)
+    scale = near / here * ratio ** (CHANNEL_SHARE - 1)
+    middle, reach = np.median(mean), REACH * near
+    return Affine(scale, mean, middle + np.clip(mean - middle, -reach, reach))
+
+
+def usual(deviation: Matrix) -> float:
+    """The geometric mean of the deviations of channels that are not dead."""
+    alive = deviation > 1e-6 * deviation.max(initial=0.0)
+    return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
 
 
 def settle(
