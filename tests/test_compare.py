@@ -108,7 +108,7 @@ def test_labels_need_an_order() -> None:
     def data() -> list[np.ndarray]:
         return [np.zeros((32, 1, 8, 8), np.float32)] * 2
 
-    with pytest.raises(spa.UsageError, match="one .npy or .npz"):
+    with pytest.raises(spa.UsageError, match="whose order"):
         compare(DIGITS, "macs=0.7", "l1", Settings(data=data), np.zeros(64, int))
 
 

@@ -33,7 +33,7 @@ def samples(tmp_path: Path) -> Path:
 def normed() -> ModelProto:
     """A convolution with BatchNormalization behind it, and another."""
     net = Net("normed")
-    y = net.relu(net.batch_norm(net.conv(net.input("x", ["batch", 3, 8, 8]), 16)))
+    y = net.relu(net.conv_bn(net.input("x", ["batch", 3, 8, 8]), 16))
     return net.model(net.gemm(net.flatten(net.global_avg_pool(net.relu(net.conv(y, 16)))), 4))
 
 
