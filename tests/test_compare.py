@@ -54,7 +54,7 @@ def test_a_row_for_every_way(labelled: tuple[Path, Path]) -> None:
 
 
 def test_drift_and_kept_are_those_of_prune() -> None:
-    (_, row) = spa.compare(DIGITS, "macs=0.6", "l1", Settings(**{**PLAIN, "samples": 64}))
+    (_, row) = compare(DIGITS, "macs=0.6", "l1", Settings(**{**PLAIN, "samples": 64}))
     found = spa.prune(DIGITS, "macs=0.6", **PLAIN)
     assert row.macs == found.figures.share("macs")
     assert row.compensation == "none"
