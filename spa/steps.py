@@ -10,6 +10,7 @@ import numpy as np
 from spa import plan as plans
 from spa.analysis import analyze
 from spa.cost import CostModel
+from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.plan import Plan
 from spa.progress import Progress
@@ -34,7 +35,7 @@ def select_in_steps(
     inputs. The choice is for the original: its weights have yet to be made up for.
 
     Raises:
-        TargetError: if a step is out of reach.
+        TargetError: if the last step is out of reach.
     """
     steps = settings.steps if study is not None else 1
     if steps == 1 or study is None:
@@ -45,7 +46,12 @@ def select_in_steps(
     removed: Removed = {}
     for k in range(1, steps + 1):
         goal = {measure: min(share ** (k / steps) / kept, 1.0)}
-        found = select(now, open_, goal, again, seen, CostModel(now), say)
+        try:
+            found = select(now, open_, goal, again, seen, CostModel(now), say)
+        except TargetError:
+            if k == steps:
+                raise
+            continue  # units too large for so small a step: the next one is larger
         plan = plans.compose(plan, plans.record(now, found))
         removed = plans.replay(groups, plan)
         if k < steps:

@@ -22,6 +22,7 @@ from spa.allocate import TOLERANCE, Allocation, Limits, allocate, read_target
 from spa.cost import CostModel
 from spa.errors import TargetError, UsageError
 from spa.score import score
+from spa.settings import ALL_KINDS
 from tests.conftest import DIGITS
 
 Cli = Callable[..., Result]
@@ -114,7 +115,7 @@ def test_blocks_of_eight_where_the_target_allows() -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, g) in HAZARDS.items() if g))
 def test_costs_are_those_of_the_model_made(name: str) -> None:
-    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=spa.api.ALL_KINDS, verify=False)
+    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=ALL_KINDS, verify=False)
     after = CostModel(spa.analyze(result.model))()
     assert (after.macs, after.params) == (result.figures.after.macs, result.figures.after.params)
 
