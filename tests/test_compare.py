@@ -142,6 +142,13 @@ def test_command(cli: Cli, digits: Path, labelled: tuple[Path, Path], tmp_path: 
     assert set(rows[0]) == set(Row.__dataclass_fields__)
 
 
+def test_a_target_out_of_reach_is_named(cli: Cli, digits: Path) -> None:
+    options = ("--criteria", "l1", "--target", "macs=0.001", "--samples", "64")
+    done = cli("compare", digits, *options)
+    assert done.exit_code == 0, done.stderr
+    assert "l1: macs=0.001 is out of reach" in " ".join(done.stdout.split())
+
+
 @pytest.mark.parametrize("option", ["--labels", "--plot"])
 def test_paths(cli: Cli, digits: Path, option: str) -> None:
     done = cli("compare", digits, option, digits, "--data", digits)
