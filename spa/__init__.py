@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spa.analysis import analyze
     from spa.api import Comparison, Figures, Result, prune, verify
-    from spa.compare import compare
     from spa.errors import (
         ModelError,
         PlanError,
@@ -27,7 +26,6 @@ __version__ = "0.1.0"
 _HOMES = {
     "spa.analysis": ("analyze",),
     "spa.api": ("Comparison", "Figures", "Result", "prune", "verify"),
-    "spa.compare": ("compare",),
     "spa.errors": (
         "ModelError",
         "PlanError",
@@ -58,7 +56,6 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "analyze",
-    "compare",
     "explain",
     "load",
     "prune",

@@ -19,7 +19,7 @@ from spa import validate as validation
 from spa.allocate import one_target
 from spa.analysis import Model, analyze
 from spa.axes import WINDOW
-from spa.calibration import NOISE, Data, described
+from spa.calibration import NOISE, Data, described, is_noise
 from spa.compensate import Compensation
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
@@ -128,7 +128,7 @@ def draft(
     if plan is not None:
         given, use = use.data, use.replayed(plan.made_by)
         removed, made_by = plans.replay(groups, plan), dict(plan.made_by)
-        if given != NOISE and "data" in made_by:
+        if not is_noise(given) and "data" in made_by:
             made_by["data"] = described(given)
     study = gather(groups, use, say)
     if plan is None:

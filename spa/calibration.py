@@ -151,10 +151,15 @@ def calibrate(
 # Data --------------------------------------------------------------------------------------------
 
 
+def is_noise(data: Data) -> bool:
+    """Whether inputs are to be made up."""
+    return isinstance(data, str) and data == NOISE
+
+
 def folder_or_file(data: Data) -> Path | None:
     """Where the data lie, if in files."""
     if isinstance(data, str):
-        return None if data == NOISE else Path(data)
+        return None if is_noise(data) else Path(data)
     return data if isinstance(data, Path) else None
 
 
@@ -202,7 +207,7 @@ def described(data: Data) -> dict[str, Any]:
     if isinstance(data, Calibration):
         return data.record()
     path = folder_or_file(data)
-    if isinstance(data, str) and path is None:
+    if is_noise(data):
         return {"source": NOISE, "kind": NOISE}
     if path is None:
         return {"source": "the data", "kind": "data"}

@@ -17,7 +17,7 @@ from spa import run as runs
 from spa.allocate import one_target
 from spa.analysis import Model, analyze
 from spa.batches import Batches
-from spa.calibration import NOISE, calibrate
+from spa.calibration import NOISE, calibrate, is_noise
 from spa.cost import CostModel
 from spa.drift import distance
 from spa.errors import ModelError, TargetError, UsageError
@@ -97,7 +97,7 @@ def compare(
         _for_criterion(use, name).check()
     if not wanted or not criteria:
         raise UsageError("give at least one target and one criterion")
-    if labels is not None and use.data == NOISE:
+    if labels is not None and is_noise(use.data):
         raise UsageError("labels go with data: made-up inputs have none")
     groups = analyze(model, exact=use.exact, progress=say)
     free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)

@@ -14,6 +14,7 @@ from rich.table import Table
 from spa import api, report
 from spa import run as runs
 from spa.errors import UsageError
+from spa.outcome import compensation_lines, input_line
 from spa.reader import load
 from spa.writer import check_writable, save, save_text
 
@@ -88,6 +89,7 @@ def show(console: Console, found: Demonstration) -> None:
     table.add_row(f"accuracy, {found.images} images", f"{one:.2%}", f"{other:.2%}", "")
     console.print("a residual network trained on 8x8 digits, pruned with no data and no training")
     console.print(table)
-    for line in report.verification_lines(found.result.verification):
+    said = [input_line(found.result), *compensation_lines(found.result, False)]
+    for line in [*said, *report.verification_lines(found.result.verification)]:
         console.print(line, highlight=False)
     console.print(f"wrote {' and '.join(found.wrote)}", highlight=False)

@@ -270,8 +270,8 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
     for row in rows:
         target = "" if row is rows[0] else f"{row.measure}={row.target:g}"
         done = "refused" if row.refused else row.compensation
-        cells = [row.criterion, "" if row is rows[0] else done, target, f"{row.macs:.1%}"]
-        cells.append("failed" if row.failed else f"{row.drift:.3g}")
+        cells = [row.criterion, "" if row is rows[0] else done, target]
+        cells += ["", "failed"] if row.failed else [f"{row.macs:.1%}", f"{row.drift:.3g}"]
         if labelled:
             cells.append("" if row.accuracy is None else f"{row.accuracy:.2%}")
         table.add_row(*cells, "" if row is rows[0] else f"{row.seconds:.1f}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from spa.axes import KINDS
-from spa.calibration import NOISE, Data, byte_count, described, recorded
+from spa.calibration import NOISE, Data, byte_count, described, is_noise, recorded
 from spa.calibration import check as check_data
 from spa.criteria import CRITERIA
 from spa.errors import UsageError
@@ -89,7 +89,7 @@ class Settings:
         for k in ("compensate", "repair"):
             found[k] = made_by.get(k, "none")
         use = replace(self, criterion="l1", scope=None, steps=1, **found)
-        if use.data == NOISE and use.needs_inputs:
+        if is_noise(use.data) and use.needs_inputs:
             use = replace(use, data=recorded(made_by.get("data", {})))
         use.check()
         return use

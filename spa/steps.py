@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
+from onnx import ModelProto
 
 from spa import plan as plans
 from spa.analysis import analyze
 from spa.cost import CostModel
+from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.plan import Plan
 from spa.progress import Progress
@@ -17,6 +20,20 @@ from spa.rewrite import rewrite
 from spa.selection import choose
 from spa.settings import Settings
 from spa.study import Study, gather, make_up, select
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What the steps so far have left.
+
+    plan: what they keep of the original. share: how much that is of the measure.
+    """
+
+    groups: Groups
+    free: frozenset[int]
+    study: Study
+    plan: Plan
+    share: float
 
 
 def select_in_steps(
@@ -31,32 +48,43 @@ def select_in_steps(
     """The units to remove, found on the way to ``share ** (k / steps)`` for k = 1, 2, ...
 
     After each step the model that is left, with its new weights, is measured again on the same
-    inputs. The choice is for the original: its weights have yet to be made up for.
+    inputs. The choice is for the original: its weights have yet to be made up for. A step that
+    cannot be made, as units are too large for it, is left out.
 
     Raises:
-        TargetError: if a step is out of reach.
+        TargetError: if the target is out of reach.
     """
-    steps = settings.steps if study is not None else 1
-    if steps == 1 or study is None:
+    if settings.steps == 1 or study is None:
         return select(groups, free, target, settings, study, cost, say)
     ((measure, share),) = target.items()
     again = replace(settings, data=study.calibration)
-    now, open_, seen, plan, kept = groups, free, study, Plan({}), 1.0
-    removed: Removed = {}
-    for k in range(1, steps + 1):
-        goal = {measure: min(share ** (k / steps) / kept, 1.0)}
-        found = select(now, open_, goal, again, seen, CostModel(now), say)
-        plan = plans.compose(plan, plans.record(now, found))
-        removed = plans.replay(groups, plan)
-        if k < steps:
-            kept = _share(cost, removed, measure, len(groups))
+
+    def step(left: _Left, goal: float) -> tuple[Plan, Removed]:
+        wanted = {measure: min(goal / left.share, 1.0)}
+        costs = CostModel(left.groups)
+        found = select(left.groups, left.free, wanted, again, left.study, costs, say)
+        plan = plans.compose(left.plan, plans.record(left.groups, found))
+        return plan, plans.replay(groups, plan)
+
+    ways = [_Left(groups, free, study, Plan({}), 1.0)]
+    for k in range(1, settings.steps):
+        with suppress(TargetError):
+            plan, removed = step(ways[-1], share ** (k / settings.steps))
             filled, _ = make_up(groups, removed, again, study, say)
-            now = analyze(rewrite(filled, removed), exact=settings.exact)
-            open_ = choose(now, exclude=settings.exclude, only=settings.only, kinds=settings.kinds)
-            measured = gather(now, again, say)
-            assert measured is not None  # the inputs are at hand
-            seen = measured
-    return removed
+            kept = _share(cost, removed, measure, len(groups))
+            ways.append(_measured(rewrite(filled, removed), plan, kept, again, say))
+    while len(ways) > 1:
+        with suppress(TargetError):
+            return step(ways.pop(), share)[1]
+    return step(ways[0], share)[1]
+
+
+def _measured(model: ModelProto, plan: Plan, share: float, use: Settings, say: Progress) -> _Left:
+    groups = analyze(model, exact=use.exact)
+    free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
+    study = gather(groups, use, say)
+    assert study is not None  # the inputs are at hand
+    return _Left(groups, free, study, plan, share)
 
 
 def _share(cost: CostModel, removed: Removed, measure: str, count: int) -> float:

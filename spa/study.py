@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spa.allocate import Limits, allocate
 from spa.batches import Batches
 from spa.budget import spend
-from spa.calibration import NOISE, Calibration, calibrate
+from spa.calibration import NOISE, Calibration, calibrate, is_noise
 from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
 from spa.curves import curves
@@ -62,7 +62,7 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
             memory=settings.memory,
         )
     except CannotCheck:
-        if settings.data == NOISE:
+        if is_noise(settings.data):
             return None
         raise
     fit, held = inputs.split(HELD)

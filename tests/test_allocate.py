@@ -22,6 +22,7 @@ from spa.allocate import TOLERANCE, Allocation, Limits, allocate, read_target
 from spa.cost import CostModel
 from spa.errors import TargetError, UsageError
 from spa.score import score
+from spa.settings import ALL_KINDS
 from tests.conftest import DIGITS
 
 Cli = Callable[..., Result]
@@ -44,7 +45,7 @@ def test_read_target() -> None:
 
 
 @pytest.mark.parametrize("measure", ["macs", "params"])
-@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("scope", ["global", "erk", "local"])
 def test_lands_and_is_monotone(measure: str, scope: str) -> None:
     last = 1.0
     for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
@@ -114,7 +115,7 @@ def test_blocks_of_eight_where_the_target_allows() -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, g) in HAZARDS.items() if g))
 def test_costs_are_those_of_the_model_made(name: str) -> None:
-    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=spa.api.ALL_KINDS, verify=False)
+    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=ALL_KINDS, verify=False)
     after = CostModel(spa.analyze(result.model))()
     assert (after.macs, after.params) == (result.figures.after.macs, result.figures.after.params)
 
@@ -199,3 +200,47 @@ def test_round_to_holds_for_every_tensor_axis(maker: str, round_to: int) -> None
     for tensor in result.model.graph.initializer:
         for old, new in zip(before[tensor.name], tensor.dims, strict=True):
             assert new == old or (new > 0 and new % round_to == 0)
+
+
+# Floors, and shares by shape
+
+
+def test_floor_keeps_a_quarter_of_every_group() -> None:
+    for share in (0.6, 0.4, 0.2):
+        found = allocate(GROUPS, SCORES, {"macs": share}, "floor", Limits(round_to=1))
+        assert all(k >= n / 4 for k, n in zip(kept(found), SIZES, strict=True))
+        assert abs(found.after.macs / found.before.macs - share) <= TOLERANCE
+    skewed = [s * (g == 1) for g, s in enumerate(SCORES)]  # all but one group are worth nothing
+    for scope, least in (("global", 1), ("floor", 8)):
+        found = allocate(GROUPS, skewed, {"macs": 0.3}, scope, Limits(round_to=1))
+        assert kept(found)[0] == least
+
+
+def test_floor_is_part_of_what_can_be_reached() -> None:
+    with pytest.raises(TargetError, match="out of reach"):
+        allocate(GROUPS, SCORES, {"macs": 0.02}, "floor", Limits(round_to=1))
+
+
+def test_erk_keeps_more_where_weights_are_small() -> None:
+    shapes = {
+        g: {
+            m.tensor: GROUPS.graph.constants[m.tensor].shape
+            for m in group.members
+            if len(GROUPS.graph.constants[m.tensor].shape) > 1
+        }.values()
+        for g, group in enumerate(GROUPS)
+    }
+    raw = [sum(map(sum, s)) / sum(int(np.prod(n)) for n in s) for s in shapes.values()]
+    found = allocate(GROUPS, SCORES, {"macs": 0.5}, "erk", Limits(round_to=1))
+    shares = [k / n for k, n in zip(kept(found), SIZES, strict=True)]
+    epsilon = [s / r for s, r in zip(shares, raw, strict=True) if s < 1]
+    assert len(epsilon) > 1
+    assert max(epsilon) / min(epsilon) < 1.1  # one number for all that lose units
+    full = [r for s, r in zip(shares, raw, strict=True) if s == 1]
+    assert all(r * max(epsilon) > 0.95 for r in full)
+
+
+def test_erk_follows_the_order_inside_a_group() -> None:
+    found = allocate(GROUPS, SCORES, {"macs": 0.5}, "erk", Limits(round_to=1))
+    for g, units in found.removed.items():
+        assert set(units) == set(np.argsort(SCORES[g], kind="stable")[: len(units)])

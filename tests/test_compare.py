@@ -54,7 +54,7 @@ def test_a_row_for_every_way(labelled: tuple[Path, Path]) -> None:
 
 
 def test_drift_and_kept_are_those_of_prune() -> None:
-    (_, row) = spa.compare(DIGITS, "macs=0.6", "l1", Settings(**{**PLAIN, "samples": 64}))
+    (_, row) = compare(DIGITS, "macs=0.6", "l1", Settings(**{**PLAIN, "samples": 64}))
     found = spa.prune(DIGITS, "macs=0.6", **PLAIN)
     assert row.macs == found.figures.share("macs")
     assert row.compensation == "none"
@@ -108,7 +108,7 @@ def test_labels_need_an_order() -> None:
     def data() -> list[np.ndarray]:
         return [np.zeros((32, 1, 8, 8), np.float32)] * 2
 
-    with pytest.raises(spa.UsageError, match=r"one .npy or .npz"):
+    with pytest.raises(spa.UsageError, match="whose order"):
         compare(DIGITS, "macs=0.7", "l1", Settings(data=data), np.zeros(64, int))
 
 
@@ -140,6 +140,13 @@ def test_command(cli: Cli, digits: Path, labelled: tuple[Path, Path], tmp_path: 
     assert len(rows) == 9
     assert rows[1]["accuracy"] > 0.9
     assert set(rows[0]) == set(Row.__dataclass_fields__)
+
+
+def test_a_target_out_of_reach_is_named(cli: Cli, digits: Path) -> None:
+    options = ("--criteria", "l1", "--target", "macs=0.001", "--samples", "64")
+    done = cli("compare", digits, *options)
+    assert done.exit_code == 0, done.stderr
+    assert "l1: macs=0.001 is out of reach" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("option", ["--labels", "--plot"])

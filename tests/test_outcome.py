@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from models.builder import Net
+from models.hazards import HAZARDS
 from tests.test_cli import strict_json
 
 Cli = Callable[..., Result]
+HALF = ("--target", "channels=0.5")
 FAST = ("--samples", "64", "--target", "macs=0.5")
 
 
@@ -33,17 +35,8 @@ def samples(tmp_path: Path) -> Path:
 def normed() -> ModelProto:
     """A convolution with BatchNormalization behind it, and another."""
     net = Net("normed")
-    y = net.relu(net.batch_norm(net.conv(net.input("x", ["batch", 3, 8, 8]), 16)))
+    y = net.relu(net.conv_bn(net.input("x", ["batch", 3, 8, 8]), 16))
     return net.model(net.gemm(net.flatten(net.global_avg_pool(net.relu(net.conv(y, 16)))), 4))
-
-
-def unknown() -> ModelProto:
-    """What onnxruntime cannot run."""
-    net = Net("unknown")
-    y = net.conv(net.relu(net.conv(net.input("x", ["batch", 3, 8, 8]), 16)), 16)
-    model = net.model(net.node("Nowhere", net.relu(y), domain="org.example"))
-    model.opset_import.append(helper.make_opsetid("org.example", 1))
-    return model
 
 
 def test_made_up_inputs_sites_and_drift(cli: Cli, digits: Path) -> None:
@@ -98,12 +91,12 @@ def test_refused(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_only_weights_where_nothing_runs(cli: Cli, write: Callable[..., Path]) -> None:
-    path = write(unknown())
-    said = words(cli("prune", path, *FAST))
+    path = write(HAZARDS["custom_operator"][0]())
+    said = words(cli("prune", path, *HALF))
     assert "inputs: none, for onnxruntime runs this model on none" in said
     assert "criterion l1" in said
     assert "--data" in said
-    found = strict_json(cli("prune", path, *FAST, "--force", "--json").stdout)
+    found = strict_json(cli("prune", path, *HALF, "--force", "--json").stdout)
     assert found["inputs"] is found["compensation"] is None
 
 

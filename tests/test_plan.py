@@ -19,7 +19,7 @@ import spa
 from models.builder import Net
 from models.hazards import HAZARDS
 from spa.errors import PlanError
-from spa.plan import Plan, record, replay
+from spa.plan import Plan, compose, record, replay
 from tests.conftest import PLAIN
 
 cut = partial(spa.prune, **PLAIN)
@@ -69,6 +69,116 @@ def test_replay_gives_the_same_bytes(plain: Cli, digits: Path, options: tuple[st
     assert done.exit_code == 0, done.stderr
     assert one.read_bytes() == two.read_bytes()
     assert plan.read_bytes() == again.read_bytes()
+
+
+# Weights that were made up for what is gone
+
+FAST = ("--target", "macs=0.5", "--samples", "64")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    path = tmp_path / "samples.npz"
+    np.savez(path, image=np.random.default_rng(0).random((96, 1, 8, 8), np.float32))
+    return path
+
+
+def twice(cli: Cli, digits: Path, *options: object) -> tuple[Path, Path, Path]:
+    """A plan, the model that it was made with, and the model that it gives."""
+    plan, one, two = (digits.with_name(n) for n in ("plan.json", "1.onnx", "2.onnx"))
+    done = cli("prune", digits, *options, "--plan-out", plan, "-o", one)
+    assert done.exit_code == 0, done.stderr
+    done = cli("prune", digits, "--plan", plan, "-o", two)
+    assert done.exit_code == 0, done.stderr
+    return plan, one, two
+
+
+def bare(cli: Cli, digits: Path, plan: Path) -> bytes:
+    """What the plan's cut alone gives: as old plans, which say nothing of compensation."""
+    old = json.loads(plan.read_text())
+    for name in ("compensate", "repair", "data", "samples"):
+        del old["made_by"][name]
+    plan, out = digits.with_name("old.json"), digits.with_name("old.onnx")
+    plan.write_text(json.dumps(old))
+    done = cli("prune", digits, "--plan", plan, "-o", out, "--json")
+    assert json.loads(done.stdout)["inputs"] is None
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+def test_replay_gives_the_same_weights(
+    cli: Cli, digits: Path, samples: Path, with_data: bool
+) -> None:
+    data = ("--data", samples) if with_data else ()
+    plan, one, two = twice(cli, digits, *FAST, *data)
+    assert one.read_bytes() == two.read_bytes()
+    assert one.read_bytes() != bare(cli, digits, plan)
+    made_by = json.loads(plan.read_text())["made_by"]
+    assert made_by["data"].get("path") == (str(samples) if with_data else None)
+    done = cli("verify", digits, one, "--plan", plan, "--repeats", "1")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_what_was_refused_is_refused_again(
+    cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drifts = iter([0.25, 0.5] * 3)
+    monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
+    plan, one, two = twice(cli, digits, *FAST)
+    assert one.read_bytes() == two.read_bytes() == bare(cli, digits, plan)
+    assert cli("verify", digits, one, "--plan", plan, "--repeats", "1").exit_code == 0
+    assert next(drifts, None) is None
+
+
+def test_a_plain_plan_needs_no_inputs(plain: Cli, cli: Cli, digits: Path) -> None:
+    plan = digits.with_name("plan.json")
+    assert plain("prune", digits, "--plan-out", plan).exit_code == 0
+    found = json.loads(cli("prune", digits, "--plan", plan, "--force", "--json").stdout)
+    assert found["inputs"] is None
+
+
+def test_inputs_that_are_gone(cli: Cli, digits: Path, samples: Path) -> None:
+    plan, one, _ = twice(cli, digits, *FAST, "--data", samples)
+    moved = samples.rename(samples.with_name("moved.npz"))
+    two, again = digits.with_name("3.onnx"), digits.with_name("again.json")
+    done = cli("prune", digits, "--plan", plan, "-o", two)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert f"{samples}, which is not there any more" in done.stderr
+    assert "--data" in done.stderr
+    assert cli("verify", digits, one, "--plan", plan).exit_code == 3
+    done = cli("prune", digits, "--plan", plan, "--data", moved, "-o", two, "--plan-out", again)
+    assert done.exit_code == 0, done.stderr
+    assert one.read_bytes() == two.read_bytes()
+    assert json.loads(again.read_text())["made_by"]["data"]["path"] == str(moved)
+    done = cli("verify", digits, one, "--plan", plan, "--data", moved, "--repeats", "1")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_inputs_of_python_are_given_again(digits: Path) -> None:
+    data = np.random.default_rng(0).random((64, 1, 8, 8), np.float32)
+    made = spa.prune(digits, "macs=0.5", data=data)
+    with pytest.raises(PlanError, match="give them again"):
+        spa.prune(digits, plan=made.plan)
+    again = spa.prune(digits, plan=made.plan, data=data)
+    assert again.model.SerializeToString() == made.model.SerializeToString()
+
+
+def test_inputs_are_never_overwritten(cli: Cli, digits: Path, samples: Path) -> None:
+    plan, _, _ = twice(cli, digits, *FAST, "--data", samples)
+    before = samples.read_bytes()
+    done = cli("prune", digits, "--plan", plan, "-o", samples, "--force")
+    assert done.exit_code == 2
+    assert samples.read_bytes() == before
+
+
+def test_composed_cuts() -> None:
+    first, then = (
+        Plan({"a": {0: [1, 3, 5, 7]}, "b": {1: [0, 2]}}),
+        Plan({"a": {0: [0, 2], 1: [1]}, "c": {0: [4]}}),
+    )
+    whole = {"a": {0: [1, 5], 1: [1]}, "b": {1: [0, 2]}, "c": {0: [4]}}
+    assert compose(first, then).kept == whole
+    assert first.kept["a"] == {0: [1, 3, 5, 7]}
 
 
 def test_plan_of_a_dry_run_is_the_plan_of_the_run(plain: Cli, digits: Path, files: Files) -> None:
