@@ -7,7 +7,8 @@ that satisfies all ties, grids and locks may be removed, and so may the union of
 find, each for itself, may be removed side by side. Heads follow one choice, head sizes another.
 
 Grids that share ids make a *knot*, and choices are made per knot: for every factor of every grid
-once, with the other grids of the knot following as they leave that factor the most units.
+once, with the other grids of the knot following, the nearest first, as they leave that factor the
+most units.
 """
 
 from __future__ import annotations
