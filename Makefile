@@ -24,7 +24,7 @@ demo: $(BIN)/spa
 	$(BIN)/spa demo
 
 test: $(BIN)/spa lint
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(BIN)/spa
 	$(BIN)/ruff check .

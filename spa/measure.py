@@ -33,10 +33,10 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
-CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
+CHANNEL_SHARE = 0.15  # how much of a channel's own log deviation is believed where BN was folded
 LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
 FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
-REACH = 2.0  # deviations that a mean may lie from the layer's
+REACH = 1.0  # deviations that a mean may lie from the layer's
 
 
 @dataclass(frozen=True)

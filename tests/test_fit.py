@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.options import CHOICES
 from spa.fit import DAMPING, METHODS, Index, Matrix, by_merge, by_sweep, moments
+from spa.options import CHOICES
 from spa.settings import COMPENSATE
 
 KEPT: list[list[int]] = [[0, 2, 3, 6], [4, 5, 6], [0, 1, 2], [6]]
