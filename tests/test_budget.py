@@ -1,48 +1,78 @@
-"""Spending a budget along curves."""
-
-from __future__ import annotations
+"""The budget goes where it costs least, and the target is met."""
 
 import numpy as np
 import pytest
 
 import spa
-from spa.allocate import TOLERANCE, Limits
+from models.builder import Net
+from spa.allocate import Limits
 from spa.budget import spend
 from spa.cost import CostModel
 from spa.curves import Curve
 from spa.errors import TargetError
-from tests.conftest import DIGITS
-
-GROUPS = spa.analyze(DIGITS)
-COST = CostModel(GROUPS)
+from spa.groups import Groups
 
 
-def straight(*slopes: float) -> dict[int, Curve]:
-    """Curves on which every unit costs alike."""
-    return {
-        g: Curve(np.arange(group.size - 1), slope * np.arange(1, group.size))
-        for g, (group, slope) in enumerate(zip(GROUPS, slopes, strict=True))
-    }
+def case() -> tuple[Groups, CostModel]:
+    net = Net("case")
+    x = net.relu(net.conv(net.input("x", (1, 3, 8, 8)), 32))
+    x = net.relu(net.conv(x, 32))
+    groups = spa.analyze(net.model(net.gemm(net.flatten(net.pool(x)), 5)))
+    assert [g.size for g in groups] == [32, 32]
+    return groups, CostModel(groups)
+
+
+def curve(worth: float) -> Curve:
+    return Curve(np.arange(31), worth * np.linspace(0.01, 1, 31) ** 2)
+
+
+def kept(counts: np.ndarray, cost: CostModel) -> float:
+    return cost(counts).macs / cost().macs
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3])
-@pytest.mark.parametrize("slopes", [(1, 1, 1, 1), (0, 1, 1, 1), (1, 0, 5, 2)])
-def test_part_of_a_step_will_do(share: float, slopes: tuple[float, ...]) -> None:
-    weights = dict.fromkeys(range(4), 1.0)
-    counts = spend(GROUPS, straight(*slopes), weights, ("macs", share), Limits(), COST)
-    assert abs(COST(counts).macs / COST().macs - share) <= TOLERANCE
+def test_the_target_is_met(share: float) -> None:
+    groups, cost = case()
+    counts = spend(groups, {0: curve(1), 1: curve(1)}, {}, ("macs", share), Limits(), cost)
+    assert abs(kept(counts, cost) - share) <= 0.02
 
 
-def test_what_is_cheap_goes_first() -> None:
-    weights = {0: 1.0, 1: 0.01, 2: 1.0, 3: 1.0}
-    limits = Limits(round_to=1)
-    counts = spend(GROUPS, straight(1, 1, 1, 1), weights, ("macs", 0.8), limits, COST)
-    assert counts[1] > 0
-    assert not counts[[0, 2, 3]].any()
+def test_the_group_that_matters_less_gives_more() -> None:
+    groups, cost = case()
+    counts = spend(groups, {0: curve(1), 1: curve(0.01)}, {}, ("params", 0.6), Limits(round_to=1), cost)
+    assert counts[1] > counts[0]
+    drawn = {0: curve(1), 1: curve(1)}
+    counts = spend(groups, drawn, {0: 0.01, 1: 1.0}, ("params", 0.6), Limits(round_to=1), cost)
+    assert counts[0] > counts[1]
 
 
-def test_message_names_the_nearest() -> None:
-    limits = Limits(frozenset({1}), round_to=1)
-    weights = dict.fromkeys(range(4), 1.0)
-    with pytest.raises(TargetError, match=r"nearest .* is macs=0\.47"):
-        spend(GROUPS, straight(1, 1, 1, 1), weights, ("macs", 0.2), limits, COST)
+def test_near_the_best_of_all_ways() -> None:
+    groups, cost = case()
+    curves = {0: curve(1.0), 1: curve(0.3)}
+    counts = spend(groups, curves, {}, ("macs", 0.5), Limits(round_to=1), cost)
+
+    def loss(a: int, b: int) -> float:
+        first, second = (np.concatenate([[0], curves[g].loss]) for g in (0, 1))
+        return float(first[a] + second[b])
+
+    enough = [
+        loss(a, b)
+        for a in range(32)
+        for b in range(32)
+        if cost(np.asarray([a, b])).macs <= cost(counts).macs
+    ]
+    assert loss(*counts.tolist()) <= 1.1 * min(enough)
+
+
+def test_limits_are_kept() -> None:
+    groups, cost = case()
+    limits = Limits(frozenset({1}), min_keep=8, round_to=8)
+    drawn = {0: curve(1), 1: curve(1)}
+    counts = spend(groups, drawn, {}, ("macs", 0.55), limits, cost)
+    assert counts[0] == 0 and counts[1] % 8 == 0 and 32 - counts[1] >= 8
+
+
+def test_out_of_reach() -> None:
+    groups, cost = case()
+    with pytest.raises(TargetError, match="least this model can keep"):
+        spend(groups, {0: curve(1), 1: curve(1)}, {}, ("macs", 0.01), Limits(min_keep=16), cost)
