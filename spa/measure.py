@@ -64,7 +64,7 @@ class Seen:
     covariance: Matrix
     zeros: Matrix
     energy: float
-    shrink: float
+    shrink: float = SHRINK
 
     @property
     def taps(self) -> int:
