@@ -66,7 +66,7 @@ class Seen:
     covariance: Matrix
     zeros: Matrix
     energy: float
-    shrink: float = 0.0
+    shrink: float = SHRINK
 
     @property
     def taps(self) -> int:

@@ -55,6 +55,8 @@ def check(
             seed=seed,
             kinds=ALL_KINDS,
             round_to=1,
+            compensate="none",
+            repair="none",
             verify=runnable,
         )
         check_cut(groups, result.model, result.removed, seed=seed, runnable=runnable)

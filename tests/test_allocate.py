@@ -23,7 +23,7 @@ from spa.cost import CostModel
 from spa.errors import TargetError, UsageError
 from spa.score import score
 from spa.settings import ALL_KINDS
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, PLAIN
 
 Cli = Callable[..., Result]
 GROUPS = spa.analyze(DIGITS)
@@ -115,13 +115,13 @@ def test_blocks_of_eight_where_the_target_allows() -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n, (_, g) in HAZARDS.items() if g))
 def test_costs_are_those_of_the_model_made(name: str) -> None:
-    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=ALL_KINDS, verify=False)
+    result = spa.prune(HAZARDS[name][0](), "channels=0.5", kinds=ALL_KINDS, verify=False, **PLAIN)
     after = CostModel(spa.analyze(result.model))()
     assert (after.macs, after.params) == (result.figures.after.macs, result.figures.after.params)
 
 
 def test_params_count_every_stored_number() -> None:
-    result = spa.prune(DIGITS, "params=0.5")
+    result = spa.prune(DIGITS, "params=0.5", **PLAIN)
     for model, figure in (
         (onnx.load(DIGITS), result.figures.before),
         (result.model, result.figures.after),
@@ -144,7 +144,7 @@ def test_steps_too_coarse() -> None:
 
 def test_advice_fits_when_blocks_are_not_the_reason() -> None:
     with pytest.raises(TargetError) as caught:
-        spa.prune(HAZARDS["squeeze_excite"][0](), "macs=0.7", round_to=1)
+        spa.prune(HAZARDS["squeeze_excite"][0](), "macs=0.7", round_to=1, **PLAIN)
     assert "round-to" not in str(caught.value)
 
 
@@ -195,7 +195,7 @@ def test_options(cli: Cli, digits: Path, options: str) -> None:
 @pytest.mark.parametrize("round_to", [1, 4])
 def test_round_to_holds_for_every_tensor_axis(maker: str, round_to: int) -> None:
     model = MAKERS[maker](width=0.25, image=32, classes=10)
-    result = spa.prune(model, "channels=0.6", round_to=round_to, verify=False)
+    result = spa.prune(model, "channels=0.6", round_to=round_to, verify=False, **PLAIN)
     before = {t.name: t.dims for t in model.graph.initializer}
     for tensor in result.model.graph.initializer:
         for old, new in zip(before[tensor.name], tensor.dims, strict=True):

@@ -257,7 +257,8 @@ def test_a_plan_says_what_the_data_were(cli: Cli, digits: Path) -> None:
     made_by = plan_of(
         cli, digits, "--data", digits.with_name("x.npy"), "--samples", 9, "--memory", "1GB"
     )
-    assert made_by["data"] == {"source": "x.npy", "kind": "data"}
+    path = str(digits.with_name("x.npy"))
+    assert made_by["data"] == {"source": "x.npy", "kind": "data", "path": path}
     assert (made_by["samples"], made_by["memory"]) == (9, 10**9)
 
 

@@ -18,6 +18,7 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from spa.errors import ModelError
 from spa.reader import load
+from tests.conftest import PLAIN
 from tests.oracle import check
 
 
@@ -132,7 +133,7 @@ def test_initializers_that_are_inputs(ir_version: int) -> None:
 def test_unused_initializers_stay() -> None:
     model = two_convs()
     model.graph.initializer.append(numpy_helper.from_array(np.ones((8, 8), np.float32), "spare"))
-    result = spa.prune(model, "channels=0.5")
+    result = spa.prune(model, "channels=0.5", **PLAIN)
     assert "spare" in {t.name for t in result.model.graph.initializer}
     check(model, 2)
 
@@ -382,7 +383,7 @@ def with_weights(text: str) -> ModelProto:
 def test_functions(text: str, groups: int) -> None:
     graph = load(with_weights(text))
     assert not graph.model.functions
-    found = spa.prune(with_weights(text), "channels=0.5")
+    found = spa.prune(with_weights(text), "channels=0.5", **PLAIN)
     assert len(found.groups) == groups
     assert found.verification is not None
     assert found.verification.law is not None
@@ -399,7 +400,7 @@ def test_overloads() -> None:
     for node, overload in zip(model.graph.node, "ab", strict=False):
         node.overload = overload
     assert [n.op_type for n in load(model).nodes] == ["MatMul", "Relu", "MatMul", "Sin", "MatMul"]
-    found = spa.prune(model, "channels=0.5")
+    found = spa.prune(model, "channels=0.5", **PLAIN)
     assert [g.size for g in found.groups] == [16, 12]
     assert found.verification is not None
     assert found.verification.law is not None
@@ -413,7 +414,8 @@ import spa
 resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
 groups = spa.analyze(sys.argv[1])
 assert [g.size for g in groups] == [16896]
-result = spa.prune(sys.argv[1], "channels=0.05", criterion="random", verify=False)
+cut = {"criterion": "random", "compensate": "none", "repair": "none"}
+result = spa.prune(sys.argv[1], "channels=0.05", verify=False, **cut)
 spa.save(result.model, sys.argv[2])
 """
 

@@ -18,7 +18,7 @@ from models.builder import Net
 from models.hazards import HAZARDS
 from spa.errors import ModelError
 from spa.reader import check_finite, load
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, PLAIN
 
 
 def test_path_text_proto_and_graph_give_the_same(digits: Path) -> None:
@@ -45,7 +45,7 @@ def test_nodes_in_any_order(digits: Path) -> None:
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(nodes))
-    result = spa.prune(model, "macs=0.7")
+    result = spa.prune(model, "macs=0.7", **PLAIN)
     onnx.checker.check_model(result.model)
     assert result.verification is not None and result.verification.law is not None
     assert result.verification.law < 1e-4
@@ -160,7 +160,7 @@ def with_functions() -> ModelProto:
 def test_local_functions_are_seen_through() -> None:
     model = with_functions()
     before = model.SerializeToString()
-    result = spa.prune(model, "channels=0.5")
+    result = spa.prune(model, "channels=0.5", **PLAIN)
     assert [g.size for g in result.groups] == [16]
     assert result.verification is not None
     assert result.verification.law is not None

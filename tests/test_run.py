@@ -15,6 +15,7 @@ from models.builder import Net, Tensor
 from spa import run as runs
 from spa.reader import load
 from spa.run import CannotCheck, Inputs, find_inputs, same_sizes
+from tests.conftest import PLAIN
 
 
 def found(model: ModelProto) -> list[Inputs]:
@@ -115,7 +116,7 @@ def written_length() -> ModelProto:
 
 def test_a_size_with_one_number_is_told() -> None:
     assert same_sizes([i.sizes for i in found(written_length())]) == ["s"]
-    result = spa.prune(written_length(), "channels=0.5")
+    result = spa.prune(written_length(), "channels=0.5", **PLAIN)
     assert result.verification is not None
     assert result.verification.still == ("s",)
     assert {s["s"] for s in result.verification.sizes} == {9}
@@ -144,7 +145,7 @@ def test_weights_in_a_file_are_used_where_they_lie(tmp_path: Path) -> None:
     model = net.model(net.gemm(net.relu(net.gemm(net.input("x", ["n", 32]), 64)), 5))
     path = tmp_path / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
-    result = spa.prune(path, "channels=0.5")
+    result = spa.prune(path, "channels=0.5", **PLAIN)
     assert result.verification is not None and result.verification.law is not None
 
 

@@ -19,6 +19,7 @@ from spa.reader import load
 from spa.run import make_feeds
 from spa.shapes import infer
 from spa.sizes import bindings, free_sizes
+from tests.conftest import PLAIN
 
 
 def free_net(*shape: int | str | None) -> ModelProto:
@@ -161,7 +162,7 @@ def test_each_free_size_that_can_move_moves() -> None:
     found = infer(graph)
     assert found.sizes["s"] == 9
     assert any(node.op_type == "Gather" and node.outputs[0] in found.moving for node in graph.nodes)
-    result = spa.prune(model, "channels=0.5")
+    result = spa.prune(model, "channels=0.5", **PLAIN)
     assert result.verification is not None
     assert result.verification.still == ("s",)
     session = ort.InferenceSession(result.model.SerializeToString())

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 import spa
 from models.builder import Net, Tensor
+from tests.conftest import PLAIN
 from tests.oracle import check
 
 H, D = 4, 6
@@ -80,11 +81,11 @@ def test_the_model_that_came_is_run_as_well(monkeypatch: pytest.MonkeyPatch) -> 
     correct = unstack._Builder._slice
     monkeypatch.setattr(unstack._Builder, "_slice", crossed)
     with pytest.raises(spa.ValidationError, match="the form that is cut"):
-        spa.prune(_model(), "channels=0.5")
+        spa.prune(_model(), "channels=0.5", **PLAIN)
 
 
 def test_names_of_nodes_can_still_be_excluded() -> None:
     model = _model()
     name = next(n.name for n in model.graph.node if n.op_type == "Reshape")
     with pytest.raises(spa.UsageError, match="leaves no group"):
-        spa.prune(model, "channels=0.5", exclude=[f"^{name}"])
+        spa.prune(model, "channels=0.5", exclude=[f"^{name}"], **PLAIN)

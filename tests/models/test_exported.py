@@ -14,6 +14,7 @@ import pytest
 
 import spa
 from spa.settings import ALL_KINDS
+from tests.conftest import PLAIN
 from tests.oracle import LAW, check
 
 DATA = Path(__file__).parent.parent / "data"
@@ -52,7 +53,7 @@ def test_exported(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in FILES if n != "jax-mlp_norm_tokens@jax23"])
 def test_the_law_on_the_file(name: str) -> None:
-    result = spa.prune(DATA / f"{name}.onnx", "channels=0.5", exact=True, kinds=ALL_KINDS)
+    result = spa.prune(DATA / f"{name}.onnx", "channels=0.5", exact=True, kinds=ALL_KINDS, **PLAIN)
     assert result.verification is not None and result.verification.law is not None
     assert result.verification.law <= LAW
     assert result.figures.share("params") < 1

@@ -9,6 +9,7 @@ import pytest
 import spa
 from models.sequence import MAKERS
 from spa.settings import ALL_KINDS
+from tests.conftest import PLAIN
 from tests.oracle import LAW, check
 
 FREE = {"batch": "batch", "seq": "seq"}
@@ -58,7 +59,7 @@ def test_groups_and_law(row: str) -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_half_the_macs(row: str) -> None:
     name, _, options = ROWS[row]
-    result = spa.prune(MAKERS[name](**options), "macs=0.5", kinds=ALL_KINDS, round_to=1)
+    result = spa.prune(MAKERS[name](**options), "macs=0.5", kinds=ALL_KINDS, round_to=1, **PLAIN)
     assert abs(result.figures.share("macs") - 0.5) <= 0.02
     assert result.verification is not None
     assert result.verification.law is None or result.verification.law <= LAW

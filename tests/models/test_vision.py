@@ -6,6 +6,7 @@ import pytest
 
 import spa
 from models.vision import MAKERS
+from tests.conftest import PLAIN
 from tests.oracle import LAW, check
 
 # Blocks have inner groups; what residual additions join is one trunk per stage.
@@ -44,7 +45,7 @@ def test_groups_and_law(name: str) -> None:
 @pytest.mark.parametrize("bn", [True, False], ids=["bn", "folded"])
 def test_half_the_macs(name: str, bn: bool) -> None:
     model = MAKERS[name](width=0.25, image=32, classes=10, batch="batch", bn=bn)
-    result = spa.prune(model, "macs=0.5")
+    result = spa.prune(model, "macs=0.5", **PLAIN)
     assert abs(result.figures.share("macs") - 0.5) <= 0.02
     assert result.verification is not None
     assert result.verification.law is None or result.verification.law <= LAW
