@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "resnet50.onnx"
         onnx.save(getattr(vision, given.net)(), path)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         profile = cProfile.Profile()
         if given.profile:
             profile.enable()
@@ -56,6 +56,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "samples": given.samples,
         "total": round(time.perf_counter() - start, 1),
+        "cpu": round(time.process_time() - busy, 1),
         "seconds": clock.seconds,
         "gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "macs": round(result.figures.share("macs"), 3),
@@ -82,12 +83,14 @@ def line_through(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
     stages = {s: at(t, b["seconds"].get(s, t)) for s, t in a["seconds"].items()}
     found = {"samples": SAMPLES, "total": round(sum(stages.values()), 1), "seconds": stages}
-    return {**found, "gigabytes": None, "macs": b["macs"]}
+    return {**found, "cpu": at(a["cpu"], b["cpu"]), "gigabytes": None, "macs": b["macs"]}
 
 
 def show(found: dict[str, Any]) -> None:
     memory = f", {found['gigabytes']} GB" if found["gigabytes"] else ""
-    print(f"{found['samples']} samples: {found['total']} s{memory}, macs {found['macs']}")
+    print(
+        f"{found['samples']} samples: {found['total']} s, {found['cpu']} s of CPU{memory}, macs {found['macs']}"
+    )
     for stage, seconds in found["seconds"].items():
         print(f"  {stage:24s} {seconds:8.1f} s")
 
