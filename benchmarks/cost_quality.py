@@ -88,9 +88,8 @@ def line_through(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     memory = f", {found['gigabytes']} GB" if found["gigabytes"] else ""
-    print(
-        f"{found['samples']} samples: {found['total']} s, {found['cpu']} s of CPU{memory}, macs {found['macs']}"
-    )
+    spent = f"{found['total']} s, {found['cpu']} s of CPU"
+    print(f"{found['samples']} samples: {spent}{memory}, macs {found['macs']}")
     for stage, seconds in found["seconds"].items():
         print(f"  {stage:24s} {seconds:8.1f} s")
 
