@@ -41,7 +41,7 @@ the others have it folded into the convolutions.
 | `sweep + BN` | the same, with re-estimated statistics, which the prototype lacks |
 | `spa` | what `spa prune` does without options |
 
-All but `sweep` and `spa` rank units globally, which is the better scope for them in most cases.
+The rivals with l1 and dfpc rank all units together.
 `l1` and `dfpc` look at no input. `noise` is what spa makes up without data; `digits` are 512
 handwritten digits, another domain; `images` are 512 unlabelled training images (256 for
 `wide_mobilenet`). All methods run inside spa: for all of them new weights are kept only where they
