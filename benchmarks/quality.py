@@ -54,6 +54,7 @@ class Method:
 
 
 ALL = ("noise", "digits", "images")
+SWEEP = {"criterion": "obs-diagonal", "scope": "local", "compensate": "sweep"}
 METHODS = {
     "l1": Method({"criterion": "l1", "compensate": "none", "repair": "none"}, ("none",)),
     "l1 + BN": Method(
@@ -64,12 +65,8 @@ METHODS = {
     "merge + BN": Method(
         {"criterion": "l1", "compensate": "merge", "repair": "statistics"}, ALL, norms=True
     ),
-    "sweep": Method({"criterion": "obs-diagonal", "compensate": "sweep", "repair": "none"}, ALL),
-    "sweep + BN": Method(
-        {"criterion": "obs-diagonal", "compensate": "sweep", "repair": "statistics"},
-        ALL,
-        norms=True,
-    ),
+    "sweep": Method({**SWEEP, "repair": "none"}, ALL),
+    "sweep + BN": Method({**SWEEP, "repair": "statistics"}, ALL, norms=True),
     "spa": Method({}, ALL),
 }
 

@@ -36,10 +36,12 @@ the others have it folded into the convolutions.
 | `dfpc` | DFPC's criterion (Narshana et al. 2023), nothing else |
 | `merge` | Neuron Merging (Kim et al. 2020) in closed form: `--criterion l1 --compensate merge` |
 | `merge + BN` | the same, with re-estimated statistics |
-| `sweep` | OBSPA's prototype (Wang et al. 2024): `--criterion obs-diagonal --compensate sweep` |
+| `sweep` | OBSPA's prototype (Wang et al. 2024): `--criterion obs-diagonal --scope local \
+--compensate sweep`, the same share of every group as there |
 | `sweep + BN` | the same, with re-estimated statistics, which the prototype lacks |
 | `spa` | what `spa prune` does without options |
 
+The rivals with l1 and dfpc rank all units together.
 `l1` and `dfpc` look at no input. `noise` is what spa makes up without data; `digits` are 512
 handwritten digits, another domain; `images` are 512 unlabelled training images (256 for
 `wide_mobilenet`). All methods run inside spa: for all of them new weights are kept only where they

@@ -36,6 +36,7 @@ SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inpu
 CHANNEL_SHARE = 0.15  # how much of a channel's own log deviation is believed where BN was folded
 LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
 FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
+ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 REACH = 1.0  # deviations that a mean may lie from the layer's
 
 
@@ -125,7 +126,7 @@ def measure(
                         named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
                     )
                 continue
-            seen, mean, deviation = _look(graph, site, x, seed, made_up)
+            seen, mean, deviation = _look(graph, site, x, seed, made_up, bool(settled))
             found[node] = seen
             if made_up and _is_folded(graph, site):
                 bias = stored(apart, graph, _bias_place(site))
@@ -170,7 +171,7 @@ def sampled(
 
 
 def _look(
-    graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool
+    graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool, guessed: bool
 ) -> tuple[Seen, Matrix, Matrix]:
     """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, qr
 
 from spa.fit import Index, Matrix, solve
+
+SLACK = 0.1  # what is gone is cut out of the matrices when it is more than this share
 
 
 @dataclass
@@ -63,12 +65,20 @@ def order(demands: Sequence[Demand], count: int, chunks: int = 48) -> tuple[Inde
 
 
 class _State:
-    """The weights and the inverse covariance of a site as units go."""
+    """The weights and the inverse covariance of a site as units go.
+
+    w: shape (f, outputs), where f is what is left and some of what is gone. Only W W^T counts, so
+    that more outputs than inputs are brought down to as many. units: places of units in w.
+    """
 
     def __init__(self, demand: Demand) -> None:
-        self.w = demand.w.copy()
+        w = demand.w
+        self.w = np.array(
+            (qr(w, mode="r")[0][: w.shape[1]] if len(w) > w.shape[1] else w).T, order="C"
+        )
         self.units = demand.units
         self.weight = demand.weight
+        self.gone = np.zeros(len(self.w), bool)
         self.inverse = solve(demand.h, np.eye(len(demand.h)), 1e-9)
         self.inverse = (self.inverse + self.inverse.T) / 2
 
@@ -76,14 +86,15 @@ class _State:
         units = self.units[left]
         if units.shape[1] == 1:
             c = units[:, 0]
-            found = np.einsum("oc,oc->c", self.w[:, c], self.w[:, c]) / self._diagonal(c)
+            found = np.einsum("co,co->c", self.w, self.w)[c] / self._diagonal(c)
         else:
             block = self.inverse[units[:, :, None], units[:, None, :]]
             block += (
                 np.eye(units.shape[1]) * 1e-9 * np.trace(block, axis1=1, axis2=2)[:, None, None]
             )
-            w = self.w[:, units].transpose(1, 2, 0)  # (units, per unit, outputs)
-            found = np.einsum("upo,upo->u", w, np.linalg.solve(block, w))
+            w = self.w[units]  # (units, per unit, outputs)
+            products = np.matmul(w, np.swapaxes(w, 1, 2))
+            found = np.trace(np.linalg.solve(block, products), axis1=1, axis2=2)
         return self.weight * np.asarray(found)
 
     def _diagonal(self, c: Index) -> Matrix:
@@ -91,16 +102,26 @@ class _State:
 
     def remove(self, units: Index) -> float:
         c = self.units[units].ravel()
-        block = self.inverse[np.ix_(c, c)]
+        beside = self.inverse[c]
+        block = beside[:, c]
         block[np.diag_indices_from(block)] *= 1 + 1e-9
         factor = cho_factor(block, lower=True)
-        rows = cho_solve(factor, self.inverse[c])  # (block^-1) H^-1_c
-        wc = self.w[:, c].copy()
-        loss = float((wc * cho_solve(factor, wc.T).T).sum())
-        self.w -= wc @ rows
-        self.inverse -= self.inverse[:, c] @ rows
-        self.w[:, c] = 0
+        rows = cho_solve(factor, beside)  # (block^-1) H^-1_c
+        wc = self.w[c]
+        loss = float((wc * cho_solve(factor, wc)).sum())
+        self.w -= rows.T @ wc
+        self.inverse -= beside.T @ rows
+        self.w[c] = 0
         self.inverse[c] = 0
         self.inverse[:, c] = 0
         self.inverse[c, c] = 1
+        self.gone[c] = True
+        if self.gone.mean() > SLACK:
+            self._shrink()
         return self.weight * max(loss, 0.0)
+
+    def _shrink(self) -> None:
+        stay = np.flatnonzero(~self.gone)
+        self.units = (np.cumsum(~self.gone) - 1)[self.units]  # of those gone never asked for again
+        self.w, self.inverse = self.w[stay], self.inverse[np.ix_(stay, stay)]
+        self.gone = np.zeros(len(stay), bool)

@@ -131,9 +131,11 @@ def test_page() -> None:
 
 
 def test_cost_is_drawn_as_a_line() -> None:
-    one = {"samples": 16, "seconds": {"a": 1.0, "b": 5.0}, "macs": 0.5}
-    two = {"samples": 48, "seconds": {"a": 3.0, "b": 4.0}, "macs": 0.5}
-    assert line_through(one, two)["seconds"] == {"a": 32.0, "b": 4.0}
+    one = {"samples": 16, "seconds": {"a": 1.0, "b": 5.0, "judging": 1.0}, "macs": 0.5}
+    two = {"samples": 48, "seconds": {"a": 3.0, "b": 4.0, "judging": 3.0}, "macs": 0.5}
+    found = line_through(one, two)
+    assert found["seconds"] == {"a": 32.0, "b": 4.0, "judging": 16.0}
+    assert found["total"] == 52.0
 
 
 @pytest.mark.skipif(not fashion.present(), reason="needs dataset-fashion-mnist")
