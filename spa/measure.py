@@ -35,6 +35,7 @@ ROWS = 4096
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
 CHANNEL_SHARE = 0.15  # how much of a channel's own log deviation is believed where BN was folded
 LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
+DEAD = 0.05  # of the largest deviation of a layer
 FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 REACH = 1.0  # deviations that a mean may lie from the layer's
@@ -137,6 +138,14 @@ def measure(
     return Measured(found, statistics, settled, made_up)
 
 
+def _revived(covariance: Matrix) -> Matrix:
+    """What lifts every variance to a share of the usual one of its site: a channel that made-up
+    inputs leave dead may well live on others."""
+    own_ = np.einsum("gff->gf", covariance)
+    missing = np.maximum(ALIVE * own_.mean(1, keepdims=True) - own_, 0)
+    return np.asarray(missing[:, :, None] * np.eye(covariance.shape[1]))
+
+
 def every_stop(graph: Graph) -> dict[int, Site | None]:
     """Sites, and None for BatchNormalization nodes with stored statistics, in order."""
     stops: dict[int, Site | None] = {
@@ -186,6 +195,8 @@ def _look(
     flat = flat - middle[:, None].astype(np.float32)
     covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
     energy = float((deviation**2).sum() + (0 if site.bias is not None else (mean**2).sum()))
+    if guessed:
+        covariance += _revived(covariance)
     seen = Seen(
         site,
         w,
@@ -225,8 +236,8 @@ def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:
 
 
 def usual(deviation: Matrix) -> float:
-    """The geometric mean of the deviations of channels that are not dead."""
-    alive = deviation > 1e-6 * deviation.max(initial=0.0)
+    """The geometric mean of the deviations of channels that are not nearly dead."""
+    alive = deviation > DEAD * deviation.max(initial=0.0)
     return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
 
 

@@ -132,7 +132,7 @@ def make_up(
     """The groups with weights that make up for what is removed, and what was done.
 
     Held-out outputs judge the whole: where they are no nearer to the dense ones with the new
-    weights than without, the weights stay.
+    weights than without, the weights stay. Of a network that was settled, both forms must agree.
     """
     method, repair = settings.compensate, settings.repair != "none"
     if study is None or (method == "none" and not repair) or not any(map(len, removed.values())):
@@ -152,15 +152,33 @@ def make_up(
     )
     say("judging")
     probes = first(study.held, PROBES)
-    wanted, got, plain = (
-        outputs(groups, chosen, study.measured, values, probes)
-        for chosen, values in (({}, {}), (removed, done.values), (removed, {}))
-    )
-    before, after = distance(wanted, plain), distance(wanted, got)
-    done = replace(done, drift=(before, after))
-    if not after < before:
+    drifts = [_drifts(groups, removed, terms, done, probes) for terms in on_terms(study.measured)]
+    done = replace(done, drift=drifts[0])
+    if not all(after < before for before, after in drifts):
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
     return replace(groups, graph=replace(groups.graph, changed=_by_name(groups, done.values))), done
+
+
+def on_terms(measured: Measured) -> list[Measured]:
+    """The terms on which outputs are compared: as measured, and those of the file itself."""
+    if not measured.settled:
+        return [measured]
+    return [measured, replace(measured, statistics={}, settled={})]
+
+
+def _drifts(
+    groups: Groups,
+    removed: Removed,
+    measured: Measured,
+    done: Compensation,
+    probes: Sequence[Feeds],
+) -> tuple[float, float]:
+    """The drift of the outputs without and with the new weights."""
+    wanted, got, plain = (
+        outputs(groups, chosen, measured, values, probes)
+        for chosen, values in (({}, {}), (removed, done.values), (removed, {}))
+    )
+    return distance(wanted, plain), distance(wanted, got)
 
 
 def _by_name(groups: Groups, values: Mapping[Place, NDArray[Any]]) -> dict[str, NDArray[Any]]:
