@@ -39,7 +39,9 @@ def test_the_target_is_met(share: float) -> None:
 
 def test_the_group_that_matters_less_gives_more() -> None:
     groups, cost = case()
-    counts = spend(groups, {0: curve(1), 1: curve(0.01)}, {}, ("params", 0.6), Limits(round_to=1), cost)
+    counts = spend(
+        groups, {0: curve(1), 1: curve(0.01)}, {}, ("params", 0.6), Limits(round_to=1), cost
+    )
     assert counts[1] > counts[0]
     drawn = {0: curve(1), 1: curve(1)}
     counts = spend(groups, drawn, {0: 0.01, 1: 1.0}, ("params", 0.6), Limits(round_to=1), cost)
