@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +24,14 @@ import spa
 from models import sequence, vision
 from spa import api
 from spa.writer import save
+
+# What is timed is the cut by itself.
+PLAIN: dict[str, Any] = {
+    "criterion": "l1",
+    "compensate": "none",
+    "repair": "none",
+    "verify": False,
+}
 
 
 def seconds(action: Callable[[], object], repeats: int = 5) -> float:
