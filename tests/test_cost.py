@@ -30,6 +30,18 @@ def _deform(net: Net) -> Tensor:
     return net.node("DeformConv", x, net.weight(4, 6, 3, 3), offset, kernel_shape=[3, 3])
 
 
+def _integer(net: Net) -> Tensor:
+    w = net.const(net.rng.integers(-60, 60, (4, 6, 3, 3)).astype(np.int8))
+    return net.node("ConvInteger", net.input("x", [2, 6, 8, 8], np.int8), w)
+
+
+def _quantised(net: Net) -> Tensor:
+    w = net.const(net.rng.integers(-60, 60, (4, 6, 3, 3)).astype(np.int8))
+    scale, zero = np.float32(0.1), np.int8(0)
+    x = net.input("x", [2, 6, 8, 8], np.int8)
+    return net.node("QLinearConv", x, scale, zero, w, scale, zero, scale, zero)
+
+
 def _gemm(a: list[int], b: tuple[int, int], **flags: int) -> Body:
     return lambda net: net.node("Gemm", net.input("x", a), net.weight(*b), **flags)
 
@@ -75,6 +87,8 @@ MACS: dict[str, tuple[Body, int]] = {
     "ConvTranspose": (_transposed(1), 2 * 6 * 4 * 4 * 8 * 4),
     "ConvTranspose-grouped": (_transposed(2), 2 * 6 * 4 * 4 * 4 * 4),
     "DeformConv": (_deform, 2 * 4 * 6 * 6 * 6 * 9),
+    "ConvInteger": (_integer, 2 * 4 * 6 * 6 * 6 * 9),
+    "QLinearConv": (_quantised, 2 * 4 * 6 * 6 * 6 * 9),
     "Gemm": (_gemm([5, 6], (6, 7)), 5 * 6 * 7),
     "Gemm-transA": (_gemm([6, 5], (6, 7), transA=1), 5 * 6 * 7),
     "Gemm-transB": (_gemm([5, 6], (7, 6), transB=1), 5 * 6 * 7),

@@ -171,6 +171,8 @@ ATTENTION = [
     case("stored-apart", 5, _stored(apart=True), shape=TOKENS, opset=23, exact=True),
     case("stored-apart-shared-heads", 6, _stored(heads=6, apart=True), shape=TOKENS, opset=23,
          exact=True),
+    case("stored-apart-steps-as-sizes", 5, _stored(apart=True, steps=4), shape=TOKENS, opset=23,
+         exact=True),
     case("stored-apart-past", 5, _stored(apart=True, others=_past, outputs=3), shape=TOKENS,
          opset=23, exact=True),
     case("stored-apart-mask", 5, _stored(apart=True, others=_mask), shape=TOKENS, opset=23,
@@ -241,6 +243,8 @@ ROTARY = [
     case("rotary-stored-part-angles-per-step", 4, _turned(part=4, table=False), shape=TOKENS,
          opset=23, exact=True),
     case("rotary-stored-apart", 5, _turned(apart=True), shape=TOKENS, opset=23, exact=True),
+    case("rotary-stored-apart-all-by-name", 5, _turned(apart=True, part=8), shape=TOKENS, opset=23,
+         exact=True),
     case("rotary-apart", 4, _rotary(apart=True), shape=TOKENS, opset=23, exact=True),
 ]  # fmt: skip
 
@@ -262,15 +266,16 @@ def _flex(modified: bool) -> Body:
 
 
 def _linear(
-    rule: str, *, heads: int = 2, keys: int = 2, decay: int = 0, beta: int = 0, past: bool = False
-) -> Body:
+    rule: str, *, heads: int = 2, keys: int = 2, decay: int = 0, beta: int = 0, past: bool = False,
+    scale: float | None = None,
+) -> Body:  # fmt: skip
     def body(net: Net, a: Tensor) -> Tensor:
         q, k, v = (net.linear(a, n) for n in (heads * 4, keys * 4, keys * 3))
         inputs = [q, k, v, net.uniform(-1, 1, BATCH, keys, 4, 3) if past else None]
         inputs.append(net.sigmoid(net.linear(a, decay)) if decay else None)
         inputs.append(net.sigmoid(net.linear(a, beta)) if beta else None)
         sizes = {"q_num_heads": heads, "kv_num_heads": keys}
-        return net.nodes("LinearAttention", inputs, 2, update_rule=rule, **sizes)[0]
+        return net.nodes("LinearAttention", inputs, 2, update_rule=rule, scale=scale, **sizes)[0]
 
     return body
 
@@ -290,6 +295,8 @@ NEWER = [
          shape=TOKENS, opset=26, exact=True, runnable=False),
     case("linear-stored", 5, _stored("LinearAttention", steps=STEPS, update_rule="linear",
          outputs=2), shape=TOKENS, opset=27),
+    case("linear-scale-of-the-size", 4, _linear("linear", scale=0.0), shape=TOKENS, opset=27,
+         exact=True),
     case("linear-shared", 5, _linear("linear", heads=6), shape=TOKENS, opset=27, exact=True),
     case("gated", 4, _linear("gated", decay=8, past=True), shape=TOKENS, opset=27, exact=True),
     case("gated-per-head", 4, _linear("gated", decay=2), shape=TOKENS, opset=27, exact=True),
@@ -302,6 +309,16 @@ NEWER = [
 @pytest.mark.parametrize("row", [*ATTENTION, *ROTARY, *NEWER])
 def test_attention(row: Case) -> None:
     row.check()
+
+
+def test_flex_attention_couples_what_attention_does() -> None:
+    """Nothing runs the one, but the other."""
+    coupled = []
+    for op, domain in (("Attention", ""), ("FlexAttention", "ai.onnx.preview")):
+        body = _stored(op, heads=6, apart=True, domain=domain)
+        groups = spa.analyze(Case(op, 6, body, TOKENS, 26).model())
+        coupled.append([[(m.tensor, m.axis, m.index.tolist()) for m in g.members] for g in groups])
+    assert coupled[0] == coupled[1]
 
 
 def _cut(model: onnx.ModelProto, kind: str) -> onnx.NodeProto:

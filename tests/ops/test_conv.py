@@ -74,6 +74,32 @@ def _causal(bias: bool = False, past: bool = False, **attrs: Any) -> Body:
     return body
 
 
+def _causal_stored(net: Net, a: Tensor) -> Tensor:
+    """A batch out of the file, of which some may go, and what comes after it."""
+    x, past = net.weight(2, 8, 8), net.uniform(-1, 1, 2, 8, 2)
+    y, state = net.nodes("CausalConvWithState", [x, net.weight(8, 1, 3), None, past], 2)
+    total = net.node("ReduceSum", y, [0], keepdims=1)
+    return net.add(a, net.add(total, net.node("ReduceSum", state, [0, 2], keepdims=1)))
+
+
+def _causal_of_what_speaks(net: Net, a: Tensor) -> Tensor:
+    bias = net.sigmoid(net.uniform(-1, 1, 8))
+    return summed(net, net.nodes("CausalConvWithState", [a, net.weight(8, 1, 3), bias], 2)[0])
+
+
+def _speaking(op: str, which: str) -> Body:
+    """Where a channel is removed its input still speaks, or its weight."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        shape = (8, 6, 3, 3) if op == "ConvTranspose" else (6, 8, 3, 3)
+        x, w = a, net.weight(*shape)
+        x, w = net.sigmoid(x) if "x" in which else x, net.sigmoid(w) if "w" in which else w
+        more = [net.uniform(-1, 1, 2, 18, 6, 6)] if op == "DeformConv" else []
+        return net.node(op, x, w, *more, pads=[1] * 4)
+
+    return body
+
+
 def _stored(net: Net, *shape: int, kind: Any = np.int8) -> Tensor:
     """Seven bits: onnxruntime's kernels for older machines saturate sums of eight."""
     low, high = (68, 188) if kind is np.uint8 else (-60, 60)
@@ -106,6 +132,16 @@ def _qlinear(
     return body
 
 
+def _batch(made: Body) -> Body:
+    """Made of a batch out of the file, of which some may go."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        y = made(net, net.uniform(-1, 1, 2, 8, 6, 6))
+        return net.add(net.conv(a, 6, 1), net.node("ReduceSum", y, [0], keepdims=1))
+
+    return body
+
+
 def _integer(points: bool, channels: bool = False, **attrs: Any) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         scale, point = np.float32(0.03), np.uint8(117)
@@ -126,6 +162,8 @@ CASES = [
     case("window-of-one-and-three", 1, lambda net, a: net.transpose(net.node(
         "Conv", net.transpose(a, 0, 2, 1, 3), net.weight(6, 6, 1, 3), pads=[0, 1, 0, 1],
     ), 0, 2, 1, 3), exact=True),
+    case("window-of-one-padded", 2, lambda net, a: net.node(
+        "Conv", a, net.weight(6, 8, 1, 1), pads=[1] * 4), exact=True),
     case("2d", 2, _conv(6), exact=True),
     case("1d", 2, _conv(6), shape=SIGNAL, exact=True),
     case("3d", 2, _conv(6), shape=VOLUME, exact=True),
@@ -169,6 +207,7 @@ CASES = [
     case("deformable", 2, _deform(), opset=19, exact=True),
     case("deformable-mask", 2, _deform(mask=True), opset=19, exact=True),
     case("deformable-grouped", 3, _deform(groups=2), opset=19, exact=True),
+    case("deformable-grouped-mask", 3, _deform(groups=2, mask=True), opset=19, exact=True),
     case("deformable-offset-groups", 2, _deform(offset_groups=2), opset=19, exact=True),
     case("deformable-both", 0, _deform(groups=2, offset_groups=2), opset=19),
     case("deformable-computed-offsets", 2, _computed_offsets, opset=19, exact=True),
@@ -189,6 +228,7 @@ CASES = [
     case("QLinearConv-per-channel", 2, _qlinear(channels=True), exact=True),
     case("QLinearConv-unsigned", 2, _qlinear(kind=np.uint8), exact=True),
     case("QLinearConv-grouped", 3, _qlinear(group=2), exact=True),
+    case("QLinearConv-grouped-per-channel", 3, _qlinear(group=2, channels=True), exact=True),
     case("QLinearConv-depthwise", 1, _qlinear(8, group=8, channels=True), exact=True),
     case("QLinearConv-summed", 2, lambda net, a: summed(net, _qlinear()(net, a)), exact=True),
     case("QLinearConv-unsigned-summed", 2, lambda net, a: summed(
@@ -201,6 +241,12 @@ CASES = [
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
     case("ConvInteger-grouped", 3, _integer(True, group=2), exact=True),
     case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
+    *(case(f"{op}-where-{which}-speaks", 2, _speaking(op, which), opset=19, exact=True)
+      for op in ("Conv", "ConvTranspose", "DeformConv") for which in "xw"),
+    *(case(f"{op}-where-both-speak", 2, _speaking(op, "xw"), opset=19)
+      for op in ("Conv", "ConvTranspose", "DeformConv")),
+    case("QLinearConv-batch", 4, _batch(_qlinear())),
+    case("ConvInteger-batch", 4, _batch(_integer(True))),
     # Each channel by itself.
     case("CausalConvWithState", 1, _causal(), shape=SIGNAL, opset=27, exact=True),
     case("CausalConvWithState-bias", 1, _causal(True, activation="silu"), shape=SIGNAL, opset=27,
@@ -209,6 +255,9 @@ CASES = [
          exact=True),
     case("CausalConvWithState-summed", 1, lambda net, a: summed(net, _causal(True)(net, a)),
          shape=SIGNAL, opset=27, exact=True),
+    case("CausalConvWithState-stored", 2, _causal_stored, shape=SIGNAL, opset=27),
+    case("CausalConvWithState-of-what-speaks", 1, _causal_of_what_speaks, shape=SIGNAL, opset=27,
+         exact=False),
 ]  # fmt: skip
 
 
