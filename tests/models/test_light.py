@@ -11,6 +11,8 @@ from models.light import NAMES, light
 from spa import validate
 from spa.api import draft
 from spa.rewrite import rewrite
+from spa.settings import Settings
+from tests.conftest import PLAIN
 from tests.oracle import LAW, check_names, check_sizes
 
 # A layer a group, but the last; blocks as in tests/models/test_vision.py.
@@ -33,7 +35,7 @@ SLOW = bool(os.environ.get("SPA_SLOW"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_the_macs(name: str) -> None:
-    drafted = draft(light(name), "macs=0.5")
+    drafted = draft(light(name), "macs=0.5", Settings(**PLAIN))
     groups, removed = drafted.groups, drafted.removed
     assert not groups.unknown
     assert not groups.views[0].ties.refused
