@@ -79,7 +79,7 @@ def test_statistics(cli: Cli, write: Callable[..., Path]) -> None:
 
 
 def test_refused(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drifts = iter([0.25, 0.5] * 2)
+    drifts = iter([0.25, 0.5] * 2 * 2)  # a settled network is judged in both its forms
     monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
     said = words(cli("prune", digits, *FAST))
     assert "refused as a whole, the weights are the original's" in said

@@ -122,7 +122,7 @@ def test_replay_gives_the_same_weights(
 def test_what_was_refused_is_refused_again(
     cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drifts = iter([0.25, 0.5] * 3)
+    drifts = iter([0.25, 0.5] * 3 * 2)  # a settled network is judged in both its forms
     monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
     plan, one, two = twice(cli, digits, *FAST)
     assert one.read_bytes() == two.read_bytes() == bare(cli, digits, plan)
