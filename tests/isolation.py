@@ -141,6 +141,8 @@ class Alone:
             return False
         if self.op.node.op_type == "Concat":  # an axis of one index is whole from the start
             return any(shape is not None and shape[axis] == 1 for shape in self.op.shapes)
+        if self.rule.family == "conv" and axis > 1:
+            return True  # windows are whole by policy, also those that hold nothing but padding
         return self.op.node.op_type in WHOLE_OUTPUTS
 
 
