@@ -118,13 +118,14 @@ class _UnevenError(Exception):
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
-    """Tensors that are made and read, and have no shape."""
+    """Tensors that are made and read, or come from a body, and have no shape."""
     return [
         name
         for node in graph.nodes
         if not node.home and not node.enters
         for name in node.outputs
-        if name and name not in found.shapes and (name in graph.readers or name in graph.outputs)
+        if name and name not in found.shapes
+        if node.bodies or name in graph.readers or name in graph.outputs
     ]
 
 
