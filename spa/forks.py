@@ -19,9 +19,10 @@ from spa.graph import Graph, Node
 from spa.parts import Parts
 from spa.run import ORT_ERRORS, Feeds, Inputs
 from spa.shapes import Shapes
+from spa.sizes import Sizes, realistic
 
 MOST = 8  # more inputs
-_TRIES = 32
+_TRIES = 64
 _COMPARES = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sub", "Mod", "And", "Or"}
 _SCALES = (0.0, -1.0, 10.0, 0.01)
 
@@ -37,11 +38,12 @@ def forks(graph: Graph, shapes: Shapes) -> list[Node]:
 
 
 def more(
-    graph: Graph, shapes: Shapes, apart: Parts, first: Inputs
+    graph: Graph, shapes: Shapes, apart: Parts, first: Inputs, seed: int = 0
 ) -> tuple[list[Inputs], list[str]]:
     """Inputs on which branches are taken that the first inputs do not take.
 
-    A condition inside of a body cannot be seen; where there are such, all inputs tried are kept.
+    A branch may ask for other sizes than the first inputs have: then those in use are tried. A
+    condition inside of a body cannot be seen; where there are such, all that runs is kept.
 
     Returns:
         The inputs, and the names of the nodes of which only one branch was seen.
@@ -53,9 +55,11 @@ def more(
     shown = [name for name in conditions if name not in graph.hidden]
     found: list[Inputs] = []
     with runs.session(apart.showing(n for n in shown if n not in graph.outputs)) as running:
-        seen = [_outcome(runs.run(running, first.feeds), shown)]
-        for feeds in islice(_tries(graph, list(conditions), first.feeds), _TRIES):
-            if len(found) == MOST:
+        outcome = _outcome(runs.run(running, first.feeds), shown)
+        seen = {outcome}
+        for sizes, feeds in islice(_tries(graph, list(conditions), first, seed), _TRIES):
+            both = all(len(set(taken)) == 2 for taken in zip(*seen, strict=True))
+            if len(found) == MOST or (both and len(shown) == len(conditions)):
                 break
             try:
                 outputs = runs.run(running, feeds)
@@ -63,19 +67,32 @@ def more(
                 continue
             outcome = _outcome(outputs, shown)
             if outcome not in seen or len(shown) < len(conditions):
-                seen.append(outcome)
+                seen.add(outcome)
                 outputs = {name: v for name, v in outputs.items() if name in first.outputs}
-                found.append(Inputs(first.sizes, feeds, outputs))
-    taken = {name: {outcome[k] for outcome in seen} for k, name in enumerate(shown)}
-    return found, [node.name for node in nodes if len(taken.get(node.inputs[0], "..")) < 2]
+                found.append(Inputs(sizes, feeds, outputs))
+    taken = zip(shown, zip(*seen, strict=True), strict=True)
+    once = {name for name, outcomes in taken if len(set(outcomes)) < 2}
+    unseen = once | (conditions.keys() - set(shown))
+    return found, [node.name for node in nodes if node.inputs[0] in unseen]
 
 
 def _outcome(outputs: runs.Outputs, names: list[str]) -> tuple[bool, ...]:
     return tuple(bool(np.all(outputs[name])) for name in names)
 
 
-def _tries(graph: Graph, conditions: list[str], feeds: Feeds) -> Iterator[Feeds]:
-    inputs, numbers = _roots(graph, conditions)
+def _tries(
+    graph: Graph, conditions: list[str], first: Inputs, seed: int
+) -> Iterator[tuple[Sizes, Feeds]]:
+    roots = _roots(graph, conditions)
+    yield from ((first.sizes, feeds) for feeds in _changed(graph, roots, first.feeds))
+    for sizes in realistic(graph, 1) if first.sizes else ():
+        feeds = runs.make_feeds(graph, sizes, seed)
+        yield from ((sizes, changed) for changed in _changed(graph, roots, feeds))
+
+
+def _changed(graph: Graph, roots: tuple[set[str], list[float]], feeds: Feeds) -> Iterator[Feeds]:
+    """The same inputs with other values of those that decide."""
+    inputs, numbers = roots
     arrays = {n: feeds[n] for n in graph.inputs if n in inputs and _is_array(feeds.get(n))}
     single = {n: _values(v, numbers) for n, v in arrays.items() if v.size == 1}
     for chosen in product(*single.values()):

@@ -135,7 +135,7 @@ def verify(
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    forked, unseen = forks.more(graph, groups.shapes, source, given[0])
+    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
     feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
