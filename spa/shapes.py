@@ -89,8 +89,10 @@ def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Sha
     for bound in tries:
         try:
             return _complete(graph, _walk(graph, bound, {}), observe)
-        except _UnevenError:
+        except _UnevenError as fault:
             uneven.append(bound)
+            if fault.args == (_IN_BODY,) and len(uneven) == TRIES:
+                break  # of branches for other sizes, one will not fit
         except _FAULTS as fault:
             faults.append(fault)
     for bound in uneven[:LIKELY]:
@@ -110,6 +112,9 @@ def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
 
 
 _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
+
+
+_IN_BODY = "in a body"
 
 
 class _UnevenError(Exception):
@@ -182,7 +187,7 @@ def _walk(
             if not node.home:
                 raise
             if strict and not borders.is_dead(graph, node.home, found.values):
-                raise _UnevenError from None
+                raise _UnevenError(_IN_BODY) from None
             continue
         for name, type_ in got.items():
             if name not in found.values:
