@@ -324,8 +324,11 @@ def _infer_node(
         if element is not None and node.inputs[0] not in found.shapes:
             got[node.outputs[0]] = onnx.helper.make_sequence_type_proto(element)
     for name in node.outputs:
-        if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
-            got[name] = declared[name]
+        told, kind = declared.get(name), got[name].WhichOneof("value") if name in got else None
+        # A run shows what is in an optional, which is a tensor.
+        alike = told is not None and kind in (None, told.WhichOneof("value"))
+        if told is not None and alike and not _is_full(got.get(name)) and _is_full(told):
+            got[name] = told
     return {name: type_ for name, type_ in got.items() if name}
 
 
