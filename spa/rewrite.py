@@ -407,5 +407,9 @@ class _Rewriter:
             if old == new or old is None or new is None:
                 continue
             for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
-                if dim.HasField("dim_value") and size != before:
+                if size == before:
+                    continue
+                if dim.HasField("dim_value"):
                     dim.dim_value = size
+                else:  # a name such as "4*batch", which other tensors may go on to bear
+                    dim.Clear()
