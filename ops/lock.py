@@ -23,7 +23,6 @@ _REASONS = {
         " RandomUniform RandomNormalLike RandomUniformLike Bernoulli TensorScatter"
         " ReverseSequence Det CenterCropPad BitCast",
     ),
-    "runs a body, which is not analysed": ("", "If Loop Scan"),
     "is a loss": ("", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"),
     "is a training step": ("ai.onnx.preview.training", "Adagrad Adam Gradient Momentum"),
     "is a classical model that stores its features as attributes": (

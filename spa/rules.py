@@ -158,6 +158,16 @@ class Op:
         flat = np.stack([line.ravel() for line in lines])
         self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
 
+    def promised(self, k: int, at: int, axis: Axis) -> Axis:
+        """The axis of a state where a loop enters its body, see `Recorder`."""
+        spoken = (self.node.bodies[0], k, at) in self.recorder.spoken
+        return axis._replace(zero=axis.zero and not spoken)
+
+    def keep_promise(self, k: int, at: int, axis: Axis) -> None:
+        """Say what the rounds leave of a state."""
+        if self.input(k)[at].zero and not axis.zero:
+            self.recorder.broken.add((self.node.bodies[0], k, at))
+
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
 
@@ -211,6 +221,7 @@ class Rule:
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
+    enter: for an operator with a body, what the body is given.
     points: a quantised input -> the input that holds its zero point, and the axis along which that
         counts where it is a vector (the attribute ``axis`` where there is one).
     """
@@ -223,6 +234,7 @@ class Rule:
     resize: Resize | None = None
     macs: Macs | None = None
     points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    enter: Run | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -245,12 +257,13 @@ def _register(
     macs: Macs | None,
     family: str,
     points: Mapping[int, tuple[int, int]],
+    enter: Run | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points, enter)
 
 
 def declare(
@@ -298,6 +311,7 @@ def rule(
     *,
     resize: Resize | None = None,
     macs: Macs | None = None,
+    enter: Run | None = None,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -305,7 +319,8 @@ def rule(
 
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
-        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1], {})
+        family = run.__module__.rsplit(".", 1)[-1]
+        _register(ops, run, said, domain, resize, macs, family, {}, enter)
         return run
 
     return register

@@ -13,8 +13,8 @@ from tests.oracle import check
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from models.zoo import torch_nets  # noqa: E402
-from models.zoo.registry import find  # noqa: E402
+from models.zoo import torch_nets
+from models.zoo.registry import find
 
 # file -> groups by kind, as the topology has them
 FILES = {
