@@ -17,7 +17,10 @@ from onnx import TensorProto, TypeProto
 from spa.graph import Graph, Node
 
 Types = Mapping[str, TypeProto]
+Shapes = Mapping[str, tuple[int, ...]]
 Values = Mapping[str, NDArray[Any]]
+
+_ENDLESS = 1 << 20  # rounds; a loop that only its condition ends is given more
 
 
 def states(node: Node) -> int:
@@ -68,7 +71,9 @@ def entered(graph: Graph, node: Node, types: Types) -> dict[str, TypeProto]:
     return found
 
 
-def left(graph: Graph, node: Node, types: Types, values: Values) -> dict[str, TypeProto]:
+def left(
+    graph: Graph, node: Node, types: Types, shapes: Shapes, values: Values
+) -> dict[str, TypeProto]:
     """The types of what a node with bodies makes; without those not known."""
     found: dict[str, TypeProto] = {}
     if node.op_type == "If":
@@ -81,7 +86,7 @@ def left(graph: Graph, node: Node, types: Types, values: Values) -> dict[str, Ty
     for name, (start, end) in zip(node.outputs, pairs, strict=False):
         if {start, end} <= types.keys() and shape_of(types[start]) == shape_of(types[end]):
             found[name] = types[end]
-    rounds = trips(graph, node, types, values)
+    rounds = trips(graph, node, shapes, values)
     scanned = node.inputs[node.given + (node.op_type == "Loop") + len(pairs) :]
     for k, (name, end) in enumerate(zip(node.outputs[len(pairs) :], scanned, strict=True)):
         shape = shape_of(types[end]) if end in types else None
@@ -128,12 +133,12 @@ def is_dead(graph: Graph, home: int, values: Values) -> bool:
     return False
 
 
-def trips(graph: Graph, node: Node, types: Types, values: Values) -> int | None:
+def trips(graph: Graph, node: Node, shapes: Shapes, values: Values) -> int | None:
     """How often the body of a Loop or a Scan runs, where that is known; behind the body."""
     if node.op_type == "Scan":
         count = states(node)
         for k, name in enumerate(node.inputs[count : node.given]):
-            shape = shape_of(types[name]) if name in types else None
+            shape = shapes.get(name)
             if shape:
                 return shape[scan_axis(node, "input", k, len(shape))]
         return None
@@ -146,6 +151,34 @@ def trips(graph: Graph, node: Node, types: Types, values: Values) -> int | None:
     first = not node.inputs[1] or bool(np.all(values.get(node.inputs[1], False)))
     always = first and (passes or bool(np.all(values.get(goes_on, False))))
     return int(np.max(values[most])) if most in values and always else None
+
+
+def repeats(graph: Graph, home: int, shapes: Shapes, values: Values) -> int:
+    """How often a body runs when the model runs once; loops of which that is not known count as
+    one round, and a branch that is never taken as none."""
+    if is_dead(graph, home, values):
+        return 0
+    times = 1
+    while home:
+        node = graph.nodes[graph.bodies[home].owner]
+        rounds = None if node.op_type == "If" else trips(graph, node, shapes, values)
+        times *= rounds if rounds is not None and rounds < _ENDLESS else 1
+        home = node.home
+    return times
+
+
+def counts(graph: Graph) -> frozenset[str]:
+    """The inputs of the model that say how often a loop runs."""
+    found = set()
+    for node in graph.nodes:
+        name = node.inputs[0] if node.op_type == "Loop" and node.bodies else ""
+        while name in graph.makers and graph.nodes[graph.makers[name]].op_type in _SAME:
+            name = graph.nodes[graph.makers[name]].inputs[0]
+        found.add(name)
+    return frozenset(found & set(graph.inputs))
+
+
+_SAME = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"}
 
 
 def shape_of(type_: TypeProto) -> tuple[int, ...] | None:

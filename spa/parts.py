@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.graph import Graph
-from spa.protos import bodies, copy_fields, read
+from spa.protos import bodies, copy_fields, read, stored_tensors
 
 _LARGE = 1024  # bytes
 _KINDS = "fiu"  # of the arrays that onnxruntime takes from outside
@@ -87,6 +87,9 @@ def parts(model: ModelProto | Graph) -> Parts:
     copy_fields(proto, shell, but=("graph",))
     copy_fields(proto.graph, shell.graph, but=("initializer",))
     weights = {}
+    for tensor in stored_tensors(shell.graph):  # in bodies and nodes
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(read(tensor, folder), tensor.name))
     for tensor in proto.graph.initializer:
         value = None if tensor.data_type == TensorProto.STRING else read(tensor, folder)
         if value is not None and _is_large(value):

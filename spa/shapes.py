@@ -341,7 +341,7 @@ def _at_border(
     if node.enters:
         steady = {name: type_ for name, type_ in types.items() if name not in unsteady}
         return borders.entered(graph, node, steady)
-    got = borders.left(graph, node, types, found.values)
+    got = borders.left(graph, node, types, found.shapes, found.values)
     for name in node.outputs:  # a run, or the file
         if name and name not in got and _is_full(declared.get(name)):
             got[name] = declared[name]

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import rules
+from spa import forks, rules
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
@@ -45,6 +45,7 @@ class Verification:
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
     why: what it says where it cannot.
     still: the free sizes for which only one number was found that the original runs at.
+    unseen: the If nodes of which only one branch was seen to be taken.
     feeds: the inputs of the first run.
     """
 
@@ -56,6 +57,7 @@ class Verification:
     runs: bool
     why: str = ""
     still: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -133,7 +135,8 @@ def verify(
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
+    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
+    feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
@@ -162,7 +165,7 @@ def verify(
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
     sizes = tuple(i.sizes for i in given)
     still = tuple(runs.same_sizes(sizes))
-    return Verification(law, count, units, drift, sizes, True, "", still, feeds[0])
+    return Verification(law, count, units, drift, sizes, True, "", still, tuple(unseen), feeds[0])
 
 
 def _outputs(
