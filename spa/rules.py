@@ -231,7 +231,9 @@ RULES: dict[tuple[str, str], Rule] = {}
 MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own operators
 
 # Activations that onnxruntime fuses into what is before them and that have f(0) = 0.
-_SILENT = {b"Relu", b"LeakyRelu", b"Tanh", b"ScaledTanh", b"Elu", b"Selu", b"ThresholdedRelu", b""}
+_SILENT = frozenset(
+    b"Relu LeakyRelu Tanh ScaledTanh Elu Selu ThresholdedRelu HardSwish Gelu QuickGelu".split()
+)
 
 
 def is_silent(op: Op) -> bool:
@@ -240,7 +242,7 @@ def is_silent(op: Op) -> bool:
     if name == b"Clip":
         low, high = op.attr("activation_params", [-np.inf, np.inf])
         return bool(low <= 0 <= high)
-    return name in _SILENT
+    return not name or name in _SILENT
 
 
 def find(op_type: str, domain: str) -> Rule | None:
