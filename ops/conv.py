@@ -2,7 +2,7 @@
 
 from math import prod
 
-from spa.rules import Op, Product, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Resized, Sized, declare, is_silent
 
 
 def _groups(op: Op) -> dict[str, int]:
@@ -21,7 +21,8 @@ def _resize_conv(node: Sized) -> Resized:
     x, w = node.new_in[0], node.new_in[_weight(node.op)]
     assert x is not None and w is not None
     group = int(node.op.attr("group", 1))
-    return Resized(attrs={"group": x[1] // w[1]}) if group > 1 else Resized()
+    channels = x[-1] if node.op.node.op_type.startswith("Nhwc") else x[1]
+    return Resized(attrs={"group": channels // w[1]}) if group > 1 else Resized()
 
 
 def _resize_transpose(node: Sized) -> Resized:
@@ -71,6 +72,26 @@ declare(
 )
 
 
+def _fused(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O), N (G O) * -> N (G O) *   (channels last where it says Nhwc)"""
+    if op.node.op_type.startswith("Nhwc"):
+        return "N * (G I), (G O) I *, (G O), N * (G O) -> N * (G O)"
+    inputs, y = _conv(op).split(" -> ")
+    return f"{inputs}, {y} -> {y}"
+
+
+declare(
+    "FusedConv NhwcConv NhwcFusedConv",
+    _fused,
+    zero=lambda op: "0 1 + 2 + 3" if is_silent(op) else "",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_conv,
+    macs=_macs,
+    domain=MICROSOFT,
+)
+
+
 def _quantised(op: Op) -> str:
     """N (G I) *, *, *, (G O) I *, (G O), (G O), *, *, (G O) -> N (G O) *"""
     # Scale and zero point of the weight: one, or one for every output channel.
@@ -103,6 +124,16 @@ declare(
     resize=_resize_transpose,
     macs=_macs_transpose,
 )
+declare(
+    "ConvTransposeWithDynamicPads",
+    "N (G I) *, (G I) O *, *, (G O) -> N (G O) *",
+    zero="0 1 + 3",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_transpose,
+    macs=_macs_transpose,
+    domain=MICROSOFT,
+)
 
 
 def _deform(op: Op) -> str:
@@ -125,6 +156,17 @@ declare(
 )
 
 declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
+
+
+def _causal(op: Op) -> str:
+    """N C *, C *, C, N C * -> N C *, N C *   (N * C where channels_last; else whole)"""
+    if op.attr("input_channels", 0) or op.attr("state_window", 0) or len(op.node.outputs) > 2:
+        return "*, *, *, * -> *, *, *"
+    x = "N step C" if op.attr("channels_last", 0) else "N C *"
+    return f"{x}, C *, C, {x} -> {x}, {x}"
+
+
+declare("CausalConvWithState", _causal, zero="0 1 + 2 + 3 1, 0 + 3", domain=MICROSOFT)
 
 
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.

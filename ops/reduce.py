@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
@@ -72,5 +72,6 @@ def one_hot(op: Op) -> list[Axes]:
 
 
 @rule("Trilu", text="keeps the last two axes whole")
+@rule("Trilu", domain=MICROSOFT, text="keeps the last two axes whole")
 def trilu(op: Op) -> list[Axes]:
     return follow(op, "... m n, * -> ... m n", zero="0")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spa.graph import Node
 
 __all__ = [
+    "MICROSOFT",
     "RULES",
     "Axes",
     "Axis",
@@ -34,6 +35,7 @@ __all__ = [
     "declare",
     "find",
     "follow",
+    "is_silent",
     "is_whole",
     "rule",
     "whole",
@@ -238,6 +240,21 @@ class Rule:
 
 
 RULES: dict[tuple[str, str], Rule] = {}
+MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+# Activations that onnxruntime fuses into what is before them and that have f(0) = 0.
+_SILENT = frozenset(
+    b"Relu LeakyRelu Tanh ScaledTanh Elu Selu ThresholdedRelu HardSwish Gelu QuickGelu".split()
+)
+
+
+def is_silent(op: Op) -> bool:
+    """Whether the activation fused into a node, if any, leaves zero as it is."""
+    name = op.attr("activation", b"")
+    if name == b"Clip":
+        low, high = op.attr("activation_params", [-np.inf, np.inf])
+        return bool(low <= 0 <= high)
+    return not name or name in _SILENT
 
 
 def find(op_type: str, domain: str) -> Rule | None:
@@ -287,7 +304,8 @@ def declare(
         zero: where a removed index holds zero in the output, as a sum of products of inputs:
             ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too,
             ``"+"`` where all inputs are.
-            Empty: never zero, because f(0) is not 0.
+            Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
+            commas; the last one stands for the rest.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
