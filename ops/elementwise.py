@@ -2,7 +2,7 @@
 
 import math
 
-from spa.rules import Axes, Op, declare, follow, rule
+from spa.rules import Axes, Op, Quantised, declare, follow, rule
 
 # f(0) = 0: what is removed contributes nothing further on.
 declare(
@@ -64,4 +64,29 @@ declare("PRelu", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
 declare(
     "BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."
+)
+
+# onnxruntime's own, on quantised numbers; zero is the zero point -------------------------------
+
+_ONE = "..., *, *, *, * -> ..."
+_TWO = "..., *, *, ..., *, *, *, * -> ..."
+_BOTH = {0: Quantised(1, 2), 3: Quantised(4, 5)}
+
+declare("QLinearLeakyRelu", _ONE, zero="0", domain="com.microsoft")
+declare("QLinearSigmoid", _ONE, domain="com.microsoft")
+declare("QLinearAdd", _TWO, zero="0 + 3", quantised=_BOTH, domain="com.microsoft")
+declare("QLinearMul", _TWO, zero="0 3", quantised=_BOTH, domain="com.microsoft")
+declare(
+    "QLinearWhere",
+    "..., ..., *, *, ..., *, *, *, * -> ...",
+    zero="1 + 4",
+    quantised={1: Quantised(2, 3), 4: Quantised(5, 6)},
+    domain="com.microsoft",
+)
+declare(
+    "MulInteger",
+    "..., *, ..., * -> ...",
+    zero="0 2",
+    quantised={0: Quantised(point=1), 2: Quantised(point=3)},
+    domain="com.microsoft",
 )

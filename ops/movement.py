@@ -16,8 +16,16 @@ def transpose(op: Op) -> list[Axes]:
 
 @rule("Concat")
 def concat(op: Op) -> list[Axes]:
-    at = op.axis()
-    present = [op.input(k) for k in range(len(op.axes)) if op.has(k)]
+    return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
+
+
+@rule("QLinearConcat", domain="com.microsoft", text="as Concat; scales and zero points beside")
+def qlinear_concat(op: Op) -> list[Axes]:
+    parts = range(2, len(op.axes), 3)  # each with its scale and its zero point
+    return _joined(op, op.axis(k=2), [op.input(k) for k in parts])
+
+
+def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
     out = list(present[0])
     for axes in present[1:]:
         for k, axis in enumerate(axes):

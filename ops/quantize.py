@@ -1,6 +1,6 @@
 """Quantisation of single tensors, per tensor, per axis or in blocks."""
 
-from spa.rules import Axes, Op, declare, follow, rule
+from spa.rules import Axes, Op, Quantised, declare, follow, rule
 
 
 def _pattern(op: Op) -> str:
@@ -24,14 +24,27 @@ def _block(op: Op) -> dict[str, int]:
     return {"b": size} if size else {}
 
 
-declare("DequantizeLinear", _pattern, zero="0 1", sizes=_block, points={0: (2, 1)})
-declare("QuantizeLinear", _pattern, zero="0", sizes=_block)
+for _domain in ("", "com.microsoft"):
+    declare(
+        "DequantizeLinear",
+        _pattern,
+        zero="0 1",
+        sizes=_block,
+        quantised={0: Quantised(1, 2, lambda node: (int(node.attrs.get("axis", 1)),))},
+        domain=_domain,
+    )
+    declare("QuantizeLinear", _pattern, zero="0", sizes=_block, domain=_domain)
+
+
+def _whole_range(op: Op) -> None:
+    """The range that a scale is made of at run time always holds zero, and nothing removed but
+    zeros leaves it as it is."""
+    for axis in op.input():
+        if not axis.zero:
+            op.inexact(axis)
 
 
 @rule("DynamicQuantizeLinear", text="... -> ..., ,   (inexact where a removed index is not zero)")
 def dynamic(op: Op) -> list[Axes]:
-    # The range that the scale is made of always holds zero.
-    for axis in op.input():
-        if not axis.zero:
-            op.inexact(axis)
+    _whole_range(op)
     return follow(op, "... -> ..., , ", zero="0")
