@@ -73,7 +73,7 @@ def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
 declare(
     "MatMulNBits",
     _n_bits,
-    zero="0 1 + 5",
+    zero="0 2 + 5",
     sizes=_blocks,
     kinds=_kinds,
     resize=_resize,
@@ -114,7 +114,7 @@ def _bnb4_numbers(node: Any, position: int, stored: Value) -> Value:
 declare(
     "MatMulBnb4",
     _bnb4,
-    zero="0 1",
+    zero="0 2",
     sizes=_bnb4_sizes,
     kinds=_kinds,
     resize=_resize,
@@ -168,4 +168,4 @@ def gather(op: Op) -> list[Axes]:
         terms = spell("(P r c)", "v"), spell("(P r)", "v"), spell("P", "v"), spell("(P r b)", where)
     data, scales, points, out = terms
     sizes = {"r": shared, "b": size, "c": size * op.shape()[at] // made}
-    return follow(op, f"{data}, {where}, {scales}, {points} -> {out}", "0", "", sizes, kinds)
+    return follow(op, f"{data}, {where}, {scales}, {points} -> {out}", "2", "", sizes, kinds)

@@ -70,10 +70,11 @@ declare(
 
 _ONE = "..., *, *, *, * -> ..."
 _TWO = "..., *, *, ..., *, *, *, * -> ..."
+_FIRST = {0: Quantised(1, 2)}
 _BOTH = {0: Quantised(1, 2), 3: Quantised(4, 5)}
 
-declare("QLinearLeakyRelu", _ONE, zero="0", domain="com.microsoft")
-declare("QLinearSigmoid", _ONE, domain="com.microsoft")
+declare("QLinearLeakyRelu", _ONE, zero="0", quantised=_FIRST, domain="com.microsoft")
+declare("QLinearSigmoid", _ONE, quantised=_FIRST, domain="com.microsoft")
 declare("QLinearAdd", _TWO, zero="0 + 3", quantised=_BOTH, domain="com.microsoft")
 declare("QLinearMul", _TWO, zero="0 3", quantised=_BOTH, domain="com.microsoft")
 declare(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.rules import Axes, Axis, Op, Resized, Sized, is_whole, rule, whole
+from spa.rules import Axes, Axis, Op, Quantised, Resized, Sized, is_whole, rule, whole
 
 
 @rule("Transpose")
@@ -19,7 +19,12 @@ def concat(op: Op) -> list[Axes]:
     return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
 
 
-@rule("QLinearConcat", domain="com.microsoft", text="as Concat; scales and zero points beside")
+@rule(
+    "QLinearConcat",
+    quantised={k: Quantised(k + 1, k + 2) for k in range(2, 302, 3)},
+    domain="com.microsoft",
+    text="as Concat; scales and zero points beside",
+)
 def qlinear_concat(op: Op) -> list[Axes]:
     parts = range(2, len(op.axes), 3)  # each with its scale and its zero point
     return _joined(op, op.axis(k=2), [op.input(k) for k in parts])

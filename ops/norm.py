@@ -64,6 +64,7 @@ def along_axis(op: Op) -> list[Axes]:
 @rule(
     "QLinearSoftmax",
     text="..., *, *, *, * -> ...  (inexact on axis)",
+    quantised={0: Quantised(1, 2)},
     domain="com.microsoft",
 )
 def qlinear_softmax(op: Op) -> list[Axes]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, Resized, Sized, declare, rule, whole
+from spa.rules import Axes, Op, Quantised, Resized, Sized, declare, rule, whole
 
 declare("AveragePool LpPool", "N C * -> N C *", zero="0")
 
@@ -14,7 +14,11 @@ def _quantised(op: Op) -> str:
 
 
 declare(
-    "QLinearAveragePool QLinearGlobalAveragePool", _quantised, zero="0", domain="com.microsoft"
+    "QLinearAveragePool QLinearGlobalAveragePool",
+    _quantised,
+    zero="0",
+    quantised={0: Quantised(1, 2)},
+    domain="com.microsoft",
 )
 # A reduction over all axes behind C, and written so for the mean of a layer normalisation.
 declare(

@@ -4,16 +4,19 @@ from spa.rules import Axes, Op, Quantised, declare, follow, rule
 
 
 def _pattern(op: Op) -> str:
-    """L0 L1 ..., scale, zero point -> L0 L1 ...   (scale: none, one axis, or blocks of one axis)"""
+    """L0 L1 ..., scale, zero point -> L0 L1 ...   (scale: none, one axis, or blocks of one axis;
+    an axis with a block that is not full is whole)"""
     rank = len(op.shape())
     letters = [f"L{k}" for k in range(rank)]
     text = " ".join(letters)
-    scale = op.shape(1)
     if op.attr("block_size", 0):
         at = op.axis(1)
-        blocked = [f"(L{k} b)" if k == at else letter for k, letter in enumerate(letters)]
-        return f"{' '.join(blocked)}, {text}, {text} -> {' '.join(blocked)}"
-    if len(scale) == 1 and scale[0] > 1:  # one number in a list is a scale for all
+        fits = op.shape()[at] % int(op.attr("block_size")) == 0
+        blocked = letters[:at] + ["(P b)" if fits else "l"] + letters[at + 1 :]
+        letters[at] = "P" if fits else "p"
+        data, per = " ".join(blocked), " ".join(letters)
+        return f"{data}, {per}, {per} -> {data}"
+    if len(op.shape(1)) == 1 and op.shape(1)[0] > 1:  # one number in a list is a scale for all
         per = letters[op.axis(1)]
         return f"{text}, {per}, {per} -> {text}"
     return f"{text}, *, * -> {text}"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, follow, rule, whole
+from spa.rules import Axes, Op, Quantised, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
@@ -28,6 +28,7 @@ def reduce(op: Op) -> list[Axes]:
 @rule(
     "QLinearReduceMean",
     text="drops the axes; inexact where they are live",
+    quantised={0: Quantised(1, 2)},
     domain="com.microsoft",
 )
 def qlinear_reduce(op: Op) -> list[Axes]:

@@ -174,18 +174,24 @@ def _scale(graph: Graph, read: _Read) -> Value | None:
     return _behind(graph, read.node) if read.how.behind else _held(graph, read, read.how.scale)
 
 
-def _behind(graph: Graph, node: Node) -> Value | None:
-    """The stored factors of what a node makes."""
+def scaled_by(graph: Graph, node: Node) -> Node | None:
+    """The Mul that brings what a node makes of quantised numbers to its scale."""
     name = node.outputs[0]
     while len(graph.readers.get(name, ())) == 1:
         after = graph.nodes[graph.readers[name][0]]
-        if after.op_type == "Mul":
-            factor = _factor(graph, next((n for n in after.inputs if n != name), name))
-            return None if factor is None else factor.ravel()
         if after.op_type != "Cast":
-            return None
+            return after if after.op_type == "Mul" else None
         name = after.outputs[0]
     return None
+
+
+def _behind(graph: Graph, node: Node) -> Value | None:
+    """The stored factors of what a node makes."""
+    last = scaled_by(graph, node)
+    if last is None:
+        return None
+    factors = [f for n in last.inputs if (f := _factor(graph, n)) is not None]
+    return factors[0].ravel() if len(factors) == 1 else None
 
 
 def _factor(graph: Graph, name: str) -> Value | None:
