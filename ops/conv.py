@@ -2,7 +2,7 @@
 
 from math import prod
 
-from spa.rules import MICROSOFT, Op, Product, Resized, Sized, declare, is_silent
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare, is_silent
 
 
 def _groups(op: Op) -> dict[str, int]:
@@ -21,8 +21,13 @@ def _resize_conv(node: Sized) -> Resized:
     x, w = node.new_in[0], node.new_in[_weight(node.op)]
     assert x is not None and w is not None
     group = int(node.op.attr("group", 1))
-    channels = x[-1] if node.op.node.op_type.startswith("Nhwc") else x[1]
+    channels = x[-1] if _is_last(node.op) else x[1]
     return Resized(attrs={"group": channels // w[1]}) if group > 1 else Resized()
+
+
+def _is_last(op: Op) -> bool:
+    """Whether channels stand last in the data, as onnxruntime's own QLinearConv may have it."""
+    return bool(op.attr("channels_last", 0)) or op.node.op_type.startswith("Nhwc")
 
 
 def _resize_transpose(node: Sized) -> Resized:
@@ -98,12 +103,16 @@ def _quantised(op: Op) -> str:
     per = ["(G O)" if op.has(k) and op.shape(k) not in ((), (1,)) else "*" for k in (3, 4, 5)]
     if op.node.op_type == "ConvInteger":
         return f"N (G I) *, (G O) I *, *, {per[0]} -> N (G O) *"
-    return f"N (G I) *, *, *, (G O) I *, {per[1]}, {per[2]}, *, *, (G O) -> N (G O) *"
+    x, y = ("N * (G I)", "N * (G O)") if _is_last(op) else ("N (G I) *", "N (G O) *")
+    return f"{x}, *, *, (G O) I *, {per[1]}, {per[2]}, *, *, (G O) -> {y}"
 
 
-for _op, _zero, _points in (
-    ("ConvInteger", "0 1", {0: (2, 0), 1: (3, 0)}),
-    ("QLinearConv", "0 3 + 8", {0: (2, 0), 3: (5, 0)}),
+_integer = {0: Quantised(point=2), 1: Quantised(point=3, axes=(0,), behind=True)}
+_linear = {0: Quantised(1, 2), 3: Quantised(4, 5, (0,))}
+for _op, _domain, _zero, _numbers in (
+    ("ConvInteger", "", "0 1", _integer),
+    ("QLinearConv", "", "0 3 + 8", _linear),
+    ("QLinearConv", "com.microsoft", "0 3 + 8", _linear),
 ):
     declare(
         _op,
@@ -113,7 +122,8 @@ for _op, _zero, _points in (
         kinds=_kinds,
         resize=_resize_conv,
         macs=_macs,
-        points=_points,
+        quantised=_numbers,
+        domain=_domain,
     )
 declare(
     "ConvTranspose",

@@ -2,7 +2,7 @@
 
 import math
 
-from spa.rules import MICROSOFT, Axes, Op, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Quantised, declare, follow, rule
 
 # f(0) = 0: what is removed contributes nothing further on.
 declare(
@@ -92,3 +92,30 @@ def _swiglu(op: Op) -> str:
 
 
 declare("SwiGLU", _swiglu, zero="0", domain=MICROSOFT)
+
+
+# onnxruntime's own, on quantised numbers; zero is the zero point -------------------------------
+
+_ONE = "..., *, *, *, * -> ..."
+_TWO = "..., *, *, ..., *, *, *, * -> ..."
+_FIRST = {0: Quantised(1, 2)}
+_BOTH = {0: Quantised(1, 2), 3: Quantised(4, 5)}
+
+declare("QLinearLeakyRelu", _ONE, zero="0", quantised=_FIRST, domain=MICROSOFT)
+declare("QLinearSigmoid", _ONE, quantised=_FIRST, domain=MICROSOFT)
+declare("QLinearAdd", _TWO, zero="0 + 3", quantised=_BOTH, domain=MICROSOFT)
+declare("QLinearMul", _TWO, zero="0 3", quantised=_BOTH, domain=MICROSOFT)
+declare(
+    "QLinearWhere",
+    "..., ..., *, *, ..., *, *, *, * -> ...",
+    zero="1 + 4",
+    quantised={1: Quantised(2, 3), 4: Quantised(5, 6)},
+    domain=MICROSOFT,
+)
+declare(
+    "MulInteger",
+    "..., *, ..., * -> ...",
+    zero="0 2",
+    quantised={0: Quantised(point=1), 2: Quantised(point=3)},
+    domain=MICROSOFT,
+)

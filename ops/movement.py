@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.rules import MICROSOFT, Axes, Axis, Op, Resized, Sized, is_whole, rule, whole
+from spa.rules import MICROSOFT, Axes, Axis, Op, Quantised, Resized, Sized, is_whole, rule, whole
 
 
 @rule("Transpose")
@@ -16,8 +16,21 @@ def transpose(op: Op) -> list[Axes]:
 
 @rule("Concat")
 def concat(op: Op) -> list[Axes]:
-    at = op.axis()
-    present = [op.input(k) for k in range(len(op.axes)) if op.has(k)]
+    return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
+
+
+@rule(
+    "QLinearConcat",
+    quantised={k: Quantised(k + 1, k + 2) for k in range(2, 302, 3)},
+    domain="com.microsoft",
+    text="as Concat; scales and zero points beside",
+)
+def qlinear_concat(op: Op) -> list[Axes]:
+    parts = range(2, len(op.axes), 3)  # each with its scale and its zero point
+    return _joined(op, op.axis(k=2), [op.input(k) for k in parts])
+
+
+def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
     out = list(present[0])
     for axes in present[1:]:
         for k, axis in enumerate(axes):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import MICROSOFT, Axes, Op, Resized, Sized, declare, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, Resized, Sized, declare, follow, rule, whole
 
 
 def _statistics(op: Op) -> str:
@@ -62,6 +62,31 @@ def along_axis(op: Op) -> list[Axes]:
         if not axis.zero:  # zeros add nothing to a norm, but something to a softmax
             op.inexact(axis)
     return outputs
+
+
+@rule(
+    "QLinearSoftmax",
+    text="..., *, *, *, * -> ...  (inexact on axis)",
+    quantised={0: Quantised(1, 2)},
+    domain="com.microsoft",
+)
+def qlinear_softmax(op: Op) -> list[Axes]:
+    outputs = follow(op, "..., *, *, *, * -> ...")
+    flat = int(op.attr("opset", 13)) < 13
+    first = op.axis(1 if flat else -1)
+    for axis in outputs[0][first:] if flat else [outputs[0][first]]:
+        op.inexact(axis)
+    return outputs
+
+
+declare(
+    "QEmbedLayerNormalization",
+    "B s, B s, v C, p C, t C, C, C, *, *, *, *, *, *, *, *, *, *, * -> B s C, B",
+    inexact="C",
+    kinds=lambda op: {"C": "hidden"},
+    quantised={k: Quantised(k + 6, k + 11) for k in range(2, 7)},
+    domain="com.microsoft",
+)
 
 
 def _group_norm(op: Op) -> str:

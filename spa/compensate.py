@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import METHODS, NEEDS, Moments, moments
+from spa.fit import METHODS, NEEDS, Matrix, Moments, moments
 from spa.groups import Groups, Removed
 from spa.measure import (
     Measured,
@@ -25,6 +25,7 @@ from spa.measure import (
     named,
     norm_places,
     own,
+    reads,
     sampled,
     settle,
     stored,
@@ -111,13 +112,14 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        goals = {self.graph.nodes[k].inputs[0] for k in self.stops}
+        read = reads(self.graph, self.stops)
+        goals = set(read.values())
         with (
             Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
         ):
             for node, site in self.stops.items():
-                name = self.graph.nodes[node].inputs[0]
+                name = read[node]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
                 )
@@ -163,6 +165,8 @@ class _Walk:
             standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
             fitted = replace(fitted, standing=standing)
         choices = [plain, *METHODS[self.method](full, kept, fitted)]
+        if site.rounds:
+            choices = [(self._rounded(site, w, stays, v), change) for v, change in choices]
         errors = [held.error(*choice) for choice in choices]
         best = int(np.argmin(errors))
         name = self.graph.nodes[site.node].name
@@ -171,17 +175,22 @@ class _Walk:
             return
         self.helped[name] = errors[0], errors[best]
         v, change = choices[best]
-        new = np.zeros_like(w)
-        rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
-        new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
+        rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
+        new = stays.put(v, w)
         old = self.graph.array(site.weight)
         self._set(site.place, site.backward(new, old.shape).astype(old.dtype))
         if site.bias is not None:
             all_ = np.zeros(w.shape[:2])
             all_[np.ix_(rows, columns)] = change
             bias = stored(self.dense, self.graph, site.bias.place)
-            moved = bias + site.bias.scale * all_.ravel()
+            moved = bias + site.bias.scale * all_.ravel() / site.bias.step
             self._set(site.bias.place, moved.astype(bias.dtype))
+
+    def _rounded(self, site: Site, w: Floats, stays: _Stays, v: Matrix) -> Matrix:
+        """Weights as they can be stored."""
+        shape = self.graph.constants[site.weight].shape
+        back = site.forward(site.backward(stays.put(v, w), shape))
+        return back[np.ix_(*stays.places)].reshape(v.shape).astype(np.float64)
 
     def _moments(
         self,
@@ -257,7 +266,17 @@ class _Stays:
     ) -> None:
         stays = np.zeros(shape, np.float32)
         stays[np.ix_(*(axes or [np.arange(n) for n in shape]))] = 1
-        self.all = site.forward(stays) > 0
+        self.all = site.forward(stays) != site.forward(np.zeros_like(stays))
         self.alive = self.all.any((1, 2, 3))
         self.out = self.all[self.alive].any((0, 2, 3))
         self.into = self.all[self.alive].any((0, 1, 3))
+
+    @property
+    def places(self) -> list[NDArray[np.intp]]:
+        return [np.flatnonzero(a) for a in (self.alive, self.out, self.into)]
+
+    def put(self, v: Matrix, w: Floats) -> Floats:
+        """Weights of what is kept, shape (g, o, i t), in the shape of all."""
+        whole = np.zeros_like(w)
+        whole[np.ix_(*self.places)] = v.reshape(*v.shape[:2], -1, w.shape[3])
+        return whole

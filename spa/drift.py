@@ -87,7 +87,8 @@ class _Probe:
         bias = np.zeros(0)
         if site.bias is not None:
             bias = (
-                stored(self.plain, self.graph, site.bias.place) + site.bias.scale * change.ravel()
+                stored(self.plain, self.graph, site.bias.place)
+                + site.bias.scale * change.ravel() / site.bias.step
             )
         if (affine := self.measured.settled.get(site.node)) is not None:
             return settle(site, affine, new, bias, self.graph)

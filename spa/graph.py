@@ -28,7 +28,8 @@ AttrValue = Any
 WEIGHTS = frozenset(
     kind
     for name, kind in TensorProto.DataType.items()
-    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT4", "UINT4", "INT8", "UINT8"))
+    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
+    or name.removeprefix("U") in ("INT2", "INT4", "INT8", "INT16")
 )
 FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 

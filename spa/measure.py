@@ -117,9 +117,10 @@ def measure(
     settled, level = dict[int, Affine](), 0.0
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
+    read = reads(graph, stops)
+    with Stream(apart, batches, set(read.values()), memory) as run:
         for node, site in stops.items():
-            x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
+            x = [b[read[node]] for b in run([read[node]])]
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
@@ -158,6 +159,11 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
     }
     stops.update({s.node: s for s in sites(graph)})
     return dict(sorted(stops.items()))
+
+
+def reads(graph: Graph, stops: Mapping[int, Site | None]) -> dict[int, str]:
+    """The data that every stop reads."""
+    return {k: site.x if site else graph.nodes[k].inputs[0] for k, site in stops.items()}
 
 
 def sampled(
@@ -215,7 +221,8 @@ def _look(
 def _is_folded(graph: Graph, site: Site) -> bool:
     """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
     own_bias = site.bias is not None and site.bias.own
-    return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
+    conv = graph.nodes[site.node].op_type == "Conv" and not site.rounds
+    return conv and own_bias and site.y not in graph.outputs
 
 
 def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:

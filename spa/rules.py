@@ -28,6 +28,7 @@ __all__ = [
     "Axis",
     "Op",
     "Product",
+    "Quantised",
     "Resized",
     "Rule",
     "Shape",
@@ -216,6 +217,25 @@ Macs = Callable[[Op], list[Product]]
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How an input holds real numbers: scale * (stored - point).
+
+    scale, point: the inputs that hold those; -1 for none, which is 1 and 0.
+    axes: the axes of the input that those of scale and point stand for, where they have fewer; a
+        function where attributes decide. One that has as many counts for blocks.
+    behind: the scale is multiplied to what the node makes, by a Mul that reads it.
+    unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
+        indices stay where they are, and have as many.
+    """
+
+    scale: int = -1
+    point: int = -1
+    axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
+    behind: bool = False
+    unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one operator couples its axes.
 
@@ -224,8 +244,7 @@ class Rule:
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
     enter: for an operator with a body, what the body is given.
-    points: a quantised input -> the input that holds its zero point, and the axis along which that
-        counts where it is a vector (the attribute ``axis`` where there is one).
+    quantised: the inputs that hold quantised numbers, and how.
     """
 
     op_type: str
@@ -235,7 +254,7 @@ class Rule:
     text: str
     resize: Resize | None = None
     macs: Macs | None = None
-    points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    quantised: Mapping[int, Quantised] = field(default_factory=dict)
     enter: Run | None = None
 
 
@@ -273,14 +292,14 @@ def _register(
     resize: Resize | None,
     macs: Macs | None,
     family: str,
-    points: Mapping[int, tuple[int, int]],
+    quantised: Mapping[int, Quantised],
     enter: Run | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points, enter)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised, enter)
 
 
 def declare(
@@ -293,7 +312,7 @@ def declare(
     kinds: Callable[[Op], dict[str, str]] | None = None,
     resize: Resize | None = None,
     macs: Macs | None = None,
-    points: Mapping[int, tuple[int, int]] | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
 ) -> None:
     """Declare the rule of one or more operators as a pattern.
@@ -309,7 +328,7 @@ def declare(
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
-        resize, macs, points: see `Rule`.
+        resize, macs, quantised: see `Rule`.
     """
 
     def run(op: Op) -> list[Axes]:
@@ -321,7 +340,7 @@ def declare(
         )
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), points or {})
+    _register(ops, run, text, domain, resize, macs, _family(), quantised or {})
 
 
 def rule(
@@ -330,6 +349,7 @@ def rule(
     resize: Resize | None = None,
     macs: Macs | None = None,
     enter: Run | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -338,7 +358,7 @@ def rule(
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
         family = run.__module__.rsplit(".", 1)[-1]
-        _register(ops, run, said, domain, resize, macs, family, {}, enter)
+        _register(ops, run, said, domain, resize, macs, family, quantised or {}, enter)
         return run
 
     return register

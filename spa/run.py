@@ -266,16 +266,37 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     try:
         with session(parts(graph).showing(names)) as running:
             for style in STYLES:
+                feeds = make_feeds(graph, sizes, 0, style)
                 try:
-                    got = run(running, make_feeds(graph, sizes, 0, style))
+                    got = run(running, feeds)
                 except ORT_ERRORS:
                     continue
+                except RuntimeError:  # of a type that numpy has none for
+                    return _bound_types(running, feeds, names)
                 types = {
                     n: (helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
                     for n, v in got.items()
                     if n in names and v.dtype != object
                 }
                 return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
-    except ModelError:
+    except (ModelError, RuntimeError):
         pass
     return {}
+
+
+def _bound_types(
+    running: ort.InferenceSession, feeds: Feeds, names: list[str]
+) -> dict[str, TypeProto]:
+    """The types of some outputs, whose values stay where they are."""
+    binding = running.io_binding()
+    for info in running.get_inputs():
+        if info.name in feeds:
+            binding.bind_cpu_input(info.name, np.ascontiguousarray(feeds[info.name]))
+    for name in names:
+        binding.bind_output(name)
+    running.run_with_iobinding(binding)
+    found = {}
+    for name, value in zip(names, binding.get_outputs(), strict=True):
+        if value.is_tensor():
+            found[name] = helper.make_tensor_type_proto(value.element_type(), value.shape())
+    return found

@@ -264,19 +264,28 @@ def evaluate(
         return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
     if not node.inputs or any(name and name not in values for name in node.inputs):
         return None
+    feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
+    if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
+        return None
+    got = run(graph, node, feeds)
+    small = all(v.size <= SMALL and v.dtype != object for v in got or [])
+    return [*got] if got is not None and small else None
+
+
+def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
+
+    Args:
+        feeds: its inputs, by their names in the file.
+    """
     try:
-        feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
-        if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
-            return None
         inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
         outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
         lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
         evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        got: list[NDArray[Any] | None] = [np.asarray(v) for v in evaluator.run(None, feeds)]
-    except Exception:  # the reference lacks some operators and versions: then nothing is known
+        return [np.asarray(v) for v in evaluator.run(None, feeds)]
+    except Exception:  # the reference lacks some operators and versions
         return None
-    small = all(v is not None and v.size <= SMALL and v.dtype != object for v in got)
-    return got if small else None
 
 
 def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:

@@ -18,7 +18,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from spa import run as runs
 from spa.errors import ModelError
-from spa.graph import Graph, Node, index
+from spa.graph import Graph, Node
+from spa.index import index
 from spa.protos import copy_fields
 from spa.shapes import Shapes
 
@@ -45,6 +46,8 @@ class _UnknownError(Exception):
 def unblock(graph: Graph, shapes: Shapes) -> Graph | None:
     """The graph without blocks; None where it has none, or where they cannot be taken away."""
     if not any(node.domain == DOMAIN for node in graph.nodes):
+        return None
+    if len(graph.bodies) > 1:  # a body might read a blocked tensor
         return None
     try:
         model = _Builder(graph, shapes, block_size()).model()

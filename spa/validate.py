@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import forks, rules
+from spa import forks, reals, rules
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
@@ -30,6 +29,7 @@ from spa.run import Feeds, Outputs
 
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
+_DIVIDING = ("Div", "Mod", "QuantizeLinear")  # by their second input
 _NEARLY = 1e-6  # of its value, for a slice that cannot be zero
 
 
@@ -278,8 +278,7 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             continue
         held = graph.changed.get(name, original.weights.get(name))
         value = np.array(graph.array(name) if held is None else held)
-        stored = TensorProto.DataType.Name(constant.tensor.data_type)
-        point = _point(graph, name, value) if "INT" in stored else None
+        point = reals.nothing(graph, name, value)
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
@@ -297,49 +296,13 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
     return original.reading(values, reads)
 
 
-def _point(graph: Graph, name: str, value: NDArray[Any]) -> NDArray[Any] | None:
-    """What stands for zero at every element of a quantised constant; None for any other.
-
-    A zero point itself stays what it is.
-    """
-    for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
-        rule = rules.find(node.op_type, node.domain)
-        for at, (held, axis) in (rule.points if rule else {}).items():
-            point = node.inputs[held] if held < len(node.inputs) else ""
-            if point == name:
-                return value
-            if node.inputs[at] == name and point in graph.constants:
-                axis = int(node.attrs.get("axis", axis))
-                return _along(np.asarray(graph.array(point)), value.shape, axis)
-        if not any(n in graph.activations for n in node.outputs):
-            found = [_point(graph, n, value) for n in node.outputs]
-            if found and found[0] is not None:
-                return found[0]
-    return None
-
-
-def _along(point: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any] | None:
-    """Zero points for every element: one for all, for every index of an axis, or for blocks."""
-    if point.size == 1:
-        return np.broadcast_to(point.reshape(()), shape)
-    if point.ndim == 1:
-        point = np.moveaxis(point.reshape(-1, *[1] * (len(shape) - 1)), 0, axis)
-    elif point.ndim == len(shape):
-        for k, n in enumerate(shape):
-            point = point.repeat(n // point.shape[k], k) if n % point.shape[k] == 0 else point
-    try:
-        return np.broadcast_to(point, shape)
-    except ValueError:
-        return None
-
-
 def _divides(graph: Graph, name: str) -> bool:
     """Whether a zero there, or what is computed from it alone, would be no finite number."""
     for k in graph.readers.get(name, []):
         node = graph.nodes[k]
         if node.op_type in ("Reciprocal", "Log"):
             return True
-        if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
+        if node.op_type in _DIVIDING and node.inputs[1] == name:
             return True
         rule = rules.find(node.op_type, node.domain)
         # Past a product or a sum its slice no longer stands alone.

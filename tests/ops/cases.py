@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,3 +92,28 @@ def summed(net: Net, y: Tensor) -> Tensor:
     if y.dtype != np.float32:
         y = net.cast(y, TensorProto.FLOAT)
     return net.node("ReduceSum", y, [1], keepdims=1)
+
+
+# Operators of onnxruntime on quantised numbers ---------------------------------------------------
+
+SCALE, POINT = np.float32(0.05), np.uint8(120)
+CODE = (SCALE, POINT)
+
+
+def quantise(net: Net, a: Tensor) -> Tensor:
+    return net.node("QuantizeLinear", a, *CODE)
+
+
+def dequantise(net: Net, q: Tensor) -> Tensor:
+    return net.node("DequantizeLinear", q, *CODE)
+
+
+def contrib(
+    net: Net, op: str, *inputs: Any, shape: Sequence[Any], dtype: Any = np.uint8, **attrs: Any
+) -> Tensor:
+    return net.nodes(op, inputs, shapes=[shape], dtype=dtype, domain="com.microsoft", **attrs)[0]
+
+
+def codes(net: Net, *shape: int, low: int = 90, high: int = 150, dtype: Any = np.uint8) -> Tensor:
+    """A stored tensor of quantised numbers."""
+    return net.const(net.rng.integers(low, high, shape).astype(dtype), "codes")

@@ -9,7 +9,18 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    SIGNAL,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 
 def _conv(out: int, **options: Any) -> Body:
@@ -132,6 +143,25 @@ def _qlinear(
     return body
 
 
+def _qlinear_of_onnxruntime(last: bool, out: int = 6, group: int = 1) -> Body:
+    """Its own form of QLinearConv, which may have the channels last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        shape = [*a.shape[:1], out, *a.shape[2:]]
+        x = quantise(net, a)
+        x = net.transpose(x, 0, 2, 3, 1) if last else x
+        w = _stored(net, out, a.shape[1] // group, 3, 3)
+        bias = net.const(net.rng.integers(-500, 500, out).astype(np.int32))
+        y = contrib(
+            net, "QLinearConv", x, *CODE, w, _per(0.01, out, np.float32), np.zeros(out, np.int8),
+            *CODE, bias, pads=[1] * 4, group=group, channels_last=int(last),
+            shape=[shape[k] for k in (0, 2, 3, 1)] if last else shape,
+        )  # fmt: skip
+        return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
+
+    return body
+
+
 def _batch(made: Body) -> Body:
     """Made of a batch out of the file, of which some may go."""
 
@@ -239,6 +269,12 @@ CASES = [
          exact=True),
     case("ConvInteger", 2, _integer(True), exact=True),
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
+    case("QLinearConv-of-onnxruntime", 2, _qlinear_of_onnxruntime(False), exact=True),
+    case("QLinearConv-channels-last", 2, _qlinear_of_onnxruntime(True), exact=True),
+    case("QLinearConv-channels-last-grouped", 3, _qlinear_of_onnxruntime(True, group=2),
+         exact=True),
+    case("QLinearConv-channels-last-depthwise", 1, _qlinear_of_onnxruntime(True, 8, 8),
+         exact=True),
     case("ConvInteger-grouped", 3, _integer(True, group=2), exact=True),
     case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
     *(case(f"{op}-where-{which}-speaks", 2, _speaking(op, which), opset=19, exact=True)

@@ -8,13 +8,31 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, SIGNAL, TOKENS, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    ROWS,
+    SIGNAL,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 FAR = 2**63 - 1  # how exporters write "to the end"
 
 
 def _moved(op: str, *inputs: Any, **attrs: Any) -> Body:
     return lambda net, a: net.node(op, a, *inputs, **attrs)
+
+
+def _quantised_concat(net: Net, a: Tensor) -> Tensor:
+    q, r = quantise(net, a), quantise(net, net.conv(a, 6, 1))
+    y = contrib(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=1, shape=[2, 14, 6, 6])
+    return dequantise(net, y)
 
 
 # --- Transpose, Concat
@@ -31,6 +49,7 @@ TRANSPOSE = [
 ]  # fmt: skip
 
 CONCAT = [
+    case("quantised", 2, _quantised_concat, exact=True),
     case("two", 2, lambda net, a: net.concat(a, net.conv(net.relu(a), 4)), exact=True),
     case("with-itself", 1, lambda net, a: net.concat(a, a), exact=True),
     case("three", 3, lambda net, a: net.concat(net.conv(a, 4), net.relu(a), net.conv(a, 4))),
