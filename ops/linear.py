@@ -211,7 +211,6 @@ declare(
     macs=_fused_macs,
     domain=MICROSOFT,
 )
-declare("MatMulInteger16", _matmul, zero="0 1", kinds=_matmul_kinds, domain=MICROSOFT)
 declare("CDist", "M D, N D -> M N", zero="0 + 1", domain=MICROSOFT)
 
 
