@@ -111,7 +111,7 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        goals = {self.graph.nodes[k].inputs[0] for k in self.stops}
+        goals = [self.graph.nodes[k].inputs[0] for k in self.stops]
         with (
             Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,

@@ -117,7 +117,7 @@ def measure(
     settled, level = dict[int, Affine](), 0.0
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
+    with Stream(apart, batches, [graph.nodes[k].inputs[0] for k in stops], memory) as run:
         for node, site in stops.items():
             x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
             if site is None:
