@@ -2,11 +2,11 @@
 
     python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--report docs/mutation.md]
 
-Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory, until a check fails:
-first those that killed the mutants before it, then the cheapest. It meets the rows and the other
-functions of its family's test that reach the broken lines, then kinds and costs, then those hazard
-models and random graphs of a fixed set that reach them, at most `MODELS`. Mutants that compute the
-same as the original are listed in `EQUIVALENT`, with the reason; they meet the rows alone.
+Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory, until a check
+fails: first those that killed the mutants before it, then the cheapest. It meets the rows and the
+other functions of its family's test that reach the broken lines, then kinds and costs, then those
+hazard models and random graphs of a fixed set that reach them, at most `MODELS`. Mutants that
+compute the same as the original are listed in `EQUIVALENT`, with the reason; they meet rows alone.
 """
 
 from __future__ import annotations
