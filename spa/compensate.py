@@ -113,7 +113,7 @@ class _Walk:
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
         read = {k: x for k, x in reads(self.graph, self.stops).items() if k not in self.graph.dead}
-        goals = set(read.values())
+        goals = list(read.values())
         with (
             Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
