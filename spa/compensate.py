@@ -16,21 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import METHODS, NEEDS, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Moments, moments
 from spa.groups import Groups, Removed
+from spa.logits import folded, matches, missed, moved, rows, sides
 from spa.measure import (
     Measured,
     channel_statistics,
     every_stop,
+    goals,
     named,
     norm_places,
     own,
     sampled,
     settle,
     stored,
+    with_products,
 )
 from spa.merge import stand_ins
 from spa.parts import parts
+from spa.products import Product
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site
 from spa.stream import Stream
@@ -101,22 +105,28 @@ class _Walk:
         self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
         self.needs = NEEDS.get(method)
         self.standing = stand_ins(groups, removed) if self.needs == "standing" else {}
-        self.stops = every_stop(self.graph)
+        stops = every_stop(self.graph)
+        asked = self.measured.products.values() if method in LOGITS else ()
+        alone = [s.product for s in asked if is_alone(groups, removed, s.product)]
+        self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        self.dense = own(whole, self.graph, self.stops)
-        self.pruned = own(mask(groups, removed, whole), self.graph, self.stops)
+        self.dense = own(whole, self.graph, stops)
+        self.pruned = own(mask(groups, removed, whole), self.graph, stops)
         self.values: dict[Place, NDArray[Any]] = {}
         self.helped: dict[str, tuple[float, float]] = {}
         self.rejected: list[str] = []
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        goals = {self.graph.nodes[k].inputs[0] for k in self.stops}
+        asked = goals(self.graph, self.stops)
         with (
-            Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
-            Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
+            Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
+            Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
             for node, site in self.stops.items():
+                if isinstance(site, Product):
+                    self._product(site)
+                    continue
                 name = self.graph.nodes[node].inputs[0]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
@@ -138,14 +148,15 @@ class _Walk:
         affine = self.measured.settled.get(site.node)
         if affine is not None and site.bias is not None:
             bias = stored(self.dense, self.graph, site.bias.place)
-            new, moved = w, bias
+            new, shifted = w, bias
             if site.place in self.values:
                 new = site.forward(np.asarray(self.values[site.place], np.float32))
-                moved = self.values.get(site.bias.place, bias)
+                shifted = self.values.get(site.bias.place, bias)
             elif not stays.into.all():
                 new = w * stays.all
             self._tell(self.dense, self.from_dense, settle(site, affine, w, bias, self.graph))
-            self._tell(self.pruned, self.from_pruned, settle(site, affine, new, moved, self.graph))
+            settled = settle(site, affine, new, shifted, self.graph)
+            self._tell(self.pruned, self.from_pruned, settled)
 
     def _refit(
         self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
@@ -180,8 +191,8 @@ class _Walk:
             all_ = np.zeros(w.shape[:2])
             all_[np.ix_(rows, columns)] = change
             bias = stored(self.dense, self.graph, site.bias.place)
-            moved = bias + site.bias.scale * all_.ravel()
-            self._set(site.bias.place, moved.astype(bias.dtype))
+            new_bias = site.bias.moved(bias, all_)
+            self._set(site.bias.place, new_bias.astype(bias.dtype))
 
     def _moments(
         self,
@@ -218,6 +229,63 @@ class _Walk:
     def _tell(apart: Any, stream: Stream, values: Mapping[Place, NDArray[Any]]) -> None:
         stream.replace(named(apart, values.items()))
 
+    # --- products of activations
+
+    def _product(self, product: Product) -> None:
+        """Match the products of queries and keys, and let the weights of queries make it so."""
+        x, z = (
+            [[b[n] for b in pair] for n in product.names]
+            for run in (self.from_dense, self.from_pruned)
+            for pair in [run(product.names)]
+        )
+        side = product.sides[0]
+        left = [self._outputs(s.site)[s.channels] for s in product.sides]
+        alive = np.flatnonzero(left[0].any(1) & left[1].any(1))
+        same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
+        if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
+            return
+        kept = np.flatnonzero(left[0][alive[0]])
+        dense, pruned = (
+            [sides(product, *pair) for pair in zip(*both, strict=True)] for both in (x, z)
+        )
+        fit = [rows(product, v[: self.fits], self.seed) for v in (dense, pruned)]
+        if fit[0] is None or fit[1] is None:
+            return
+        (q, k), (s, t) = ([v[alive] for v in f] for f in (fit[0], fit[1]))
+        choices = matches(
+            q,
+            s[:, :, kept],
+            k,
+            t[:, :, kept],
+            kept,
+            side.site.bias is not None,
+            self.method == "refit",
+        )
+        held = dense[self.fits :], pruned[self.fits :]
+        errors = [missed(product, *held, kept, alive, choice) for choice in (None, *choices)]
+        best = int(np.argmin(errors))
+        name = self.graph.nodes[product.node].name
+        if best == 0:
+            self.rejected.append(name)
+            return
+        self.helped[name] = errors[0], errors[best]
+        site, old = side.site, self.graph.array(side.site.weight)
+        w = site.forward(np.asarray(self.values.get(site.place, old), np.float32))
+        at = site.bias.place if site.bias else None
+        bias = None if at is None else self.values.get(at, stored(self.dense, self.graph, at))
+        w, bias = folded(side, alive, kept, choices[best - 1], w, bias)
+        self._set(site.place, site.backward(w, old.shape).astype(old.dtype))
+        if at is not None and bias is not None:
+            self._set(at, bias.astype(stored(self.dense, self.graph, at).dtype))
+        new = [moved(product, alive, kept, choices[best - 1], v) for v in z[0]]
+        self.from_pruned.put(side.name, new)
+
+    def _outputs(self, site: Site) -> NDArray[np.bool_]:
+        """Which outputs of a site are kept."""
+        shape = self.graph.constants[site.weight].shape
+        stays = _Stays(site, self.kept.axes(site.weight), shape)
+        return np.asarray(stays.all.any((0, 2, 3)))
+
     # --- statistics
 
     def _norm(self, node: int, x: list[Floats], z: list[Floats]) -> None:
@@ -244,6 +312,25 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
+
+
+def is_alone(groups: Groups, removed: Removed, product: Product) -> bool:
+    """Whether what is removed of the channels of both sides is read by the product alone."""
+    weights = {(s.site.weight, 1 - s.site.in_axis): s for s in product.sides}
+    places = [s.site.place for s in product.sides]
+    places += [s.site.bias.place for s in product.sides if s.site.bias is not None]
+    own_names = {groups.graph.nodes[node].inputs[position] for node, position in places}
+    for g, gone in removed.items():
+        for member in groups[g].members:
+            side = weights.get((member.tensor, member.axis))
+            if side is None or not len(gone):
+                continue
+            touched = np.isin(side.channels, member.index[gone])
+            some, every = (np.asarray(f(touched, axis=1)) for f in (np.any, np.all))
+            others = {m.tensor for m in groups[g].members} - own_names
+            if others and not np.array_equal(some, every):
+                return False
+    return True
 
 
 class _Stays:

@@ -158,4 +158,5 @@ METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
     "sweep": by_sweep,
     "merge": by_merge,
 }
+LOGITS = ("refit", "bias")  # the methods that match products of activations too, see spa.logits
 NEEDS = {"sweep": "whole", "merge": "standing"}  # what of Moments is made for a method alone

@@ -16,14 +16,16 @@ those it is known, or likely, to have had in training:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa.graph import Graph
+from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
+from spa.products import Product, products
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
@@ -95,13 +97,14 @@ class Measured:
 
     sites: node -> what it saw. statistics: BatchNormalization node -> mean and variance of what it
     read. settled: folded convolution -> what settling does to its output; empty on real inputs.
-    made_up: whether the inputs are.
+    made_up: whether the inputs are. products: node -> what it saw.
     """
 
     sites: Mapping[int, Seen]
     statistics: Mapping[int, tuple[Matrix, Matrix]]
     settled: Mapping[int, Affine]
     made_up: bool
+    products: Mapping[int, SeenProduct] = field(default_factory=dict)
 
 
 def measure(
@@ -115,10 +118,18 @@ def measure(
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
     settled, level = dict[int, Affine](), 0.0
+    seen_products = dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
-        for node, site in stops.items():
+    along = with_products(stops, products(graph, batches[0]))
+    with Stream(apart, batches, goals(graph, along), memory) as run:
+        for node, site in along.items():
+            if isinstance(site, Product):
+                pair = run(site.names)
+                q, k = ([b[name] for b in pair] for name in site.names)
+                if (what := see(site, q, k, seed)) is not None:
+                    seen_products[node] = what
+                continue
             x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
             if site is None:
                 statistics[node] = channel_statistics(x)
@@ -135,7 +146,7 @@ def measure(
                 settled[node] = _likely(mean + bias, deviation, level)
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
-    return Measured(found, statistics, settled, made_up)
+    return Measured(found, statistics, settled, made_up, seen_products)
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -158,6 +169,22 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
     }
     stops.update({s.node: s for s in sites(graph)})
     return dict(sorted(stops.items()))
+
+
+def with_products(
+    stops: Mapping[int, Site | None], found: Iterable[Product]
+) -> dict[int, Site | Product | None]:
+    """The stops with products of activations among them, in order."""
+    every: dict[int, Site | Product | None] = {**stops, **{p.node: p for p in found}}
+    return dict(sorted(every.items()))
+
+
+def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> set[str]:
+    """The tensors that are looked at."""
+    found: set[str] = set()
+    for node, stop in stops.items():
+        found.update(stop.names if isinstance(stop, Product) else graph.nodes[node].inputs[:1])
+    return found
 
 
 def sampled(

@@ -101,7 +101,7 @@ def select(
         say("allocating")
         return allocate(groups, scores, target, settings.scope_for(criterion), limits, cost).removed
     say("drawing curves")
-    drawn = curves(groups, study.measured.sites)
+    drawn = curves(groups, study.measured.sites, study.measured.products)
     ((measure_, share),) = target.items()
     if settings.scope_for(criterion) == "curves" and measure_ != "channels":
         say("measuring drift")
