@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import LOGITS, METHODS, NEEDS, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Moments, moments
 from spa.groups import Groups, Removed
 from spa.logits import folded, matches, missed, moved, rows, sides
 from spa.measure import (
@@ -39,6 +39,8 @@ from spa.run import Feeds
 from spa.sites import Floats, Place, Site
 from spa.stream import Stream
 from spa.validate import mask
+from spa.widths import Width, carried, far, lines, normalised, widths
+from spa.widths import rows as line_rows
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
@@ -52,7 +54,8 @@ class Compensation:
     helped: name of a site -> its error on held-out inputs before and after, as shares of the
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
-    repaired: the BatchNormalization nodes with new statistics.
+    repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
+        fewer channels with a new scale.
     drift: of the outputs on held-out inputs, before and after, as shares of their variance.
     refused: whether all of it was dropped because that drift did not shrink.
     """
@@ -108,10 +111,12 @@ class _Walk:
         stops = every_stop(self.graph)
         asked = self.measured.products.values() if method in LOGITS else ()
         alone = [s.product for s in asked if is_alone(groups, removed, s.product)]
+        self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
         self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        self.dense = own(whole, self.graph, stops)
-        self.pruned = own(mask(groups, removed, whole), self.graph, stops)
+        more = [p for w in self.widths.values() for p in w.places]
+        self.dense = own(whole, self.graph, stops, more)
+        self.pruned = own(mask(groups, removed, whole), self.graph, stops, more)
         self.values: dict[Place, NDArray[Any]] = {}
         self.helped: dict[str, tuple[float, float]] = {}
         self.rejected: list[str] = []
@@ -119,11 +124,15 @@ class _Walk:
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
         asked = goals(self.graph, self.stops)
+        asked.update(n for w in self.widths.values() for n in (w.x, w.y))
         with (
             Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
-            for node, site in self.stops.items():
+            for node, site in sorted({**self.stops, **self.widths}.items(), key=first):
+                if isinstance(site, Width):
+                    self._width(site)
+                    continue
                 if isinstance(site, Product):
                     self._product(site)
                     continue
@@ -286,6 +295,48 @@ class _Walk:
         stays = _Stays(site, self.kept.axes(site.weight), shape)
         return np.asarray(stays.all.any((0, 2, 3)))
 
+    # --- layer normalisations
+
+    def _left(self, width: Width) -> Index:
+        """The channels that are kept."""
+        axes = self.kept.axes(self._name(width.scale))
+        return np.arange(self._size(width)) if axes is None else axes[0]
+
+    def _size(self, width: Width) -> int:
+        return self.graph.constants[self._name(width.scale)].shape[0]
+
+    def _name(self, at: Place) -> str:
+        return self.graph.nodes[at[0]].inputs[at[1]]
+
+    def _width(self, width: Width) -> None:
+        """Scale and bias for fewer channels. The zeros in the pruned stream count as channels, in
+        the file they do not; the stream is told what comes nearest to the file."""
+        kept = self._left(width)
+        y = [b[width.y] for b in self.from_dense([width.y])]
+        z = [b[width.x] for b in self.from_pruned([width.x])]
+        old = [stored(self.dense, self.graph, p) for p in width.places]
+        scale = old[0][kept].astype(np.float64)
+        bias = old[1][kept].astype(np.float64) if width.bias else np.zeros(len(kept))
+        parts_ = slice(self.fits), slice(self.fits, None)
+        (fit_y, held_y), (fit_z, held_z) = ([line_rows(v[p]) for p in parts_] for v in (y, z))
+        fit, held = (normalised(width, v[:, kept]) for v in (fit_z, held_z))
+        choices = [(scale, bias)]
+        if self.repair:
+            choices += lines(fit_y[:, kept], fit, scale, bias, width.bias is not None)
+        errors = [far(held_y[:, kept], held, line) for line in choices]
+        best = int(np.argmin(errors))
+        if best:
+            self.repaired.append(self.graph.nodes[width.node].name)
+        told = carried(width, fit_z, kept, choices[best])
+        for at, before, value, in_stream in zip(
+            width.places, old, choices[best], told, strict=False
+        ):
+            new, other = np.zeros_like(before), np.zeros_like(before)
+            new[kept], other[kept] = value, in_stream
+            if best:
+                self.values[at] = new
+            self._tell(self.pruned, self.from_pruned, {at: other})
+
     # --- statistics
 
     def _norm(self, node: int, x: list[Floats], z: list[Floats]) -> None:
@@ -312,6 +363,10 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
+
+
+def first(item: tuple[int, Any]) -> int:
+    return item[0]
 
 
 def is_alone(groups: Groups, removed: Removed, product: Product) -> bool:

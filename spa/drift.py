@@ -8,6 +8,7 @@ curve has seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from spa.groups import Groups, Removed
 from spa.logits import SeenProduct, folded, without
 from spa.measure import Measured, Seen, every_stop, named, norm_places, own, settle, stored
 from spa.parts import Parts, parts
+from spa.rewrite import rewrite
 from spa.run import Feeds
 from spa.sites import Place, Site
 from spa.validate import mask
@@ -139,11 +141,22 @@ def outputs(
     batches: Sequence[Feeds],
 ) -> list[NDArray[Any]]:
     """All outputs of the network without some units, with new weights, on the terms on which the
-    dense one was measured: settled, where the inputs are made up."""
+    dense one was measured: settled, where the inputs are made up. Where zero is not as good as
+    gone, the file itself is run, and nothing is settled."""
     graph = groups.graph
+    if not is_exact(groups, removed):
+        changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
+        return _run(
+            parts(rewrite(replace(groups, graph=replace(graph, changed=changed)), removed)), batches
+        )
     apart = own(mask(groups, removed, parts(graph)), graph, every_stop(graph))
     apart = holding(apart, named(apart, values.items()))
     return _run(holding(apart, _resettled(graph, apart, measured)), batches)
+
+
+def is_exact(groups: Groups, removed: Removed) -> bool:
+    """Whether a network without these units computes what it computes where they are zero."""
+    return all(groups[g].exact for g, gone in removed.items() if len(gone))
 
 
 def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDArray[Any]]:

@@ -313,10 +313,15 @@ def norm_places(graph: Graph, node: int) -> list[Place]:
     return [p for k in (3, 4) if (p := place(graph, graph.nodes[node], k))]
 
 
-def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
+def own(
+    apart: Parts,
+    graph: Graph,
+    stops: Mapping[int, Site | None],
+    more: Sequence[Place] = (),
+) -> Parts:
     """The same model where each of these inputs reads an initializer of its own."""
     values, reads = {}, {}
-    for node, position in dict.fromkeys(places(graph, stops)):
+    for node, position in dict.fromkeys([*places(graph, stops), *more]):
         name = f"{node}.{position}@own"
         values[name] = stored(apart, graph, (node, position))
         reads[node, position] = name

@@ -17,7 +17,7 @@ from spa.calibration import NOISE, Calibration, calibrate, is_noise
 from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
 from spa.curves import curves
-from spa.drift import distance, outputs, weights
+from spa.drift import distance, is_exact, outputs, weights
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
 from spa.progress import Progress
@@ -152,7 +152,8 @@ def make_up(
     )
     say("judging")
     probes = first(study.held, PROBES)
-    drifts = [_drifts(groups, removed, terms, done, probes) for terms in on_terms(study.measured)]
+    every = on_terms(study.measured) if is_exact(groups, removed) else [plainly(study.measured)]
+    drifts = [_drifts(groups, removed, terms, done, probes) for terms in every]
     done = replace(done, drift=drifts[0])
     if not all(after < before for before, after in drifts):
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
@@ -163,7 +164,12 @@ def on_terms(measured: Measured) -> list[Measured]:
     """The terms on which outputs are compared: as measured, and those of the file itself."""
     if not measured.settled:
         return [measured]
-    return [measured, replace(measured, statistics={}, settled={})]
+    return [measured, plainly(measured)]
+
+
+def plainly(measured: Measured) -> Measured:
+    """On the terms of the file itself."""
+    return replace(measured, statistics={}, settled={})
 
 
 def _drifts(
