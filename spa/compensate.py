@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa.fit import LOGITS, METHODS, NEEDS, Index, Moments, moments
+from spa.fold import fold
+from spa.graph import Graph
 from spa.groups import Groups, Removed
 from spa.logits import folded, matches, missed, moved, rows, sides
 from spa.measure import (
@@ -32,7 +34,7 @@ from spa.measure import (
     stored,
     with_products,
 )
-from spa.merge import stand_ins
+from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
 from spa.products import Product
 from spa.run import Feeds
@@ -84,7 +86,7 @@ def compensate(
     Args:
         measured: the dense network on the same kind of inputs.
         fit, held: batches to fit on, and others to judge by.
-        method: one of `spa.fit.METHODS`, or "none".
+        method: one of `spa.fit.METHODS`, "fold" (see `spa.fold`), or "none".
         repair: re-estimate the statistics of BatchNormalization nodes.
         memory: bytes for held activations.
     """
@@ -107,7 +109,10 @@ class _Walk:
         self.kept = groups.kept(removed)
         self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
         self.needs = NEEDS.get(method)
-        self.standing = stand_ins(groups, removed) if self.needs == "standing" else {}
+        self.standing = {}
+        if self.needs == "standing":
+            choose = nearest if method == "merge" else combined
+            self.standing = stand_ins(groups, removed, choose)
         stops = every_stop(self.graph)
         asked = self.measured.products.values() if method in LOGITS else ()
         alone = [s.product for s in asked if is_alone(groups, removed, s.product)]
@@ -116,8 +121,13 @@ class _Walk:
         whole = parts(self.graph)
         more = [p for w in self.widths.values() for p in w.places]
         self.dense = own(whole, self.graph, stops, more)
-        self.pruned = own(mask(groups, removed, whole), self.graph, stops, more)
-        self.values: dict[Place, NDArray[Any]] = {}
+        folded_ = fold(groups, removed) if method == "fold" else {}
+        changed = replace(groups, graph=replace(self.graph, changed=folded_))
+        self.pruned = own(mask(changed, removed, whole), self.graph, stops, more)
+        places = {s.weight: s.place for s in stops.values() if s is not None}
+        self.values: dict[Place, NDArray[Any]] = {
+            places.get(n) or read_at(self.graph, n): value for n, value in folded_.items()
+        }
         self.helped: dict[str, tuple[float, float]] = {}
         self.rejected: list[str] = []
         self.repaired: list[str] = []
@@ -152,7 +162,7 @@ class _Walk:
         w = self.measured.sites[site.node].weights
         stays = _Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
-        if not untouched and self.method != "none" and stays.into.any():
+        if not untouched and self.method in METHODS and stays.into.any():
             self._refit(site, w, stays, x, z)
         affine = self.measured.settled.get(site.node)
         if affine is not None and site.bias is not None:
@@ -363,6 +373,12 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
+
+
+def read_at(graph: Graph, name: str) -> Place:
+    """An input that is this constant."""
+    node = graph.readers[name][0]
+    return node, graph.nodes[node].inputs.index(name)
 
 
 def first(item: tuple[int, Any]) -> int:

@@ -144,13 +144,11 @@ def outputs(
     dense one was measured: settled, where the inputs are made up. Where zero is not as good as
     gone, the file itself is run, and nothing is settled."""
     graph = groups.graph
+    changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
+    new = replace(groups, graph=replace(graph, changed=changed))
     if not is_exact(groups, removed):
-        changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
-        return _run(
-            parts(rewrite(replace(groups, graph=replace(graph, changed=changed)), removed)), batches
-        )
-    apart = own(mask(groups, removed, parts(graph)), graph, every_stop(graph))
-    apart = holding(apart, named(apart, values.items()))
+        return _run(parts(rewrite(new, removed)), batches)
+    apart = own(mask(new, removed, parts(graph)), graph, every_stop(graph))
     return _run(holding(apart, _resettled(graph, apart, measured)), batches)
 
 
