@@ -108,7 +108,7 @@ def dequantise(net: Net, q: Tensor) -> Tensor:
     return net.node("DequantizeLinear", q, *CODE)
 
 
-def contrib(
+def coded(
     net: Net, op: str, *inputs: Any, shape: Sequence[Any], dtype: Any = np.uint8, **attrs: Any
 ) -> Tensor:
     return net.nodes(op, inputs, shapes=[shape], dtype=dtype, domain="com.microsoft", **attrs)[0]

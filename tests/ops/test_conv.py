@@ -16,7 +16,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
-    contrib,
+    coded,
     dequantise,
     quantise,
     summed,
@@ -172,7 +172,7 @@ def _qlinear_of_onnxruntime(last: bool, out: int = 6, group: int = 1) -> Body:
         x = net.transpose(x, 0, 2, 3, 1) if last else x
         w = _stored(net, out, a.shape[1] // group, 3, 3)
         bias = net.const(net.rng.integers(-500, 500, out).astype(np.int32))
-        y = contrib(
+        y = coded(
             net, "QLinearConv", x, *CODE, w, _per(0.01, out, np.float32), np.zeros(out, np.int8),
             *CODE, bias, pads=[1] * 4, group=group, channels_last=int(last),
             shape=[shape[k] for k in (0, 2, 3, 1)] if last else shape,

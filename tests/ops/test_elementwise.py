@@ -18,9 +18,9 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    coded,
     codes,
     consume,
-    contrib,
     dequantise,
     produce,
     quantise,
@@ -344,7 +344,7 @@ def _quantised(op: str, speaks: bool = False, **attrs: float) -> Body:
 
     def body(net: Net, a: Tensor) -> Tensor:
         q = quantise(net, net.sigmoid(a) if speaks else a)
-        return dequantise(net, contrib(net, op, q, *CODE, *CODE, shape=a.shape, **attrs))
+        return dequantise(net, coded(net, op, q, *CODE, *CODE, shape=a.shape, **attrs))
 
     return body
 
@@ -355,7 +355,7 @@ def _quantised_pair(op: str, other: str) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         q = quantise(net, a)
         side = quantise(net, net.sigmoid(a)) if other == "made" else codes(net, a.shape[1], 1, 1)
-        y = contrib(net, op, q, *CODE, side, *CODE, *CODE, shape=a.shape)
+        y = coded(net, op, q, *CODE, side, *CODE, *CODE, shape=a.shape)
         return dequantise(net, y)
 
     return body
@@ -364,13 +364,13 @@ def _quantised_pair(op: str, other: str) -> Body:
 def _quantised_where(net: Net, a: Tensor) -> Tensor:
     q, stored = quantise(net, a), codes(net, a.shape[1], 1, 1)
     chosen = net.node("Greater", a, 0.0)
-    y = contrib(net, "QLinearWhere", chosen, q, *CODE, stored, *CODE, *CODE, shape=a.shape)
+    y = coded(net, "QLinearWhere", chosen, q, *CODE, stored, *CODE, *CODE, shape=a.shape)
     return dequantise(net, y)
 
 
 def _integers(net: Net, a: Tensor) -> Tensor:
     stored = codes(net, a.shape[1], 1, 1)
-    y = contrib(
+    y = coded(
         net, "MulInteger", quantise(net, a), POINT, stored, POINT, shape=a.shape, dtype=np.int32
     )
     return net.cast(y, TensorProto.FLOAT)

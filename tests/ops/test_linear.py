@@ -17,7 +17,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
-    contrib,
+    coded,
     dequantise,
     quantise,
 )
@@ -206,7 +206,7 @@ def _to_float(*columns: int, points: bool = True, bias: bool = True) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
         more = [np.uint8(120), _points(columns)] if points else [None, None]
-        return contrib(
+        return coded(
             net, "MatMulIntegerToFloat", net.node("QuantizeLinear", a, np.float32(0.03), np.uint8(
             120)), _stored(net, 8, 6), np.float32(0.03), scale if columns else scale[0], *more,
             net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6], dtype=np.float32,
@@ -219,7 +219,7 @@ def _dynamic(*columns: int, bias: bool = True, speaks: bool = False) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.sigmoid(a) if speaks else a
         scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
-        return contrib(
+        return coded(
             net, "DynamicQuantizeMatMul", a, _stored(net, 8, 6), scale if columns else scale[0],
             _points(columns), net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6],
             dtype=np.float32,
@@ -234,7 +234,7 @@ def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) ->
         w = _stored(net, *((6, 8) if attrs.get("transB") else (8, 6)))
         scale = np.full(columns, 0.01, np.float32) if columns else np.float32(0.01)
         c = net.const(net.rng.integers(-500, 500, 6).astype(np.int32)) if bias else None
-        made = contrib(
+        made = coded(
             net, "QGemm", x, *CODE, w, scale, _points(columns), c, *(CODE if back else ()),
             shape=[a.shape[0], 6], dtype=np.uint8 if back else np.float32, **attrs,
         )  # fmt: skip
@@ -246,7 +246,7 @@ def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) ->
 def _sixteen(net: Net, a: Tensor) -> Tensor:
     x = net.cast(net.mul(a, 100.0), TensorProto.INT16)
     w = net.const(net.rng.integers(-99, 99, (8, 6)).astype(np.int16), "stored")
-    y = contrib(net, "MatMulInteger16", x, w, shape=[*a.shape[:-1], 6], dtype=np.int32)
+    y = coded(net, "MatMulInteger16", x, w, shape=[*a.shape[:-1], 6], dtype=np.int32)
     return net.mul(net.cast(y, TensorProto.FLOAT), 1e-4)
 
 

@@ -16,7 +16,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
-    contrib,
+    coded,
     dequantise,
     quantise,
     summed,
@@ -31,7 +31,7 @@ def _moved(op: str, *inputs: Any, **attrs: Any) -> Body:
 
 def _quantised_concat(net: Net, a: Tensor) -> Tensor:
     q, r = quantise(net, a), quantise(net, net.conv(a, 6, 1))
-    y = contrib(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=1, shape=[2, 14, 6, 6])
+    y = coded(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=1, shape=[2, 14, 6, 6])
     return dequantise(net, y)
 
 

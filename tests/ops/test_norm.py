@@ -23,8 +23,8 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    coded,
     codes,
-    contrib,
     quantise,
     summed,
 )
@@ -56,7 +56,7 @@ def _quantised_softmax(axis: int, opset: int) -> Body:
         attrs = {"axis": axis, "opset": opset}
         scale, point = np.float32(1 / 256), np.uint8(0)
         q = quantise(net, a)
-        y = contrib(net, "QLinearSoftmax", q, *CODE, scale, point, shape=a.shape, **attrs)
+        y = coded(net, "QLinearSoftmax", q, *CODE, scale, point, shape=a.shape, **attrs)
         return net.node("DequantizeLinear", y, scale, point)
 
     return body

@@ -16,7 +16,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
-    contrib,
+    coded,
     dequantise,
     quantise,
     summed,
@@ -85,7 +85,7 @@ def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> B
         q = quantise(net, a)
         made = [shape[k] for k in (0, 2, 3, 1)] if last else shape
         q = net.transpose(q, 0, 2, 3, 1) if last else q
-        y = contrib(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
+        y = coded(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
         return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
 
     return body

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import CODE, ROWS, TOKENS, Body, Case, case, contrib, dequantise, quantise
+from tests.ops.cases import CODE, ROWS, TOKENS, Body, Case, case, coded, dequantise, quantise
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
@@ -31,7 +31,7 @@ def _reduce(op: str, axes: list[int] | None, opset: int, keepdims: int | None = 
 def _quantised(axes: list[int], shape: list[int]) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         q = quantise(net, a)
-        y = contrib(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
+        y = coded(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
         return dequantise(net, y)
 
     return body
