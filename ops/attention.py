@@ -6,7 +6,7 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import Op, Product, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Resized, Sized, declare
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -91,6 +91,7 @@ for _op, _domain, _pattern, _cost in (
     ("Attention", "", _attention, _macs),
     ("FlexAttention", "ai.onnx.preview", _flex, _macs),
     ("LinearAttention", "", _linear, None),
+    ("LinearAttention", MICROSOFT, _linear, None),
 ):
     declare(
         _op,

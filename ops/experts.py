@@ -22,10 +22,9 @@ def _resize(node: Sized) -> Resized:
 
 
 def _macs(op: Op) -> list[Product]:
-    """Every token meets all matrices of each expert that is picked for it."""
+    """Every token meets all matrices of one expert; how many are picked is not counted."""
     tokens = [(-1, k) for k in range(len(op.out_shape()) - 1)]
-    matrices = [[*tokens, (k, 1), (k, 2)] for k in (2, 4, 6) if op.has(k)]
-    return matrices * int(op.attr("k", 1))
+    return [[*tokens, (k, 1), (k, 2)] for k in (2, 4, 6) if op.has(k)]
 
 
 declare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ def follow(
     inexact: str = "",
     sizes: dict[str, int] | None = None,
     kinds: dict[str, str] | None = None,
+    summed: str = "",
 ) -> list[Axes]:
     """Run a pattern on the ids of a node: tie what shares a letter, give the outputs their ids."""
     pattern = patterns.parse(text)
@@ -43,6 +45,7 @@ def follow(
         op.lock_input(k, "an input that the rule keeps whole")
 
     silent = [_products(op, text) for text in zero.split(",")]
+    within = _products(op, summed) if summed else silent[0]
     for letter, axis in bound.letters.items():
         base = "..." if letter.startswith("...") else letter
         if base in inexact.split():
@@ -50,10 +53,10 @@ def follow(
         if kinds and base in kinds:
             op.kind(axis, kinds[base])
 
-    def zero_at(letter: str, output: int = 0, summed: bool = False) -> bool:
+    def zero_at(letter: str, products: list[list[int]], alone: bool = False) -> bool:
+        """alone: only what carries the letter counts."""
         carried = bound.zeros.get(letter, {})
-        products = silent[min(output, len(silent) - 1)]
-        asked = [p for p in products if not summed or any(k in carried for k in p)]
+        asked = [p for p in products if not alone or any(k in carried for k in p)]
         return bool(asked) and all(any(carried.get(k, False) for k in p) for p in asked)
 
     outputs: list[Axes] = []
@@ -64,14 +67,12 @@ def follow(
             continue
         term = patterns.lay(pattern.outputs[k], len(shape), text)
         shown.update(f for factors in term for f in factors)
+        zero_here = partial(zero_at, products=silent[min(k, len(silent) - 1)])
         outputs.append(
-            [
-                bound.spread(factors, n, lambda f, k=k: zero_at(f, k))  # type: ignore[misc]
-                for factors, n in zip(term, shape, strict=True)
-            ]
+            [bound.spread(factors, n, zero_here) for factors, n in zip(term, shape, strict=True)]
         )
     for letter, axis in bound.letters.items():
-        if letter not in shown and not zero_at(letter, summed=True):
+        if letter not in shown and not zero_at(letter, within, alone=True):
             op.inexact(axis)  # summed away without being zero: what it leaves is lost
     return outputs
 

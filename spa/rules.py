@@ -275,6 +275,7 @@ def declare(
     pattern: str | Callable[[Op], str],
     *,
     zero: str | Callable[[Op], str] = "",
+    summed: str = "",
     inexact: str | Callable[[Op], str] = "",
     sizes: Callable[[Op], dict[str, int]] | None = None,
     kinds: Callable[[Op], dict[str, str]] | None = None,
@@ -293,6 +294,7 @@ def declare(
             ``"+"`` where all inputs are.
             Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
             commas; the last one stands for the rest.
+        summed: the same for what is summed inside, where an activation behind that differs.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
@@ -303,9 +305,8 @@ def declare(
         text = pattern if isinstance(pattern, str) else pattern(op)
         letters = inexact if isinstance(inexact, str) else inexact(op)
         silent = zero if isinstance(zero, str) else zero(op)
-        return follow(
-            op, text, silent, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
-        )
+        size, kind = sizes(op) if sizes else {}, kinds(op) if kinds else {}
+        return follow(op, text, silent, letters, size, kind, summed)
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
     _register(ops, run, text, domain, resize, macs, _family(), points or {})

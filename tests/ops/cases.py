@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from models.builder import Net, Tensor
+from spa.rules import MICROSOFT
 from tests.oracle import check
 
 IMAGE = (2, 3, 6, 6)
@@ -83,6 +84,20 @@ def consume(net: Net, y: Tensor, shape: tuple[int, ...] = IMAGE) -> Tensor:
     if shape in LINEAR or len(y.shape) == 2:
         return net.linear(y, 5)
     return net.conv(y, 5, 1)
+
+
+def contrib(
+    net: Net, op: str, inputs: Sequence[Any], *shapes: Sequence[int], **attrs: Any
+) -> list[Tensor]:
+    """A node of onnxruntime's own domain, for whose outputs ONNX infers no shapes."""
+    given = list(inputs)
+    while given[-1] is None:
+        given.pop()
+    return net.nodes(op, given, len(shapes), shapes=shapes, domain=MICROSOFT, **attrs)
+
+
+# Without a kernel on the CPU nothing but the file tells shapes.
+UNSEEN: dict[str, Any] = {"runnable": False, "typed": True}
 
 
 def summed(net: Net, y: Tensor) -> Tensor:
