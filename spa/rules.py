@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
-from spa.follow import follow
+from spa.follow import follow, foretell
 
 if TYPE_CHECKING:
     from spa.graph import Node
@@ -215,6 +215,7 @@ class Rule:
     macs: its multiply-accumulates; None when it has none.
     points: a quantised input -> the input that holds its zero point, and the axis along which that
         counts where it is a vector (the attribute ``axis`` where there is one).
+    shapes: those of its outputs by those of its inputs; None where no pattern tells them.
     """
 
     op_type: str
@@ -225,6 +226,7 @@ class Rule:
     resize: Resize | None = None
     macs: Macs | None = None
     points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    shapes: Callable[[Op], list[Shape | None]] | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -262,12 +264,13 @@ def _register(
     macs: Macs | None,
     family: str,
     points: Mapping[int, tuple[int, int]],
+    shapes: Callable[[Op], list[Shape | None]] | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points, shapes)
 
 
 def declare(
@@ -308,8 +311,12 @@ def declare(
         size, kind = sizes(op) if sizes else {}, kinds(op) if kinds else {}
         return follow(op, text, silent, letters, size, kind, summed)
 
+    def shapes(op: Op) -> list[Shape | None]:
+        text = pattern if isinstance(pattern, str) else pattern(op)
+        return foretell(op, text, sizes(op) if sizes else {})
+
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), points or {})
+    _register(ops, run, text, domain, resize, macs, _family(), points or {}, shapes)
 
 
 def rule(

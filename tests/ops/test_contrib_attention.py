@@ -220,6 +220,18 @@ GROUPED = [
 ]  # fmt: skip
 
 
+def _linear(net: Net, a: Tensor) -> Tensor:
+    """Attention without a softmax, which carries a state."""
+    q, k, v = (net.linear(a, n) for n in (16, 8, 6))
+    decay = net.node("Neg", net.sigmoid(net.linear(a, 2)))
+    sizes = {"q_num_heads": 4, "kv_num_heads": 2, "update_rule": "gated"}
+    inputs = [q, k, v, None, decay]
+    return contrib(net, "LinearAttention", inputs, (BATCH, STEPS, 12), (BATCH, 2, 4, 3), **sizes)[0]
+
+
+LINEAR = [case("linear", 5, _linear, shape=TOKENS, exact=True)]
+
+
 def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> Tensor:
     angle = net.rng.uniform(-3, 3, (10, size // 2)).astype(np.float32)
     places = np.tile(np.arange(STEPS), (BATCH, 1)) if each else np.zeros(1, np.int64)
@@ -269,7 +281,7 @@ ROTARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *ROTARY])
+@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *LINEAR, *ROTARY])
 def test_contrib_attention(row: Case) -> None:
     row.check()
 

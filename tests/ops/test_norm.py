@@ -221,7 +221,7 @@ CONTRIB = [
     case("GatedRMSNorm", 2, _gated, shape=TOKENS),
     case("BiasSoftmax", 1, lambda net, a: contrib(
         net, "BiasSoftmax", [a, net.uniform(-1, 1, 1, 5, 8)], a.shape, axis=2,
-        is_inner_broadcast=0)[0], shape=TOKENS, exact=False, **UNSEEN),
+        is_inner_broadcast=0)[0], shape=TOKENS, exact=False, typed=True, **UNSEEN),
 ]  # fmt: skip
 
 
