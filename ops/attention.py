@@ -6,7 +6,15 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import (
+    MICROSOFT,
+    Op,
+    Product,
+    Quantised,
+    Resized,
+    Sized,
+    declare,
+)
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -91,6 +99,7 @@ for _op, _domain, _pattern, _cost in (
     ("Attention", "", _attention, _macs),
     ("FlexAttention", "ai.onnx.preview", _flex, _macs),
     ("LinearAttention", "", _linear, None),
+    ("LinearAttention", MICROSOFT, _linear, None),
 ):
     declare(
         _op,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import TOKENS, Body, Case, case
+from tests.ops.cases import TOKENS, Body, Case, case, coded
 
 BLOCK = 16
 

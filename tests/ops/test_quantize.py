@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, Body, Case, case, summed
+from tests.ops.cases import ROWS, Body, Case, case, coded, summed
 
 
 def _activation(axis: int | None) -> Body:
