@@ -140,7 +140,7 @@ declare(
     kinds=lambda op: _kinds(op) | {"I": "linear"},
     resize=_resize_projected,
     macs=_projected_macs,
-    quantised={0: Quantised(3, 6), 1: Quantised(4, 7, (1,))},
+    quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
     domain="com.microsoft",
 )
 

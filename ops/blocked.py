@@ -31,7 +31,7 @@ def _resize(node: Sized) -> Resized:
 def _unpacked(stored: Value, bits: int) -> Value:
     """The numbers of every byte, the lowest bits first, on an axis of their own at the end."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return (stored.astype(np.uint8)[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.asarray((stored.astype(np.uint8)[..., None] >> shifts) & np.uint8((1 << bits) - 1))
 
 
 # A matrix in blocks of its rows ------------------------------------------------------------------
@@ -46,7 +46,7 @@ def _blocks(op: Op) -> dict[str, int]:
 
 
 def _n_bits(op: Op) -> str:
-    """... (P r b), N (P r) c, N (P r), N P, groups, N -> ... N   (K whole where blocks do not fit)"""
+    """... (P r b), N (P r) c, N (P r), N P, *, N -> ... N   (K whole where blocks do not fit)"""
     if op.attr("weight_prepacked", 0):
         return "*, *, *, *, *, * -> *"
     size = _blocks(op)
@@ -78,7 +78,7 @@ declare(
     kinds=_kinds,
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(2, 3, (0, 1), unpack=_n_bits_numbers)},
+    quantised={1: Quantised((2,), 3, (0, 1), unpack=_n_bits_numbers)},
     domain="com.microsoft",
 )
 
@@ -119,7 +119,7 @@ declare(
     kinds=_kinds,
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(2, axes=(0,), unpack=_bnb4_numbers)},
+    quantised={1: Quantised((2,), axes=(0,), unpack=_bnb4_numbers)},
     domain="com.microsoft",
 )
 
@@ -140,7 +140,7 @@ def _table_numbers(node: Any, position: int, stored: Value) -> Value:
 @rule(
     "GatherBlockQuantized",
     text="as Gather; along the axis of the blocks a unit is a block",
-    quantised={0: Quantised(2, 3, tuple(range(8)), unpack=_table_numbers)},
+    quantised={0: Quantised((2,), 3, tuple(range(8)), unpack=_table_numbers)},
     domain="com.microsoft",
 )
 def gather(op: Op) -> list[Axes]:

@@ -72,13 +72,13 @@ for _op, _domain, _zero, _numbers in (
         "QLinearMatMul",
         "",
         "0 3",
-        {0: Quantised(1, 2, (-2,)), 3: Quantised(4, 5, (-1,))},
+        {0: Quantised((1,), 2, (-2,)), 3: Quantised((4,), 5, (-1,))},
     ),
     (
         "MatMulIntegerToFloat",
         "com.microsoft",
         "0 1 + 6",
-        {0: Quantised(2, 4, (-1,)), 1: Quantised(3, 5, (-1,))},
+        {0: Quantised((2,), 4, (-1,)), 1: Quantised((3,), 5, (-1,))},
     ),
 ):
     declare(
@@ -106,7 +106,7 @@ declare(
     "DynamicQuantizeMatMul",
     text="... M K, ... K N, N, N, N -> ... M N   (inexact where a removed index is not zero)",
     macs=_matmul_macs,
-    quantised={1: Quantised(2, 3, (-1,))},
+    quantised={1: Quantised((2,), 3, (-1,))},
     domain="com.microsoft",
 )
 def dynamic(op: Op) -> list[Axes]:
@@ -156,8 +156,9 @@ declare(
     kinds=lambda op: {"K": "linear", "N": "linear"},
     macs=_gemm_macs,
     quantised={
-        0: Quantised(1, 2),
-        3: Quantised(4, 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
+        0: Quantised((1,), 2),
+        3: Quantised((4,), 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
+        6: Quantised((1, 4), axes=(-1,)),
     },
     domain="com.microsoft",
 )

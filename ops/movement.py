@@ -21,7 +21,7 @@ def concat(op: Op) -> list[Axes]:
 
 @rule(
     "QLinearConcat",
-    quantised={k: Quantised(k + 1, k + 2) for k in range(2, 302, 3)},
+    quantised={k: Quantised((k + 1,), k + 2) for k in range(2, 302, 3)},
     domain="com.microsoft",
     text="as Concat; scales and zero points beside",
 )

@@ -64,7 +64,7 @@ def along_axis(op: Op) -> list[Axes]:
 @rule(
     "QLinearSoftmax",
     text="..., *, *, *, * -> ...  (inexact on axis)",
-    quantised={0: Quantised(1, 2)},
+    quantised={0: Quantised((1,), 2)},
     domain="com.microsoft",
 )
 def qlinear_softmax(op: Op) -> list[Axes]:
@@ -81,7 +81,7 @@ declare(
     "B s, B s, v C, p C, t C, C, C, *, *, *, *, *, *, *, *, *, *, * -> B s C, B",
     inexact="C",
     kinds=lambda op: {"C": "hidden"},
-    quantised={k: Quantised(k + 6, k + 11) for k in range(2, 7)},
+    quantised={k: Quantised((k + 6,), k + 11) for k in range(2, 7)},
     domain="com.microsoft",
 )
 

@@ -17,7 +17,7 @@ declare(
     "QLinearAveragePool QLinearGlobalAveragePool",
     _quantised,
     zero="0",
-    quantised={0: Quantised(1, 2)},
+    quantised={0: Quantised((1,), 2)},
     domain="com.microsoft",
 )
 # A reduction over all axes behind C, and written so for the mean of a layer normalisation.

@@ -64,8 +64,8 @@ def _inexact(op: Op) -> str:
 
 
 def _dynamic(op: Op) -> str:
-    """s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H), then for each matrix scale and
-    zero point, d or d (4 H) -> s d B H, d B H, d B H"""
+    """s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H), then scale and zero
+    point of each matrix, d or d (4 H) -> s d B H, d B H, d B H"""
     per = ", ".join("d (4 H)" if len(op.shape(k)) > 1 else "d" for k in range(8, 12))
     x = "s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H)"
     return f"{x}, {per} -> s d B H, d B H, d B H"
@@ -85,7 +85,7 @@ declare(
     kinds=lambda op: {"H": "recurrent", "I": "linear"},
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(8, 9, (0, 2)), 2: Quantised(10, 11, (0, 2))},
+    quantised={1: Quantised((8,), 9, (0, 2)), 2: Quantised((10,), 11, (0, 2))},
     domain="com.microsoft",
 )
 for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):

@@ -28,7 +28,7 @@ def reduce(op: Op) -> list[Axes]:
 @rule(
     "QLinearReduceMean",
     text="drops the axes; inexact where they are live",
-    quantised={0: Quantised(1, 2)},
+    quantised={0: Quantised((1,), 2)},
     domain="com.microsoft",
 )
 def qlinear_reduce(op: Op) -> list[Axes]:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import reals
-from spa.graph import Graph
+from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
+from spa.shapes import Shapes
 from spa.sites import Floats, Site, sites
 
 Scores = NDArray[np.float64]
@@ -84,6 +85,11 @@ class Criterion:
 def out_axis(site: Site) -> int:
     """The axis of the output channels in the stored weight of a site."""
     return 1 - site.in_axis
+
+
+def carriers(shapes: Shapes, node: Node) -> list[str]:
+    """The outputs of a node that may carry units on: not the scale of what is quantised."""
+    return [n for n in node.outputs if n and shapes.shapes.get(n) != ()]
 
 
 def stored(graph: Graph, name: str) -> Floats:

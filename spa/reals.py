@@ -1,13 +1,12 @@
 """What stored numbers stand for: scale * (stored - point), as the operator that reads them says.
 
-The rule of a reader names where scale and zero point are (`spa.rules.Quantised`). Between a constant
-and its reader may stand what only moves numbers, such as a Transpose; between it and what scales it
-may stand a Cast.
+The rule of a reader names where scale and zero point are (`spa.rules.Quantised`). Between a
+constant and its reader may stand what only moves numbers, such as a Transpose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +20,8 @@ from spa.rules import Quantised
 
 Floats = NDArray[np.floating[Any]]
 Value = NDArray[Any]
+
+_MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten")
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,11 @@ def stored(graph: Graph, name: str, numbers: Floats) -> Value:
     assert read is not None and read.how.unpack is None
     scale = _at_each(graph, read, old.shape, _scale(graph, read))
     point = _at_each(graph, read, old.shape, _held(graph, read, read.how.point))
-    codes = numbers if scale is None else numbers / np.where(scale, scale, 1).astype(np.float32)
-    if point is not None:
-        codes = codes + point.astype(np.float32)
-    low, high = _limits(graph, name, old)
-    codes = np.clip(codes, low, high)
+    per = np.float32(1) if scale is None else np.where(scale, scale, 1).astype(np.float32)
+    zero = np.float32(0) if point is None else point.astype(np.float32)
+    codes = np.clip(numbers / per + zero, *_limits(graph, name, old))
     whole = "INT" in TensorProto.DataType.Name(graph.constants[name].tensor.data_type)
-    return (np.rint(codes) if whole else codes).astype(old.dtype)
+    return np.asarray((np.rint(codes) if whole else codes).astype(old.dtype))
 
 
 def nothing(graph: Graph, name: str, value: Value) -> Value | None:
@@ -84,9 +83,9 @@ def nothing(graph: Graph, name: str, value: Value) -> Value | None:
 
     A zero point itself stays what it is.
     """
-    if "INT" not in TensorProto.DataType.Name(graph.constants[name].tensor.data_type):
+    if not is_quantised(graph, name):
         return None
-    if _beside(graph, name, "point"):
+    if _beside(graph, name, _points):
         return value
     read = _read(graph, name, value.shape)
     if read is None or read.how.unpack is not None:
@@ -96,61 +95,111 @@ def nothing(graph: Graph, name: str, value: Value) -> Value | None:
 
 def is_beside(graph: Graph, name: str) -> bool:
     """Whether a constant is but the scale or the zero point of others."""
-    return _beside(graph, name, "scale") or _beside(graph, name, "point")
+    return _beside(graph, name, _scales) or _beside(graph, name, _points)
+
+
+def is_read_as_quantised(node: Node, position: int) -> bool:
+    rule = rules.find(node.op_type, node.domain)
+    return rule is not None and position in rule.quantised
+
+
+def is_known(graph: Graph, node: Node, position: int) -> bool:
+    """Whether one stored scale and zero point say what the data of an input stand for, if any."""
+    if not is_read_as_quantised(node, position):
+        return True
+    read = _as_read(node, position)
+    return bool(read.how.scales) and all(
+        (v := _held(graph, read, k)) is not None and v.size == 1
+        for k in (*read.how.scales, read.how.point)
+        if k >= 0 and k < len(node.inputs) and node.inputs[k]
+    )
+
+
+def of_data(graph: Graph, node: Node, position: int, codes: Value) -> Floats:
+    """What the quantised data of an input stand for, by its scale and zero point."""
+    read = _as_read(node, position)
+    scale, point = _scale(graph, read), _held(graph, read, read.how.point)
+    found = codes.astype(np.float32)
+    found = found if point is None else found - point.astype(np.float32).ravel()[0]
+    return found if scale is None else found * scale.astype(np.float32).ravel()[0]
+
+
+def _as_read(node: Node, position: int) -> _Read:
+    rule = rules.find(node.op_type, node.domain)
+    assert rule is not None
+    return _Read(node, position, rule.quantised[position], None)
 
 
 def is_quantised(graph: Graph, name: str) -> bool:
     """Whether the type of a constant is one that holds numbers by a scale."""
     kind = TensorProto.DataType.Name(graph.constants[name].tensor.data_type)
-    return "INT" in kind or kind.startswith(("FLOAT8", "FLOAT4", "FLOAT6"))
+    return "64" not in kind and ("INT" in kind or kind.startswith(("FLOAT8", "FLOAT4", "FLOAT6")))
 
 
-def _beside(graph: Graph, name: str, what: str) -> bool:
+def _beside(graph: Graph, name: str, places: Callable[[Quantised], tuple[int, ...]]) -> bool:
     nodes = [graph.nodes[k] for k in graph.readers.get(name, [])]
     return bool(nodes) and all(
-        any(node.inputs[k] == name for k in _places(node, what)) for node in nodes
+        any(n == name and k in _all(node, places) for k, n in enumerate(node.inputs))
+        for node in nodes
     )
 
 
-def _places(node: Node, what: str) -> Iterator[int]:
+def _scales(how: Quantised) -> tuple[int, ...]:
+    return how.scales
+
+
+def _points(how: Quantised) -> tuple[int, ...]:
+    return (how.point,)
+
+
+def _all(node: Node, places: Callable[[Quantised], tuple[int, ...]]) -> set[int]:
     rule = rules.find(node.op_type, node.domain)
-    for how in (rule.quantised if rule else {}).values():
-        at = getattr(how, what)
-        if 0 <= at < len(node.inputs):
-            yield at
+    return {k for how in (rule.quantised if rule else {}).values() for k in places(how)}
 
 
-def _read(graph: Graph, name: str, shape: tuple[int, ...]) -> _Read | None:
-    """The first reader of a constant that says how its numbers are meant."""
+def _read(graph: Graph, name: str, shape: tuple[int, ...] | None) -> _Read | None:
+    """The first reader of a tensor that says how its numbers are meant.
+
+    Args:
+        shape: of the tensor; None where it is no longer known which of its numbers are which.
+    """
     for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
         rule = rules.find(node.op_type, node.domain)
         for position, how in (rule.quantised if rule else {}).items():
             if position < len(node.inputs) and node.inputs[position] == name:
                 return _Read(node, position, how, None)
-        if rule is None or rule.family not in ("movement", "reshape", "elementwise"):
+        if rule is None or rule.family not in ("movement", "reshape"):
             continue
-        if any(n in graph.activations for n in node.outputs):
-            continue
-        places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-        moved = _moved(graph, node, name, places)
-        for out, order in zip(node.outputs, moved, strict=False):
-            found = _read(graph, out, order.shape)
-            if found is not None:
-                inner = order if found.moved is None else order.ravel()[found.moved]
-                return replace(found, moved=inner)
+        order = None
+        if shape is not None and node.op_type in _MOVES:
+            places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+            order = _moved(graph, node, name, places)
+        for out in node.outputs if node.inputs[0] == name else ():
+            found = _read(graph, out, None if order is None else order.shape)
+            if found is None or (order is None and not _is_for_all(graph, found)):
+                continue
+            if order is None:
+                return replace(found, moved=None)
+            inner = order if found.moved is None else order.ravel()[found.moved]
+            return replace(found, moved=inner)
     return None
 
 
-def _moved(graph: Graph, node: Node, name: str, places: Value) -> list[Value]:
-    """What a node makes of the positions of a constant; nothing where it does more than move."""
-    if node.op_type not in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"):
-        return []
+def _is_for_all(graph: Graph, read: _Read) -> bool:
+    """Whether there is one scale and one zero point for all numbers."""
+    held = (_scale(graph, read), _held(graph, read, read.how.point))
+    return read.how.unpack is None and all(v is None or v.size == 1 for v in held)
+
+
+def _moved(graph: Graph, node: Node, name: str, places: Value) -> Value | None:
+    """Where a node moves the numbers of a constant."""
     feeds = {
         n: places if i == name else np.asarray(graph.array(i))
         for n, i in zip(node.proto.input, node.inputs, strict=True)
         if i == name or i in graph.constants
     }
-    return shapes.run(graph, node, feeds) or []
+    made = shapes.run(graph, node, feeds)
+    return made[0] if made else None
 
 
 def _held(graph: Graph, read: _Read, position: int) -> Value | None:
@@ -171,11 +220,17 @@ def _constant(graph: Graph, name: str) -> Value | None:
 
 
 def _scale(graph: Graph, read: _Read) -> Value | None:
-    return _behind(graph, read.node) if read.how.behind else _held(graph, read, read.how.scale)
+    if read.how.behind:
+        return _behind(graph, read.node)
+    found = [v for k in read.how.scales if (v := _held(graph, read, k)) is not None]
+    return np.asarray(np.prod(np.broadcast_arrays(*found), axis=0)) if found else None
 
 
 def scaled_by(graph: Graph, node: Node) -> Node | None:
-    """The Mul that brings what a node makes of quantised numbers to its scale."""
+    """The node itself, or the Mul that brings what it makes to its scale; None where none does."""
+    rule = rules.find(node.op_type, node.domain)
+    if rule is None or not any(how.behind for how in rule.quantised.values()):
+        return node
     name = node.outputs[0]
     while len(graph.readers.get(name, ())) == 1:
         after = graph.nodes[graph.readers[name][0]]
@@ -250,7 +305,6 @@ def _limits(graph: Graph, name: str, old: Value) -> tuple[float, float]:
     if "INT" in kind:
         bits, signed = int(kind.split("INT")[1]), not kind.startswith("U")
         return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    import ml_dtypes
-
-    info = ml_dtypes.finfo(old.dtype)
-    return float(info.min), float(info.max)
+    largest = np.abs(np.arange(256, dtype=np.uint8).view(old.dtype).astype(np.float32))
+    top = float(largest[np.isfinite(largest)].max())
+    return -top, top

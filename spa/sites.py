@@ -70,26 +70,59 @@ def sites(graph: Graph) -> list[Site]:
     """All sites in the order of the nodes; weights that several nodes read have none."""
     found = []
     for node in graph.nodes:
-        make = _KINDS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
-        site = make(graph, node) if make and node.inputs[0] in graph.activations else None
+        kind = _KINDS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
+        given = _given(graph, node, kind) if kind is not None else None
+        site = kind.make(graph, given) if kind is not None and given is not None else None
         if site is not None:
-            found.append(_quantised(graph, site) if _is_read_by_scale(graph, site) else site)
+            found.append(_in_numbers(graph, node, site))
     return found
 
 
-def _is_read_by_scale(graph: Graph, site: Site) -> bool:
-    return reals.is_quantised(graph, site.weight)
+@dataclass(frozen=True)
+class _Given:
+    """What a site is made of.
+
+    x: its data, as they are before they are quantised where that happens as they come.
+    at: the place of its weight. bias: None for none. y: the result at its scale.
+    """
+
+    node: Node
+    x: str
+    at: Place
+    bias: Bias | None
+    y: str
 
 
-def _quantised(graph: Graph, site: Site) -> Site:
-    """The site whose weights are what the stored ones stand for."""
-    kind = graph.array(site.weight).dtype
+def _given(graph: Graph, node: Node, kind: _Kind) -> _Given | None:
+    x, at, last = node.inputs[0], place(graph, node, kind.weight), reals.scaled_by(graph, node)
+    if at is None or last is None or x not in graph.activations:
+        return None
+    before = graph.nodes[graph.makers[x]] if x in graph.makers else None
+    if before is not None and before.op_type == "DynamicQuantizeLinear":
+        x = before.inputs[0]
+    elif not reals.is_known(graph, node, 0):
+        return None
+    bias = None if kind.bias is None else _bias(graph, last, kind.bias)
+    return _Given(node, x, at, bias, last.outputs[0])
+
+
+def _in_numbers(graph: Graph, node: Node, site: Site) -> Site:
+    """The site in real numbers, where its weights or its data are quantised."""
+    if site.x == node.inputs[0] and reals.is_read_as_quantised(node, 0):
+
+        def rows(x: Floats, most: int, random: np.random.Generator) -> Floats:
+            return plain.rows(reals.of_data(graph, node, 0, x), most, random)
+
+        plain, site = site, replace(site, rows=rows)
+    if not reals.is_quantised(graph, site.weight):
+        return site
+    kind, inner = graph.array(site.weight).dtype, site
 
     def forward(codes: Floats) -> Floats:
-        return site.forward(reals.real(graph, site.weight, np.asarray(codes).astype(kind)))
+        return inner.forward(reals.real(graph, site.weight, np.asarray(codes).astype(kind)))
 
     def backward(w: Floats, shape: tuple[int, ...]) -> Floats:
-        return reals.stored(graph, site.weight, site.backward(w, shape))
+        return reals.stored(graph, site.weight, inner.backward(w, shape))
 
     return replace(site, forward=forward, backward=backward, rounds=True)
 
@@ -102,7 +135,7 @@ def place(graph: Graph, node: Node, position: int) -> Place | None:
         return None
     constant = graph.constants.get(name)
     if constant is not None:
-        scaled = node.op_type == "DequantizeLinear"  # also integers of 32 bits, as biases are
+        scaled = reals.is_read_as_quantised(node, position)  # in 32 bits, as biases are
         known = scaled or constant.tensor.data_type in WEIGHTS
         return (node.index, position) if known else None
     before = graph.nodes[graph.makers[name]] if name in graph.makers else None
@@ -140,11 +173,10 @@ def _vector(graph: Graph, node: Node, position: int, scale: int, own: bool) -> B
     return Bias(at, scale, own, step)
 
 
-def _conv(graph: Graph, node: Node) -> Site | None:
-    at = place(graph, node, 1)
-    if at is None:
+def _conv(graph: Graph, given: _Given) -> Site | None:
+    node, weight = given.node, _name(graph, given.at)
+    if node.attrs.get("channels_last", 0):
         return None
-    weight = _name(graph, at)
     shape, groups = graph.constants[weight].shape, int(node.attrs.get("group", 1))
     kernel = shape[2:]
     n = len(kernel)
@@ -165,8 +197,8 @@ def _conv(graph: Graph, node: Node) -> Site | None:
         return w.reshape(shape)
 
     return Site(
-        node.index, node.inputs[0], node.outputs[0], 1, weight, at, _bias(graph, node, 2), groups,
-        forward, backward, rows, 1,
+        node.index, given.x, given.y, 1, weight, given.at, given.bias, groups, forward, backward,
+        rows, 1,
     )  # fmt: skip
 
 
@@ -222,11 +254,9 @@ def _flat(axis: int) -> Callable[[Floats, int, np.random.Generator], Floats]:
     return rows
 
 
-def _transpose(graph: Graph, node: Node) -> Site | None:
-    at = place(graph, node, 1)
-    if at is None or int(node.attrs.get("group", 1)) > 1:
+def _transpose(graph: Graph, given: _Given) -> Site | None:
+    if int(given.node.attrs.get("group", 1)) > 1:
         return None
-    weight = _name(graph, at)
 
     # Every input position is spread on its own: taps count as outputs.
     def forward(w: Floats) -> Floats:
@@ -236,36 +266,14 @@ def _transpose(graph: Graph, node: Node) -> Site | None:
         return np.moveaxis(w.reshape(*shape[1:], shape[0]), -1, 0)
 
     return Site(
-        node.index, node.inputs[0], node.outputs[0], 1, weight, at, None, 1,
+        given.node.index, given.x, given.y, 1, _name(graph, given.at), given.at, given.bias, 1,
         forward, backward, _flat(1), 0,
     )  # fmt: skip
 
 
-def _matrix(graph: Graph, node: Node) -> Site | None:
-    """Gemm, and MatMul with a stored matrix on the right."""
-    return _product(graph, node, node.inputs[0], node, 2 if node.op_type == "Gemm" else -1)
-
-
-def _dynamic(graph: Graph, node: Node) -> Site | None:
-    """A product in eight bits of what is quantised as it comes."""
-    if node.op_type == "DynamicQuantizeMatMul":
-        return _product(graph, node, node.inputs[0], node, 4)
-    maker = graph.makers.get(node.inputs[0])
-    if maker is None or graph.nodes[maker].op_type != "DynamicQuantizeLinear":
-        return None
-    x = graph.nodes[maker].inputs[0]
-    if node.op_type == "MatMulIntegerToFloat":
-        return _product(graph, node, x, node, 6)
-    last = reals.scaled_by(graph, node)
-    return _product(graph, node, x, last, -1) if last is not None else None
-
-
-def _product(graph: Graph, node: Node, x: str, last: Node, bias_at: int) -> Site | None:
-    """A stored matrix on the right of x; ``last`` makes the result of it."""
-    at = place(graph, node, 1)
-    if at is None:
-        return None
-    weight = _name(graph, at)
+def _matrix(graph: Graph, given: _Given) -> Site | None:
+    """A product with a stored matrix on the right."""
+    node, weight = given.node, _name(graph, given.at)
     if len(graph.constants[weight].shape) != 2 or node.attrs.get("transA", 0):
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
@@ -279,17 +287,32 @@ def _product(graph: Graph, node: Node, x: str, last: Node, bias_at: int) -> Site
         return w[0, :, :, 0] if across else w[0, :, :, 0].T
 
     return Site(
-        node.index, x, last.outputs[0], -1, weight, at, _bias(graph, last, bias_at), 1,
-        forward, backward, _flat(-1), 1 if across else 0,
+        node.index, given.x, given.y, -1, weight, given.at, given.bias, 1, forward, backward,
+        _flat(-1), 1 if across else 0,
     )  # fmt: skip
 
 
-_KINDS: dict[tuple[str, str], Callable[[Graph, Node], Site | None]] = {
-    ("", "Conv"): _conv,
-    ("", "ConvTranspose"): _transpose,
-    ("", "Gemm"): _matrix,
-    ("", "MatMul"): _matrix,
-    ("", "MatMulInteger"): _dynamic,
-    ("com.microsoft", "DynamicQuantizeMatMul"): _dynamic,
-    ("com.microsoft", "MatMulIntegerToFloat"): _dynamic,
+@dataclass(frozen=True)
+class _Kind:
+    """make: the site. weight, bias: the inputs that hold those; -1 for an Add behind, None for no
+    bias."""
+
+    make: Callable[[Graph, _Given], Site | None]
+    weight: int
+    bias: int | None
+
+
+_KINDS = {
+    ("", "Conv"): _Kind(_conv, 1, 2),
+    ("", "ConvTranspose"): _Kind(_transpose, 1, None),
+    ("", "Gemm"): _Kind(_matrix, 1, 2),
+    ("", "MatMul"): _Kind(_matrix, 1, -1),
+    ("", "ConvInteger"): _Kind(_conv, 1, -1),
+    ("", "MatMulInteger"): _Kind(_matrix, 1, -1),
+    ("", "QLinearConv"): _Kind(_conv, 3, 8),
+    ("", "QLinearMatMul"): _Kind(_matrix, 3, -1),
+    ("com.microsoft", "QLinearConv"): _Kind(_conv, 3, 8),
+    ("com.microsoft", "QGemm"): _Kind(_matrix, 3, 6),
+    ("com.microsoft", "DynamicQuantizeMatMul"): _Kind(_matrix, 1, 4),
+    ("com.microsoft", "MatMulIntegerToFloat"): _Kind(_matrix, 1, 6),
 }

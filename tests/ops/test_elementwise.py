@@ -400,6 +400,8 @@ QUANTISED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED])
+@pytest.mark.parametrize(
+    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED]
+)
 def test_elementwise(case: Case) -> None:
     case.check()
