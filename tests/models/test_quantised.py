@@ -143,12 +143,11 @@ def _twins(floats: Groups, groups: Groups) -> dict[int, int]:
         name = member.tensor.partition("@")[0].removesuffix("_quantized")
         return name, member.axis, member.index.tobytes()
 
-    known = {(h.kind, *key(m)): k for k, h in enumerate(groups) for m in h.members}
+    known = {(h.kind, key(m)): k for k, h in enumerate(groups) for m in h.members}
     found = {}
     for g, group in enumerate(floats):
-        found[g] = next(
-            known[group.kind, *key(m)] for m in group.members if (group.kind, *key(m)) in known
-        )
+        keys = [(group.kind, key(m)) for m in group.members]
+        found[g] = next(known[k] for k in keys if k in known)
     assert len(set(found.values())) == len(floats)
     return found
 
