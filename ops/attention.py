@@ -6,7 +6,7 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -141,7 +141,7 @@ declare(
     resize=_resize_projected,
     macs=_projected_macs,
     quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 # Rotary positions ------------------------------------------------------------------------------

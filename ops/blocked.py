@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.rules import Axes, Op, Product, Quantised, Resized, Sized, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Product, Quantised, Resized, Sized, declare, follow, rule
 
 Value = NDArray[Any]
 
@@ -79,7 +79,7 @@ declare(
     resize=_resize,
     macs=_macs,
     quantised={1: Quantised((2,), 3, (0, 1), unpack=_n_bits_numbers)},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 # The sixteen numbers of NF4 (Dettmers et al. 2023, QLoRA, appendix E) and of FP4.
@@ -120,7 +120,7 @@ declare(
     resize=_resize,
     macs=_macs,
     quantised={1: Quantised((2,), axes=(0,), unpack=_bnb4_numbers)},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 # A table in blocks -------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def _table_numbers(node: Any, position: int, stored: Value) -> Value:
     "GatherBlockQuantized",
     text="as Gather; along the axis of the blocks a unit is a block",
     quantised={0: Quantised((2,), 3, tuple(range(8)), unpack=_table_numbers)},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 def gather(op: Op) -> list[Axes]:
     rank, picks = len(op.shape()), len(op.shape(1))

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare, is_silent
 
 
 def _groups(op: Op) -> dict[str, int]:
@@ -27,7 +27,7 @@ def _resize_conv(node: Sized) -> Resized:
 
 def _is_last(op: Op) -> bool:
     """Whether channels stand last in the data, as onnxruntime's own QLinearConv may have it."""
-    return bool(op.attr("channels_last", 0))
+    return bool(op.attr("channels_last", 0)) or op.node.op_type.startswith("Nhwc")
 
 
 def _resize_transpose(node: Sized) -> Resized:
@@ -77,6 +77,26 @@ declare(
 )
 
 
+def _fused(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O), N (G O) * -> N (G O) *   (channels last where it says Nhwc)"""
+    if op.node.op_type.startswith("Nhwc"):
+        return "N * (G I), (G O) I *, (G O), N * (G O) -> N * (G O)"
+    inputs, y = _conv(op).split(" -> ")
+    return f"{inputs}, {y} -> {y}"
+
+
+declare(
+    "FusedConv NhwcConv NhwcFusedConv",
+    _fused,
+    zero=lambda op: "0 1 + 2 + 3" if is_silent(op) else "",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_conv,
+    macs=_macs,
+    domain=MICROSOFT,
+)
+
+
 def _quantised(op: Op) -> str:
     """N (G I) *, *, *, (G O) I *, (G O), (G O), *, *, (G O) -> N (G O) *"""
     # Scale and zero point of the weight: one, or one for every output channel.
@@ -92,7 +112,7 @@ _linear = {0: Quantised((1,), 2), 3: Quantised((4,), 5, (0,)), 8: Quantised((1, 
 for _op, _domain, _zero, _numbers in (
     ("ConvInteger", "", "0 1", _integer),
     ("QLinearConv", "", "0 3 + 8", _linear),
-    ("QLinearConv", "com.microsoft", "0 3 + 8", _linear),
+    ("QLinearConv", MICROSOFT, "0 3 + 8", _linear),
 ):
     declare(
         _op,
@@ -113,6 +133,16 @@ declare(
     kinds=_kinds,
     resize=_resize_transpose,
     macs=_macs_transpose,
+)
+declare(
+    "ConvTransposeWithDynamicPads",
+    "N (G I) *, (G I) O *, *, (G O) -> N (G O) *",
+    zero="0 1 + 3",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_transpose,
+    macs=_macs_transpose,
+    domain=MICROSOFT,
 )
 
 
@@ -136,6 +166,17 @@ declare(
 )
 
 declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
+
+
+def _causal(op: Op) -> str:
+    """N C *, C *, C, N C * -> N C *, N C *   (N * C where channels_last; else whole)"""
+    if op.attr("input_channels", 0) or op.attr("state_window", 0) or len(op.node.outputs) > 2:
+        return "*, *, *, * -> *, *, *"
+    x = "N step C" if op.attr("channels_last", 0) else "N C *"
+    return f"{x}, C *, C, {x} -> {x}, {x}"
+
+
+declare("CausalConvWithState", _causal, zero="0 1 + 2 + 3 1, 0 + 3", domain=MICROSOFT)
 
 
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.

@@ -3,7 +3,7 @@
 from math import prod
 
 from spa.patterns import PatternError
-from spa.rules import Axes, Op, Product, Quantised, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Product, Quantised, declare, follow, is_silent, rule
 
 
 def _operands(op: Op) -> tuple[int, int]:
@@ -76,7 +76,7 @@ for _op, _domain, _zero, _numbers in (
     ),
     (
         "MatMulIntegerToFloat",
-        "com.microsoft",
+        MICROSOFT,
         "0 1 + 6",
         {0: Quantised((2,), 4, (-1,)), 1: Quantised((3,), 5, (-1,))},
     ),
@@ -98,7 +98,7 @@ declare(
     kinds=_matmul_kinds,
     macs=_matmul_macs,
     quantised={0: Quantised(), 1: Quantised(behind=True, axes=(-1,))},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 
@@ -107,7 +107,7 @@ declare(
     text="... M K, ... K N, N, N, N -> ... M N   (inexact where a removed index is not zero)",
     macs=_matmul_macs,
     quantised={1: Quantised((2,), 3, (-1,))},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 def dynamic(op: Op) -> list[Axes]:
     # The range that A's scale is made of always holds zero.
@@ -160,8 +160,59 @@ declare(
         3: Quantised((4,), 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
         6: Quantised((1, 4), axes=(-1,)),
     },
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
+
+
+declare(
+    "FusedGemm",
+    _gemm,
+    zero=lambda op: "0 1 + 2" if is_silent(op) else "",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
+    domain=MICROSOFT,
+)
+declare(
+    "GemmFastGelu",
+    "... K, K N, N -> ... N",
+    zero="0 1 + 2",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=_matmul_macs,
+    domain=MICROSOFT,
+)
+
+
+def _fused(op: Op) -> str:
+    """... M K, ... K N -> ... M N   (transposed as transA, transB say; transBatchA: M ... K)"""
+    a, b, y = _terms(op)
+    return f"{_turned(op, 'A', a)}, {_turned(op, 'B', b)} -> {y}"
+
+
+def _turned(op: Op, which: str, term: str) -> str:
+    letters = term.split()
+    if len(letters) > 1 and op.attr(f"trans{which}", 0):
+        letters[-2:] = letters[:-3:-1]
+    if len(letters) > 1 and op.attr(f"transBatch{which}", 0):
+        letters = [letters[-2], "...", letters[-1]]
+    return " ".join(letters)
+
+
+def _fused_macs(op: Op) -> list[Product]:
+    rank = len(op.shape(0))
+    turned, batch = op.attr("transA", 0), op.attr("transBatchA", 0)
+    at = rank - 1 if not turned or rank == 1 else 0 if batch else rank - 2
+    return [[*((-1, k) for k in range(len(op.out_shape()))), (0, at)]]
+
+
+declare(
+    "FusedMatMul TransposeMatMul",
+    _fused,
+    zero="0 1",
+    kinds=_matmul_kinds,
+    macs=_fused_macs,
+    domain=MICROSOFT,
+)
+declare("CDist", "M D, N D -> M N", zero="0 + 1", domain=MICROSOFT)
 
 
 def _einsum_terms(op: Op) -> tuple[list[str], str]:

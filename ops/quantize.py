@@ -1,6 +1,6 @@
 """Quantisation of single tensors, per tensor, per axis or in blocks."""
 
-from spa.rules import Axes, Op, Quantised, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Quantised, declare, follow, rule
 
 
 def _pattern(op: Op) -> str:
@@ -27,7 +27,7 @@ def _block(op: Op) -> dict[str, int]:
     return {"b": size} if size else {}
 
 
-for _domain in ("", "com.microsoft"):
+for _domain in ("", MICROSOFT):
     declare(
         "DequantizeLinear",
         _pattern,

@@ -3,7 +3,7 @@
 Steps are whole: a state goes on from one to the next.
 """
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 
 def _layout(seq: str, op: Op) -> str:
@@ -86,7 +86,7 @@ declare(
     resize=_resize,
     macs=_macs,
     quantised={1: Quantised((8,), 9, (0, 2)), 2: Quantised((10,), 11, (0, 2))},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
     declare(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, Quantised, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
@@ -29,7 +29,7 @@ def reduce(op: Op) -> list[Axes]:
     "QLinearReduceMean",
     text="drops the axes; inexact where they are live",
     quantised={0: Quantised((1,), 2)},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 def qlinear_reduce(op: Op) -> list[Axes]:
     rank = len(op.shape())
@@ -87,5 +87,6 @@ def one_hot(op: Op) -> list[Axes]:
 
 
 @rule("Trilu", text="keeps the last two axes whole")
+@rule("Trilu", domain=MICROSOFT, text="keeps the last two axes whole")
 def trilu(op: Op) -> list[Axes]:
     return follow(op, "... m n, * -> ... m n", zero="0")

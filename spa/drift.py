@@ -8,6 +8,7 @@ curve has seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,8 @@ def holding(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
         model.graph.initializer.append(
             tensor if value is None else numpy_helper.from_array(value, tensor.name)
         )
-    return Parts(model, {n: values.get(n, v) for n, v in apart.weights.items()})
+    weights = {n: values.get(n, v) for n, v in apart.weights.items()}
+    return replace(apart, model=model, weights=weights)
 
 
 def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:

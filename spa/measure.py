@@ -307,7 +307,7 @@ def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
     """What a model stores for the input of a node."""
     from onnx import numpy_helper
 
-    name = apart.model.graph.node[place[0]].input[place[1]]
+    name = apart.node(place[0]).input[place[1]]
     if name in apart.weights:
         return apart.weights[name]
     for tensor in apart.model.graph.initializer:
@@ -320,7 +320,7 @@ def named(apart: Parts, values: Iterable[tuple[Place, NDArray[Any]]]) -> dict[st
     """Values for inputs of nodes by the names of the initializers that they read, as stored."""
     found = {}
     for (node, position), value in values:
-        name = apart.model.graph.node[node].input[position]
+        name = apart.node(node).input[position]
         kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
         found[name] = np.ascontiguousarray(value.astype(kind))
     return found

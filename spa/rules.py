@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spa.graph import Node
 
 __all__ = [
+    "MICROSOFT",
     "RULES",
     "Axes",
     "Axis",
@@ -35,6 +36,7 @@ __all__ = [
     "declare",
     "find",
     "follow",
+    "is_silent",
     "is_whole",
     "rule",
     "whole",
@@ -159,6 +161,16 @@ class Op:
         flat = np.stack([line.ravel() for line in lines])
         self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
 
+    def promised(self, k: int, at: int, axis: Axis) -> Axis:
+        """The axis of a state where a loop enters its body, see `Recorder`."""
+        spoken = (self.node.bodies[0], k, at) in self.recorder.spoken
+        return axis._replace(zero=axis.zero and not spoken)
+
+    def keep_promise(self, k: int, at: int, axis: Axis) -> None:
+        """Say what the rounds leave of a state."""
+        if self.input(k)[at].zero and not axis.zero:
+            self.recorder.broken.add((self.node.bodies[0], k, at))
+
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
 
@@ -231,6 +243,7 @@ class Rule:
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
+    enter: for an operator with a body, what the body is given.
     quantised: the inputs that hold quantised numbers, and how.
     """
 
@@ -242,9 +255,25 @@ class Rule:
     resize: Resize | None = None
     macs: Macs | None = None
     quantised: Mapping[int, Quantised] = field(default_factory=dict)
+    enter: Run | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
+MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+# Activations that onnxruntime fuses into what is before them and that have f(0) = 0.
+_SILENT = frozenset(
+    b"Relu LeakyRelu Tanh ScaledTanh Elu Selu ThresholdedRelu HardSwish Gelu QuickGelu".split()
+)
+
+
+def is_silent(op: Op) -> bool:
+    """Whether the activation fused into a node, if any, leaves zero as it is."""
+    name = op.attr("activation", b"")
+    if name == b"Clip":
+        low, high = op.attr("activation_params", [-np.inf, np.inf])
+        return bool(low <= 0 <= high)
+    return not name or name in _SILENT
 
 
 def find(op_type: str, domain: str) -> Rule | None:
@@ -264,12 +293,13 @@ def _register(
     macs: Macs | None,
     family: str,
     quantised: Mapping[int, Quantised],
+    enter: Run | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised, enter)
 
 
 def declare(
@@ -293,7 +323,8 @@ def declare(
         zero: where a removed index holds zero in the output, as a sum of products of inputs:
             ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too,
             ``"+"`` where all inputs are.
-            Empty: never zero, because f(0) is not 0.
+            Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
+            commas; the last one stands for the rest.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
@@ -317,6 +348,7 @@ def rule(
     *,
     resize: Resize | None = None,
     macs: Macs | None = None,
+    enter: Run | None = None,
     quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
     text: str = "",
@@ -326,7 +358,7 @@ def rule(
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
         family = run.__module__.rsplit(".", 1)[-1]
-        _register(ops, run, said, domain, resize, macs, family, quantised or {})
+        _register(ops, run, said, domain, resize, macs, family, quantised or {}, enter)
         return run
 
     return register

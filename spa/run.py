@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
+from spa.borders import counts
 from spa.errors import ModelError
 from spa.graph import Graph
 from spa.parts import Parts, parts
@@ -73,6 +74,7 @@ def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSess
     )
 
 
+_ROUNDS = 5  # of a loop, where an input says how many
 STYLES = ("random", "ones", "zeros")
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
@@ -212,13 +214,14 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
     sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
-    top = smallest_table(graph)
+    top, rounds = smallest_table(graph), counts(graph)
     for info in graph.model.graph.input:
         if info.name not in graph.inputs:
             continue
         if info.type.HasField("tensor_type"):
             shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
-            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, top, style)
+            most = min(top, _ROUNDS) if info.name in rounds else top
+            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, most, style)
         elif info.type.sequence_type.elem_type.HasField("tensor_type"):
             tensor = info.type.sequence_type.elem_type.tensor_type
             shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]

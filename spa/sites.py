@@ -129,9 +129,9 @@ def _in_numbers(graph: Graph, node: Node, site: Site) -> Site:
 
 def place(graph: Graph, node: Node, position: int) -> Place | None:
     """The input that holds a stored weight for one reader alone: this one, or that of an Identity
-    or a DequantizeLinear before it."""
+    or a DequantizeLinear before it. Inside of a body there is none."""
     name = node.inputs[position] if position < len(node.inputs) else ""
-    if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs:
+    if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs or node.home:
         return None
     constant = graph.constants.get(name)
     if constant is not None:

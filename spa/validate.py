@@ -17,10 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import reals, rules
+from spa import forks, reals, rules
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
-from spa.graph import Graph
+from spa.graph import FLOATS, Graph
 from spa.groups import Groups, Kept, Removed
 from spa.parts import Parts, parts
 from spa.protos import serialize
@@ -45,6 +45,7 @@ class Verification:
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
     why: what it says where it cannot.
     still: the free sizes for which only one number was found that the original runs at.
+    unseen: the If nodes of which only one branch was seen to be taken.
     feeds: the inputs of the first run.
     """
 
@@ -56,6 +57,7 @@ class Verification:
     runs: bool
     why: str = ""
     still: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -133,11 +135,12 @@ def verify(
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
+    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
+    feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
-    sums = _last_sums(graph) if count else []
+    sums = _last_sums(groups) if count else []
     whole = len(exact) == len(removed)
     cut = parts(pruned)
     try:
@@ -162,7 +165,7 @@ def verify(
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
     sizes = tuple(i.sizes for i in given)
     still = tuple(runs.same_sizes(sizes))
-    return Verification(law, count, units, drift, sizes, True, "", still, feeds[0])
+    return Verification(law, count, units, drift, sizes, True, "", still, tuple(unseen), feeds[0])
 
 
 def _outputs(
@@ -188,8 +191,10 @@ def _check_finite(wanted: Outputs, got: Outputs) -> None:
             )
 
 
-def _last_sums(graph: Graph) -> list[str]:
-    """The outputs of the last nodes before each graph output that multiply and sum."""
+def _last_sums(groups: Groups) -> list[str]:
+    """The outputs of the last nodes before each graph output that multiply and sum, or that run
+    a body, in which some may."""
+    graph, shapes = groups.graph, groups.shapes
     found, seen, waiting = set(), set(), list(graph.outputs)
     while waiting:
         name = waiting.pop()
@@ -198,11 +203,12 @@ def _last_sums(graph: Graph) -> list[str]:
         seen.add(name)
         node = graph.nodes[graph.makers[name]]
         rule = rules.find(node.op_type, node.domain)
-        if rule is not None and rule.macs is not None:
+        if (rule is not None and rule.macs is not None) or node.bodies:
             found.add(name)
         else:
             waiting += [n for n in node.inputs if n in graph.activations]
-    return sorted(found - set(graph.outputs))
+    floats = {n for n in found if shapes.dtypes.get(n) in FLOATS and n in shapes.shapes}
+    return sorted(floats - set(graph.outputs))
 
 
 def _compare(
@@ -283,10 +289,10 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
         # Per-reader constants get an initializer of their own here.
         own = name if "@" in name else f"{name}@masked"
         values[own] = value
-        for k in graph.readers.get(name, []):
-            for position, read in enumerate(graph.nodes[k].inputs):
-                if read == name:
-                    reads[k, position] = own
+        for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
+            for position, read in enumerate(node.inputs):
+                if read == name and not node.enters:
+                    reads[node.index, position] = own
     return original.reading(values, reads)
 
 

@@ -5,7 +5,7 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from models.builder import Net
-from spa.graph import index
+from spa.index import index
 from spa.parts import parts
 from spa.sites import Site, sites
 from spa.stream import Stream

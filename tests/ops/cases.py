@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from models.builder import Net, Tensor
+from models.graph import graphs_of
 from tests.oracle import check
 
 IMAGE = (2, 3, 6, 6)
@@ -54,7 +55,8 @@ class Case:
         outputs = made if isinstance(made, tuple) else (consume(net, made, self.shape),)
         model = net.model(*outputs, ir_version=8 if self.opset < 19 else 10)
         if not self.typed:
-            del model.graph.value_info[:]
+            for graph in graphs_of(model.graph):
+                del graph.value_info[:]
         return model
 
     def check(self) -> None:
