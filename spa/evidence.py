@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import reals
+from spa import reals, scales
 from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
@@ -101,7 +101,7 @@ def stored(graph: Graph, name: str) -> Floats:
 def large(graph: Graph, group: Group) -> list[Member]:
     """The members that count: vectors such as biases and statistics only where nothing is larger,
     scales and zero points not"""
-    weights = [m for m in group.members if not reals.is_beside(graph, m.tensor)] or group.members
+    weights = [m for m in group.members if not scales.is_beside(graph, m.tensor)] or group.members
     return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or list(weights)
 
 

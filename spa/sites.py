@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import reals
+from spa import reals, scales
 from spa.graph import WEIGHTS, Graph, Node
 
 Floats = NDArray[np.floating[Any]]
@@ -94,13 +94,13 @@ class _Given:
 
 
 def _given(graph: Graph, node: Node, kind: _Kind) -> _Given | None:
-    x, at, last = node.inputs[0], place(graph, node, kind.weight), reals.scaled_by(graph, node)
+    x, at, last = node.inputs[0], place(graph, node, kind.weight), scales.scaled_by(graph, node)
     if at is None or last is None or x not in graph.activations:
         return None
     before = graph.nodes[graph.makers[x]] if x in graph.makers else None
     if before is not None and before.op_type == "DynamicQuantizeLinear":
         x = before.inputs[0]
-    elif not reals.is_known(graph, node, 0):
+    elif scales.of_data(graph, node, 0) is None:
         return None
     bias = None if kind.bias is None else _bias(graph, last, kind.bias)
     return _Given(node, x, at, bias, last.outputs[0])
@@ -108,13 +108,14 @@ def _given(graph: Graph, node: Node, kind: _Kind) -> _Given | None:
 
 def _in_numbers(graph: Graph, node: Node, site: Site) -> Site:
     """The site in real numbers, where its weights or its data are quantised."""
-    if site.x == node.inputs[0] and reals.is_read_as_quantised(node, 0):
+    data = scales.of_data(graph, node, 0) if site.x == node.inputs[0] else None
+    if data is not None and data.scale is not None:
 
         def rows(x: Floats, most: int, random: np.random.Generator) -> Floats:
-            return plain.rows(reals.of_data(graph, node, 0, x), most, random)
+            return plain.rows(reals.decoded(data, x), most, random)
 
         plain, site = site, replace(site, rows=rows)
-    if not reals.is_quantised(graph, site.weight):
+    if not scales.is_quantised(graph, site.weight):
         return site
     kind, inner = graph.array(site.weight).dtype, site
 
@@ -129,18 +130,18 @@ def _in_numbers(graph: Graph, node: Node, site: Site) -> Site:
 
 def place(graph: Graph, node: Node, position: int) -> Place | None:
     """The input that holds a stored weight for one reader alone: this one, or that of an Identity
-    or a DequantizeLinear before it. Inside of a body there is none."""
+    before it, or of what makes real numbers of quantised ones. Inside of a body there is none."""
     name = node.inputs[position] if position < len(node.inputs) else ""
     if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs or node.home:
         return None
     constant = graph.constants.get(name)
     if constant is not None:
-        scaled = reals.is_read_as_quantised(node, position)  # in 32 bits, as biases are
+        scaled = scales.is_read_as_quantised(node, position)  # in 32 bits, as biases are
         known = scaled or constant.tensor.data_type in WEIGHTS
         return (node.index, position) if known else None
     before = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    passes = before is not None and before.op_type in ("Identity", "DequantizeLinear")
-    return place(graph, before, 0) if before and passes else None
+    at = scales.carrier(graph, before) if before is not None else None
+    return place(graph, before, at) if before is not None and at is not None else None
 
 
 def _name(graph: Graph, at: Place) -> str:
@@ -167,7 +168,7 @@ def _vector(graph: Graph, node: Node, position: int, scale: int, own: bool) -> B
         return None
     name = _name(graph, at)
     step: Floats | float = 1.0
-    if reals.is_quantised(graph, name):
+    if scales.is_quantised(graph, name):
         one = np.ones_like(graph.array(name))
         step = reals.real(graph, name, one) - reals.real(graph, name, np.zeros_like(one))
     return Bias(at, scale, own, step)

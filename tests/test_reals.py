@@ -11,7 +11,9 @@ import pytest
 from models.builder import Net, Tensor
 from spa.analysis import analyze
 from spa.graph import Graph
-from spa.reals import along, is_beside, nothing, real, stored
+from spa.reals import nothing, real, stored
+from spa.scales import along, is_beside
+from spa.sites import sites
 from tests.ops.cases import contrib
 
 SCALE = np.linspace(0.1, 0.2, 6, dtype=np.float32)
@@ -80,6 +82,19 @@ def test_a_table_that_is_scaled_after_rows_are_picked() -> None:
     np.testing.assert_allclose(real(graph, "w"), (codes - 7) * np.float32(0.1), rtol=1e-6)
     zero = nothing(graph, "w", graph.array("w"))
     assert zero is not None and (zero == 7).all()
+
+
+@pytest.mark.parametrize("point", [False, True])
+def test_what_is_written_out(point: bool) -> None:
+    """Cast, Sub and Mul in place of a DequantizeLinear."""
+    net = Net("written")
+    w = net.cast(net.const(net.rng.integers(0, 255, (6, 6)).astype(np.uint8), "w"), 1)
+    w = net.sub(w, 120.0) if point else w
+    graph = _graph(net, net.matmul(net.input("x", (2, 6)), net.mul(w, SCALE[:, None])))
+    codes = graph.array("w").astype(np.float32) - 120 * point
+    np.testing.assert_allclose(real(graph, "w"), codes * SCALE[:, None], rtol=1e-6)
+    (site,) = sites(graph)
+    assert site.rounds and site.weight == "w"
 
 
 def test_a_scale_behind_the_product() -> None:
