@@ -49,16 +49,31 @@ def _macs_transpose(op: Op) -> list[Product]:
     return [x + [(1, k) for k in range(1, len(op.shape(1)))]]
 
 
-def _conv(op: Op) -> str:
-    """N (G I) *, (G O) I *, (G O) -> N (G O) *   (an axis behind C with a window of 1 passes)"""
+def _passes(op: Op) -> list[bool]:
+    """Which axes behind C have a window of 1, so that every index stands for itself."""
     kernel = op.shape(1)[2:]
     steps, pads = op.attr("strides", [1] * len(kernel)), op.attr("pads", [0] * 2 * len(kernel))
-    passes = [
+    return [
         size == step == 1 and not (before or behind)
         for size, step, before, behind in zip(
             kernel, steps, pads[: len(kernel)], pads[len(kernel) :], strict=True
         )
     ]
+
+
+def _is_filter(op: Op) -> bool:
+    """One row that a window slides over without a change of size, as ECA does over channels."""
+    (x, y), steps = (op.shape(), op.out_shape()), op.attr("strides", [1])
+    row = op.shape(1)[:2] == (1, 1) and len(x) == 3 and x[2] == y[2]
+    return row and steps == [1] and not all(_passes(op))
+
+
+def _conv(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O) -> N (G O) *   (an axis behind C with a window of 1 passes; a
+    row of one channel is filtered: N 1 X, 1 1 *, 1 -> N 1 X, inexact)"""
+    passes = _passes(op)
+    if _is_filter(op):
+        return "N 1 X0, 1 1 *, 1 -> N 1 X0"
     if not any(passes):
         return "N (G I) *, (G O) I *, (G O) -> N (G O) *"
     axes = " ".join(f"X{k}" if p else f"window{k}" for k, p in enumerate(passes))
@@ -70,6 +85,7 @@ declare(
     "Conv",
     _conv,
     zero="0 1 + 2",
+    inexact=lambda op: "X0" if _is_filter(op) else "",
     sizes=_groups,
     kinds=_kinds,
     resize=_resize_conv,

@@ -107,12 +107,13 @@ def _resize_slice(node: Sized) -> Resized:
     assert kept is not None
     starts, ends = [], []
     for axis, start, end, step in _slices(op):
-        size = op.shape()[axis]
-        if len(kept[axis]) != size and step == 1:
-            first, last, _ = slice(start, end, step).indices(size)
-            new = tuple(int(np.searchsorted(kept[axis], edge)) for edge in (first, last))
-            if slice(start, end).indices(len(kept[axis]))[:2] != new:
-                start, end = new
+        size, left = op.shape()[axis], len(kept[axis])
+        if left != size and abs(step) == 1:
+            side, back = ("left", 0) if step == 1 else ("right", 1)
+            edges = slice(start, end, step).indices(size)[:2]
+            new = tuple(int(np.searchsorted(kept[axis], e, side)) - back for e in edges)
+            if slice(start, end, step).indices(left)[:2] != new:
+                start, end = new[0], new[1] if new[1] >= 0 else -left - 1
         starts.append(start)
         ends.append(end)
     if not op.has(1):
@@ -138,9 +139,9 @@ def slice_(op: Op) -> list[Axes]:
         ids = axis.ids[start:end:step]
         if is_whole(axis):
             out[at] = whole(len(ids))
-        elif step != 1:
+        elif abs(step) != 1:
             out[at] = _lane(op, axis, start, end, step)
-        elif len(ids) != len(axis.ids):
+        elif len(ids) != len(axis.ids) or step == -1:
             out[at] = axis._replace(ids=ids)
     return [out]
 

@@ -112,13 +112,16 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        read = reads(self.graph, self.stops)
-        goals = set(read.values())
+        read = {k: x for k, x in reads(self.graph, self.stops).items() if k not in self.graph.dead}
+        goals = list(read.values())
         with (
             Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
         ):
             for node, site in self.stops.items():
+                if node in self.graph.dead:
+                    self._settle_dense(node, site)
+                    continue
                 name = read[node]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
@@ -128,6 +131,18 @@ class _Walk:
                 else:
                     self._site(site, x, z)
         return Compensation(self.values, self.helped, self.rejected, self.repaired)
+
+    def _settle_dense(self, node: int, site: Site | None) -> None:
+        """The dense stream still has what is in a removed block."""
+        values: dict[Place, NDArray[Any]] = {}
+        if self.measured.made_up and site is None:
+            places, moved = norm_places(self.graph, node), self.measured.statistics[node]
+            values = dict(zip(places, moved, strict=True))
+        affine = self.measured.settled.get(node)
+        if affine is not None and site is not None and site.bias is not None:
+            bias = stored(self.dense, self.graph, site.bias.place)
+            values = settle(site, affine, self.measured.sites[node].weights, bias, self.graph)
+        self._tell(self.dense, self.from_dense, values)
 
     # --- sites
 

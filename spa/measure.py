@@ -118,7 +118,7 @@ def measure(
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
     read = reads(graph, stops)
-    with Stream(apart, batches, set(read.values()), memory) as run:
+    with Stream(apart, batches, list(read.values()), memory) as run:
         for node, site in stops.items():
             x = [b[read[node]] for b in run([read[node]])]
             if site is None:

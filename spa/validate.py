@@ -125,8 +125,8 @@ def verify(
     """
     graph = groups.graph
     exact = {g: u for g, u in removed.items() if groups[g].exact}
-    units = sum(len(u) for u in removed.values())
-    count = sum(len(u) for u in exact.values())
+    units = sum(len(u) for u in removed.values()) + len(graph.blocks)
+    count = sum(len(u) for u in exact.values()) + len(graph.blocks)
     source = parts(graph)
     try:
         with runs.session(source) as original:
@@ -203,7 +203,8 @@ def _last_sums(groups: Groups) -> list[str]:
         seen.add(name)
         node = graph.nodes[graph.makers[name]]
         rule = rules.find(node.op_type, node.domain)
-        if (rule is not None and rule.macs is not None) or node.bodies:
+        sums = rule is not None and rule.macs is not None and node.index not in graph.dead
+        if sums or node.bodies:
             found.add(name)
         else:
             waiting += [n for n in node.inputs if n in graph.activations]
@@ -259,8 +260,8 @@ def _are_finite(outputs: list[Outputs]) -> bool:
 
 
 def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
-    """The original with every stored slice of the removed units set to zero, and with the values
-    that `Graph.changed` holds.
+    """The original with every stored slice of the removed units and the closing weights of the
+    removed blocks set to zero, and with the values that `Graph.changed` holds.
 
     Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
     which changes nothing for a zero numerator.
@@ -293,6 +294,12 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             for position, read in enumerate(node.inputs):
                 if read == name and not node.enters:
                     reads[node.index, position] = own
+    for k, position in sorted(c for block in graph.blocks for c in block.closing):
+        name = graph.nodes[k].inputs[position]
+        value = np.asarray(graph.array(name))
+        point = reals.nothing(graph, name, value)
+        reads[k, position] = own = f"{k}.{position}@closed"
+        values[own] = np.zeros_like(value) if point is None else np.array(point)
     return original.reading(values, reads)
 
 

@@ -161,6 +161,8 @@ def is_exempt(op: Op) -> bool:
             return op.has(4) and bool(np.any(op.values[4] != 1))
         case "LRN":  # sums over neighbours: marked as inexact, not locked
             return True
+        case "Conv":  # one row of one channel: likewise
+            return op.shape(1)[:2] == (1, 1) and len(op.shape(1)) == 3
         case "GRU":  # its reset gate mixes all units within one step
             return True
         case "MatMulBnb4" | "GatherBlockQuantized":  # bytes hold several numbers, in blocks

@@ -75,6 +75,26 @@ def _along_channels(k: int, **options: Any) -> Body:
     )
 
 
+def _filtered(k: int, **attrs: Any) -> Body:
+    """Mean by channel, a window that slides over the row of means, and a gate: ECA."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        row = net.reshape(net.global_avg_pool(a), [2, 1, 8])
+        made = net.node("Conv", row, net.weight(1, 1, k), **attrs)
+        return net.mul(a, net.sigmoid(net.reshape(made, [2, -1, 1, 1])))
+
+    return body
+
+
+def _summed_row(**attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        row = net.reshape(net.global_avg_pool(a), [2, 1, 8])
+        made = net.node("Conv", row, net.weight(1, 1, 3), **attrs)
+        return net.add(a, net.node("ReduceSum", net.unsqueeze(made, 1), [3], keepdims=1))
+
+    return body
+
+
 def _causal(bias: bool = False, past: bool = False, **attrs: Any) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         b = net.uniform(-1, 1, 8) if bias else None
@@ -194,6 +214,12 @@ CASES = [
     ), 0, 2, 1, 3), exact=True),
     case("window-of-one-padded", 2, lambda net, a: net.node(
         "Conv", a, net.weight(6, 8, 1, 1), pads=[1] * 4), exact=True),
+    # One row of one channel is filtered along its length, in shape only.
+    case("filter", 1, _filtered(3, pads=[1, 1]), exact=False),
+    case("filter-auto-pad", 1, _filtered(5, auto_pad="SAME_UPPER"), exact=False),
+    case("filter-of-one", 1, _filtered(1), exact=True),
+    case("filter-that-shortens", 0, _summed_row()),
+    case("filter-that-strides", 0, _summed_row(strides=[2], pads=[5, 4])),
     case("2d", 2, _conv(6), exact=True),
     case("1d", 2, _conv(6), shape=SIGNAL, exact=True),
     case("3d", 2, _conv(6), shape=VOLUME, exact=True),
