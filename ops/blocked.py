@@ -34,6 +34,13 @@ def _unpacked(stored: Value, bits: int) -> Value:
     return np.asarray((stored.astype(np.uint8)[..., None] >> shifts) & np.uint8((1 << bits) - 1))
 
 
+def _packed(codes: Value, bits: int) -> Value:
+    """Bytes of as many numbers of the last axis as they hold, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    many = codes.reshape(*codes.shape[:-1], -1, len(shifts))
+    return np.asarray(np.bitwise_or.reduce(many << shifts, axis=-1))
+
+
 # A matrix in blocks of its rows ------------------------------------------------------------------
 
 
@@ -70,6 +77,13 @@ def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
     return stored.reshape(rows, -1)[:, :blocks]
 
 
+def _n_bits_packed(node: Any, numbers: Value) -> Value:
+    bits = int(node.attrs.get("bits", 4))
+    given = len(node.inputs) > 3 and node.inputs[3]
+    codes = np.rint(numbers if given else numbers + (1 << (bits - 1)))
+    return _packed(np.clip(codes, 0, (1 << bits) - 1).astype(np.uint8), bits)
+
+
 declare(
     "MatMulNBits",
     _n_bits,
@@ -78,7 +92,9 @@ declare(
     kinds=_kinds,
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised((2,), 3, (0, 1), unpack=_n_bits_numbers)},
+    quantised={
+        1: Quantised((2,), 3, (0, 1), unpack=_n_bits_numbers, pack=_n_bits_packed),
+    },
     domain=MICROSOFT,
 )
 

@@ -37,16 +37,18 @@ def decoded(how: Coding, value: Value) -> Floats:
 
 
 def stored(graph: Graph, name: str, numbers: Floats) -> Value:
-    """The nearest that can be stored, by the scales and zero points that are there; not for packed
-    numbers."""
+    """The nearest that can be stored, by the scales and zero points that are there."""
     old = np.asarray(graph.array(name))
     if not is_quantised(graph, name):
         return numbers.astype(old.dtype)
     how = coding(graph, name, old) or Coding(None, None)
-    assert how.unpack is None
     per = np.float32(1) if how.scale is None else np.where(how.scale, how.scale, 1)
     zero = np.float32(0) if how.point is None else how.point.astype(np.float32)
-    codes = np.clip(numbers / per.astype(np.float32) + zero, *_limits(graph, name, old))
+    codes = numbers / per.astype(np.float32) + zero
+    if how.unpack is not None:
+        assert how.pack is not None
+        return how.pack(codes)
+    codes = np.clip(codes, *_limits(graph, name, old))
     whole = "INT" in TensorProto.DataType.Name(graph.constants[name].tensor.data_type)
     return np.asarray((np.rint(codes) if whole else codes).astype(old.dtype))
 

@@ -225,7 +225,8 @@ class Quantised:
         function where attributes decide. One that has as many counts for blocks.
     behind: the scale is multiplied to what the node makes, by a Mul that reads it.
     unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
-        indices stay where they are, and have as many.
+        indices stay where they are, and have as many. pack: (node, numbers) -> the nearest that can
+        be stored.
     """
 
     scales: tuple[int, ...] = ()
@@ -233,6 +234,7 @@ class Quantised:
     axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
     behind: bool = False
     unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+    pack: Callable[[Node, NDArray[Any]], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)

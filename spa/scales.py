@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,14 @@ _MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten")
 class Coding:
     """What turns stored numbers into real ones: scale * (unpack(stored) - point).
 
-    scale, point: one for all or one for every number; None for 1 and 0. unpack: None for nothing.
+    scale, point: one for all or one for every number; None for 1 and 0. unpack, and pack back to
+    the nearest: None for nothing.
     """
 
     scale: Value | None
     point: Value | None
     unpack: Callable[[Value], Value] | None = None
+    pack: Callable[[Value], Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,13 @@ def coding(graph: Graph, name: str, value: Value) -> Coding | None:
     read = _read(graph, name, value.shape)
     if read is None:
         return _written_out(graph, name, value.shape)
-    unpack, shape = None, value.shape
-    if read.how.unpack is not None:
-
-        def unpack(stored: Value) -> Value:
-            assert read is not None and read.how.unpack is not None
-            return read.how.unpack(read.node, read.position, stored)
-
-        shape = unpack(value).shape
-    scale, point = _scale(graph, read), _held(graph, read, read.how.point)
-    return Coding(_at_each(graph, read, shape, scale), _at_each(graph, read, shape, point), unpack)
+    node, how = read.node, read.how
+    unpack = partial(how.unpack, node, read.position) if how.unpack is not None else None
+    pack = partial(how.pack, node) if how.pack is not None else None
+    shape = value.shape if unpack is None else unpack(value).shape
+    scale, point = _scale(graph, read), _held(graph, read, how.point)
+    scale, point = (_at_each(graph, read, shape, v) for v in (scale, point))
+    return Coding(scale, point, unpack, pack)
 
 
 def of_data(graph: Graph, node: Node, position: int) -> Coding | None:

@@ -293,6 +293,32 @@ def _matrix(graph: Graph, given: _Given) -> Site | None:
     )  # fmt: skip
 
 
+def _blocks(graph: Graph, given: _Given) -> Site | None:
+    """A product with a matrix stored as (outputs, blocks, bytes of a block): a block of inputs is a
+    channel, and its inputs are taps."""
+    node = given.node
+    size, inputs = int(node.attrs["block_size"]), int(node.attrs["K"])
+    if inputs % size or (len(node.inputs) > 4 and node.inputs[4]):
+        return None
+    if node.attrs.get("weight_prepacked", 0):
+        return None
+
+    def rows(x: Floats, most: int, random: np.random.Generator) -> Floats:
+        lines = _flat(-1)(x, most, random)
+        return lines.reshape(len(lines), 1, inputs // size, size)
+
+    def forward(w: Floats) -> Floats:
+        return w[None]
+
+    def backward(w: Floats, _: tuple[int, ...]) -> Floats:
+        return np.asarray(w[0])
+
+    return Site(
+        node.index, given.x, given.y, -1, _name(graph, given.at), given.at, given.bias, 1, forward,
+        backward, rows, 1,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Kind:
     """make: the site. weight, bias: the inputs that hold those; -1 for an Add behind, None for no
@@ -315,5 +341,6 @@ _KINDS = {
     ("com.microsoft", "QLinearConv"): _Kind(_conv, 3, 8),
     ("com.microsoft", "QGemm"): _Kind(_matrix, 3, 6),
     ("com.microsoft", "DynamicQuantizeMatMul"): _Kind(_matrix, 1, 4),
+    ("com.microsoft", "MatMulNBits"): _Kind(_blocks, 1, 5),
     ("com.microsoft", "MatMulIntegerToFloat"): _Kind(_matrix, 1, 6),
 }
