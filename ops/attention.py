@@ -6,15 +6,7 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import (
-    MICROSOFT,
-    Op,
-    Product,
-    Quantised,
-    Resized,
-    Sized,
-    declare,
-)
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -149,8 +141,8 @@ declare(
     kinds=lambda op: _kinds(op) | {"I": "linear"},
     resize=_resize_projected,
     macs=_projected_macs,
-    quantised={0: Quantised(3, 6), 1: Quantised(4, 7, (1,))},
-    domain="com.microsoft",
+    quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
+    domain=MICROSOFT,
 )
 
 # Rotary positions ------------------------------------------------------------------------------

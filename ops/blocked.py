@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.rules import Axes, Op, Product, Quantised, Resized, Sized, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Product, Quantised, Resized, Sized, declare, follow, rule
 
 Value = NDArray[Any]
 
@@ -31,7 +31,14 @@ def _resize(node: Sized) -> Resized:
 def _unpacked(stored: Value, bits: int) -> Value:
     """The numbers of every byte, the lowest bits first, on an axis of their own at the end."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return (stored.astype(np.uint8)[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.asarray((stored.astype(np.uint8)[..., None] >> shifts) & np.uint8((1 << bits) - 1))
+
+
+def _packed(codes: Value, bits: int) -> Value:
+    """Bytes of as many numbers of the last axis as they hold, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    many = codes.reshape(*codes.shape[:-1], -1, len(shifts))
+    return np.asarray(np.bitwise_or.reduce(many << shifts, axis=-1))
 
 
 # A matrix in blocks of its rows ------------------------------------------------------------------
@@ -46,7 +53,7 @@ def _blocks(op: Op) -> dict[str, int]:
 
 
 def _n_bits(op: Op) -> str:
-    """... (P r b), N (P r) c, N (P r), N P, groups, N -> ... N   (K whole where blocks do not fit)"""
+    """... (P r b), N (P r) c, N (P r), N P, *, N -> ... N   (K whole where blocks do not fit)"""
     if op.attr("weight_prepacked", 0):
         return "*, *, *, *, *, * -> *"
     size = _blocks(op)
@@ -70,6 +77,13 @@ def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
     return stored.reshape(rows, -1)[:, :blocks]
 
 
+def _n_bits_packed(node: Any, numbers: Value) -> Value:
+    bits = int(node.attrs.get("bits", 4))
+    given = len(node.inputs) > 3 and node.inputs[3]
+    codes = np.rint(numbers if given else numbers + (1 << (bits - 1)))
+    return _packed(np.clip(codes, 0, (1 << bits) - 1).astype(np.uint8), bits)
+
+
 declare(
     "MatMulNBits",
     _n_bits,
@@ -78,8 +92,10 @@ declare(
     kinds=_kinds,
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(2, 3, (0, 1), unpack=_n_bits_numbers)},
-    domain="com.microsoft",
+    quantised={
+        1: Quantised((2,), 3, (0, 1), unpack=_n_bits_numbers, pack=_n_bits_packed),
+    },
+    domain=MICROSOFT,
 )
 
 # The sixteen numbers of NF4 (Dettmers et al. 2023, QLoRA, appendix E) and of FP4.
@@ -119,8 +135,8 @@ declare(
     kinds=_kinds,
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(2, axes=(0,), unpack=_bnb4_numbers)},
-    domain="com.microsoft",
+    quantised={1: Quantised((2,), axes=(0,), unpack=_bnb4_numbers)},
+    domain=MICROSOFT,
 )
 
 # A table in blocks -------------------------------------------------------------------------------
@@ -140,8 +156,8 @@ def _table_numbers(node: Any, position: int, stored: Value) -> Value:
 @rule(
     "GatherBlockQuantized",
     text="as Gather; along the axis of the blocks a unit is a block",
-    quantised={0: Quantised(2, 3, tuple(range(8)), unpack=_table_numbers)},
-    domain="com.microsoft",
+    quantised={0: Quantised((2,), 3, tuple(range(8)), unpack=_table_numbers)},
+    domain=MICROSOFT,
 )
 def gather(op: Op) -> list[Axes]:
     rank, picks = len(op.shape()), len(op.shape(1))

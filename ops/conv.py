@@ -125,11 +125,11 @@ def _quantised(op: Op) -> str:
 
 
 _integer = {0: Quantised(point=2), 1: Quantised(point=3, axes=(0,), behind=True)}
-_linear = {0: Quantised(1, 2), 3: Quantised(4, 5, (0,))}
+_linear = {0: Quantised((1,), 2), 3: Quantised((4,), 5, (0,)), 8: Quantised((1, 4), axes=(0,))}
 for _op, _domain, _zero, _numbers in (
     ("ConvInteger", "", "0 1", _integer),
     ("QLinearConv", "", "0 3 + 8", _linear),
-    ("QLinearConv", "com.microsoft", "0 3 + 8", _linear),
+    ("QLinearConv", MICROSOFT, "0 3 + 8", _linear),
 ):
     declare(
         _op,

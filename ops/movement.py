@@ -21,8 +21,8 @@ def concat(op: Op) -> list[Axes]:
 
 @rule(
     "QLinearConcat",
-    quantised={k: Quantised(k + 1, k + 2) for k in range(2, 302, 3)},
-    domain="com.microsoft",
+    quantised={k: Quantised((k + 1,), k + 2) for k in range(2, 302, 3)},
+    domain=MICROSOFT,
     text="as Concat; scales and zero points beside",
 )
 def qlinear_concat(op: Op) -> list[Axes]:

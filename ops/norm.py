@@ -67,8 +67,8 @@ def along_axis(op: Op) -> list[Axes]:
 @rule(
     "QLinearSoftmax",
     text="..., *, *, *, * -> ...  (inexact on axis)",
-    quantised={0: Quantised(1, 2)},
-    domain="com.microsoft",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
 )
 def qlinear_softmax(op: Op) -> list[Axes]:
     outputs = follow(op, "..., *, *, *, * -> ...")
@@ -84,8 +84,8 @@ declare(
     "B s, B s, v C, p C, t C, C, C, *, *, *, *, *, *, *, *, *, *, * -> B s C, B",
     inexact="C",
     kinds=lambda op: {"C": "hidden"},
-    quantised={k: Quantised(k + 6, k + 11) for k in range(2, 7)},
-    domain="com.microsoft",
+    quantised={k: Quantised((k + 6,), k + 11) for k in range(2, 7)},
+    domain=MICROSOFT,
 )
 
 

@@ -220,19 +220,21 @@ Macs = Callable[[Op], list[Product]]
 class Quantised:
     """How an input holds real numbers: scale * (stored - point).
 
-    scale, point: the inputs that hold those; -1 for none, which is 1 and 0.
+    scales: the inputs whose product is the scale. point: the one that holds it, or -1 for zero.
     axes: the axes of the input that those of scale and point stand for, where they have fewer; a
         function where attributes decide. One that has as many counts for blocks.
     behind: the scale is multiplied to what the node makes, by a Mul that reads it.
     unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
-        indices stay where they are, and have as many.
+        indices stay where they are, and have as many. pack: (node, numbers) -> the nearest that can
+        be stored.
     """
 
-    scale: int = -1
+    scales: tuple[int, ...] = ()
     point: int = -1
     axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
     behind: bool = False
     unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+    pack: Callable[[Node, NDArray[Any]], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
