@@ -13,7 +13,7 @@ KEPT: list[list[int]] = [[0, 2, 3, 6], [4, 5, 6], [0, 1, 2], [6]]
 
 
 def test_the_command_line_names_all() -> None:
-    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "none")
+    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "fold", "none")
 
 
 def inputs(g: int, f: int) -> Matrix:
