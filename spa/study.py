@@ -30,6 +30,7 @@ from spa.settings import DEPTH, Settings
 from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
+FEW = 16  # samples on which criteria run the network
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
 
@@ -130,8 +131,9 @@ def _judge(
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None
+        inputs = first(study.fit, FEW) if study else ()
         scores = score(
-            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen
+            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen, inputs
         )
         return Judged(scope, scores)
     say("drawing curves")
