@@ -196,6 +196,11 @@ class _Walk:
         rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
         inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
+        affine = self.measured.settled.get(site.node)
+        if affine is not None:
+            both = replace(affine, shift=affine.shift[stays.alive])
+            inputs = both.read(inputs)
+            pruned = replace(both, shift=both.shift[:, stays.into]).read(pruned)
         dense = w[stays.alive][:, stays.out]
         found = moments(
             dense.reshape(*dense.shape[:2], -1),

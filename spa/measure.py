@@ -16,7 +16,7 @@ those it is known, or likely, to have had in training:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from spa.graph import Graph
 from spa.parts import Parts, parts
 from spa.run import Feeds
+from spa.settle import believe
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
 
@@ -43,11 +44,20 @@ REACH = 1.0  # deviations that a mean may lie from the layer's
 
 @dataclass(frozen=True)
 class Affine:
-    """What settling does to the output of a folded convolution: (y - mean) * scale + to."""
+    """What settling does to a folded convolution: its inputs become gain x + shift, its outputs
+    mean + scale (y - mean).
 
+    shift: shape (g, i, t). scale, mean: (outputs,).
+    """
+
+    gain: float
+    shift: Matrix
     scale: Matrix
     mean: Matrix
-    to: Matrix
+
+    def read(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of inputs, shape (g, rows, i, t), as they would have been in training."""
+        return np.asarray(rows * np.float32(self.gain) + self.shift[:, None].astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def measure(
         memory: bytes for held activations.
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
-    settled, level = dict[int, Affine](), 0.0
+    settled = dict[int, Affine]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
     with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
@@ -127,14 +137,13 @@ def measure(
                         named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
                     )
                 continue
-            seen, mean, deviation = _look(graph, site, x, seed, made_up, bool(settled))
-            found[node] = seen
+            seen, made = _look(graph, site, x, seed, made_up, bool(settled))
             if made_up and _is_folded(graph, site):
                 bias = stored(apart, graph, _bias_place(site))
-                level = level or usual(deviation)
-                settled[node] = _likely(mean + bias, deviation, level)
+                seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
+            found[node] = seen
     return Measured(found, statistics, settled, made_up)
 
 
@@ -181,8 +190,8 @@ def sampled(
 
 def _look(
     graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool, guessed: bool
-) -> tuple[Seen, Matrix, Matrix]:
-    """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
+) -> tuple[Seen, Matrix]:
+    """What a site sees, and the deviations of the outputs it makes of it, shape (g, o)."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))
     g, o, i, t = w.shape
     rows = sampled(site, x, seed, max(ROWS, 4 * i * (t if i * t <= WIDE else 1)))
@@ -206,7 +215,7 @@ def _look(
         energy,
         SHRINK_MADE_UP if made_up else SHRINK,
     )
-    return seen, mean.reshape(-1), deviation.reshape(-1)
+    return seen, deviation
 
 
 # --- settling -----------------------------------------------------------------------------------
@@ -214,25 +223,46 @@ def _look(
 
 def _is_folded(graph: Graph, site: Site) -> bool:
     """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
+    readers = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
     own_bias = site.bias is not None and site.bias.own
-    return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
+    is_conv = graph.nodes[site.node].op_type == "Conv" and site.y not in graph.outputs
+    return is_conv and own_bias and "BatchNormalization" not in readers
 
 
-def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:
-    """The statistics that the outputs of a trained convolution are likely to have.
+def _likely(
+    seen: Seen, deviation: Matrix, bias: NDArray[Any], coverage: Matrix
+) -> tuple[Seen, Affine]:
+    """A site as it would have seen training data, and what brings it there.
 
     Args:
-        level: the deviation of the first convolution's outputs; 0 for itself.
+        deviation: of its outputs, shape (g, o). coverage: of taps, shape (t,).
     """
-    alive = deviation > 1e-6 * deviation.max()
-    if not alive.any():
-        return Affine(np.ones(len(mean)), mean, mean)
+    g, o, i, t = seen.weights.shape
+    w = np.einsum("goit,t->goi", seen.weights, coverage, dtype=np.float64)
+    b = bias.astype(np.float64).reshape(g, o)
+    taps = seen.mean.shape[2]
+    mean = seen.mean.sum(2) / (coverage.sum() if taps == t else 1)
+    variance = np.einsum("gff->gf", seen.covariance).reshape(g, i, taps).mean(2)
     here = usual(deviation)
-    near = here**LAYER_SHARE * (level or here) ** (1 - LAYER_SHARE)
+    found = believe(w, b, mean, variance, here)
+    shift = found.shift[:, :, None] * coverage
+    middle = b + np.einsum("goi,gi->go", w, found.gain * mean + found.shift)
     ratio = np.clip(deviation / here, 1 / FAR, FAR)
-    scale = near / here * ratio ** (CHANNEL_SHARE - 1)
-    middle, reach = np.median(mean), REACH * near
-    return Affine(scale, mean, middle + np.clip(mean - middle, -reach, reach))
+    alive = deviation > 1e-6 * deviation.max()
+    scale = np.where(alive, ratio ** (found.sure * (CHANNEL_SHARE - 1)), 1.0)
+    seen = replace(
+        seen,
+        mean=found.gain * seen.mean + (shift if taps == t else found.shift[:, :, None]),
+        covariance=found.gain**2 * seen.covariance,
+        energy=found.gain**2 * seen.energy,
+    )
+    return seen, Affine(found.gain, shift, scale.ravel(), middle.ravel())
+
+
+def _coverage(site: Site, x: Floats) -> Matrix:
+    """How often every tap of a kernel lies inside, shape (t,)."""
+    ones = site.rows(np.ones_like(x[:1]), ROWS, np.random.default_rng(0))
+    return np.asarray(ones.mean((0, 1, 2)), np.float64)
 
 
 def usual(deviation: Matrix) -> float:
@@ -246,8 +276,9 @@ def settle(
 ) -> dict[Place, NDArray[Any]]:
     """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
     shape = graph.constants[site.weight].shape
-    scaled = w * affine.scale.reshape(*w.shape[:2], 1, 1)
-    moved = (bias - affine.mean) * affine.scale + affine.to
+    scaled = w * (affine.gain * affine.scale.reshape(*w.shape[:2], 1, 1))
+    seen = bias + np.einsum("goit,git->go", w, affine.shift).ravel()
+    moved = (seen - affine.mean) * affine.scale + affine.mean
     return {site.place: site.backward(scaled, shape), _bias_place(site): moved}
 
 
