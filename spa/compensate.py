@@ -198,9 +198,9 @@ class _Walk:
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
         affine = self.measured.settled.get(site.node)
         if affine is not None:
-            both = replace(affine, shift=affine.shift[stays.alive])
-            inputs = both.read(inputs)
-            pruned = replace(both, shift=both.shift[:, stays.into]).read(pruned)
+            shift = affine.shift[stays.alive]
+            inputs = replace(affine, shift=shift).read(inputs)
+            pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
         dense = w[stays.alive][:, stays.out]
         found = moments(
             dense.reshape(*dense.shape[:2], -1),

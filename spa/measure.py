@@ -34,12 +34,10 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
-CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
-LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
+CHANNEL_SHARE = 0.5  # how much of a channel's own log deviation is believed where BN was folded
 DEAD = 0.05  # of the largest deviation of a layer
 FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
-REACH = 1.0  # deviations that a mean may lie from the layer's
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class Affine:
 
     def read(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows of inputs, shape (g, rows, i, t), as they would have been in training."""
-        return np.asarray(rows * np.float32(self.gain) + self.shift[:, None].astype(np.float32))
+        shift = self.shift[:, None].astype(np.float32)
+        return np.asarray(rows * np.float32(self.gain) + shift)
 
 
 @dataclass(frozen=True)
@@ -247,16 +246,23 @@ def _likely(
     found = believe(w, b, mean, variance, here)
     shift = found.shift[:, :, None] * coverage
     middle = b + np.einsum("goi,gi->go", w, found.gain * mean + found.shift)
-    ratio = np.clip(deviation / here, 1 / FAR, FAR)
-    alive = deviation > 1e-6 * deviation.max()
-    scale = np.where(alive, ratio ** (found.sure * (CHANNEL_SHARE - 1)), 1.0)
-    seen = replace(
+    believed = replace(
         seen,
         mean=found.gain * seen.mean + (shift if taps == t else found.shift[:, :, None]),
         covariance=found.gain**2 * seen.covariance,
         energy=found.gain**2 * seen.energy,
     )
-    return seen, Affine(found.gain, shift, scale.ravel(), middle.ravel())
+    scale = _likely_scale(deviation) ** found.sure
+    return believed, Affine(found.gain, shift, scale.ravel(), middle.ravel())
+
+
+def _likely_scale(deviation: Matrix) -> Matrix:
+    """What brings deviations half the way to the usual one of their layer."""
+    if not (deviation > 0).any():
+        return np.ones_like(deviation)
+    ratio = np.clip(deviation / usual(deviation), 1 / FAR, FAR)
+    alive = deviation > 1e-6 * deviation.max()
+    return np.where(alive, ratio ** (CHANNEL_SHARE - 1), 1.0)
 
 
 def _coverage(site: Site, x: Floats) -> Matrix:
