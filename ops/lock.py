@@ -23,7 +23,17 @@ _REASONS = {
         " RandomUniform RandomNormalLike RandomUniformLike Bernoulli TensorScatter"
         " ReverseSequence Det CenterCropPad BitCast",
     ),
-    "runs a body, which is not analysed": ("", "If Loop Scan"),
+    "stores its weights in the order of one kernel": (
+        "com.microsoft",
+        "DequantizeBFP DequantizeWithOrder QMoE MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA"
+        " MatMulNBitsQkv QOrderedAttention QOrderedGelu QOrderedLayerNormalization"
+        " QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeWithOrder",
+    ),
+    "has no kernel that this could be checked with": (
+        "com.microsoft",
+        "GemmFloat8 MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight",
+    ),
+    "sums what is stored, zero points included": ("com.microsoft", "ReduceSumInteger"),
     "is a loss": ("", "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss"),
     "is a training step": ("ai.onnx.preview.training", "Adagrad Adam Gradient Momentum"),
     "is a classical model that stores its features as attributes": (

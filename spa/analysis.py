@@ -14,6 +14,7 @@ from spa.propagate import propagate
 from spa.reader import load
 from spa.shapes import infer
 from spa.solve import solve
+from spa.unblock import unblock
 from spa.unstack import unstack
 
 Model = str | Path | ModelProto | Graph
@@ -32,6 +33,9 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     graph = load(model)
     say("inferring shapes")
     shapes = infer(graph, runs.observe)
+    plain = unblock(graph, shapes)
+    if plain is not None:
+        graph, shapes = plain, infer(plain, runs.observe)
     say("propagating ids")
     ties = propagate(graph, shapes)
     apart = unstack(graph, shapes, ties.axes)

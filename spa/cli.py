@@ -82,7 +82,8 @@ def main() -> None:
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {KINDS}; default all but hidden and embedding.",
+    help=f"Which kinds of groups, of {KINDS}; default all but hidden, embedding and depth (whole "
+    "residual branches).",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa import reals
 from spa.graph import Graph
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
@@ -86,15 +87,16 @@ def out_axis(site: Site) -> int:
 
 
 def stored(graph: Graph, name: str) -> Floats:
-    """A constant as floats that do not overflow."""
-    w = np.asarray(graph.array(name))
-    return w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
+    """The numbers of a constant as floats that do not overflow; of quantised ones what they stand
+    for."""
+    return reals.real(graph, name)
 
 
 def large(graph: Graph, group: Group) -> list[Member]:
-    """The members that count: vectors such as biases and statistics only where nothing is larger"""
-    weights = [m for m in group.members if graph.constants[m.tensor].tensor.dims]
-    return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or weights
+    """The members that count: vectors such as biases and statistics only where nothing is larger,
+    scales and zero points not"""
+    weights = [m for m in group.members if not reals.is_beside(graph, m.tensor)] or group.members
+    return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or list(weights)
 
 
 def _is_matrix(shape: tuple[int, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,11 +42,7 @@ def follow(
     for k in range(len(terms), len(op.axes)):
         op.lock_input(k, "an input that the rule keeps whole")
 
-    if zero == "+":
-        products = [[k] for k in range(len(op.axes))]
-    else:
-        products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
-    products = [p for p in ([k for k in p if op.has(k)] for p in products) if p]
+    silent = [_products(op, text) for text in zero.split(",")]
     for letter, axis in bound.letters.items():
         base = "..." if letter.startswith("...") else letter
         if base in inexact.split():
@@ -53,8 +50,9 @@ def follow(
         if kinds and base in kinds:
             op.kind(axis, kinds[base])
 
-    def zero_at(letter: str, summed: bool) -> bool:
+    def zero_at(letter: str, output: int = 0, summed: bool = False) -> bool:
         carried = bound.zeros.get(letter, {})
+        products = silent[min(output, len(silent) - 1)]
         asked = [p for p in products if not summed or any(k in carried for k in p)]
         return bool(asked) and all(any(carried.get(k, False) for k in p) for p in asked)
 
@@ -68,14 +66,22 @@ def follow(
         shown.update(f for factors in term for f in factors)
         outputs.append(
             [
-                bound.spread(factors, n, lambda f: zero_at(f, False))
+                bound.spread(factors, n, lambda f, k=k: zero_at(f, k))  # type: ignore[misc]
                 for factors, n in zip(term, shape, strict=True)
             ]
         )
     for letter, axis in bound.letters.items():
-        if letter not in shown and not zero_at(letter, True):
+        if letter not in shown and not zero_at(letter, summed=True):
             op.inexact(axis)  # summed away without being zero: what it leaves is lost
     return outputs
+
+
+def _products(op: Op, zero: str) -> list[list[int]]:
+    """The products of inputs whose sum an output is, of those that are there."""
+    if zero.strip() == "+":
+        return [[k] for k in range(len(op.axes)) if op.has(k)]
+    terms = [[int(k) for k in term.split()] for term in zero.split("+")]
+    return [p for p in ([k for k in term if op.has(k)] for term in terms) if p]
 
 
 class _Bound:
@@ -93,6 +99,13 @@ class _Bound:
 
     def bind(self, k: int, factors: Factors, axis: Axis) -> None:
         """Tie one axis of input k to the letters that its pattern names."""
+        if "+" in factors:
+            at = 0
+            for part in patterns.parts(factors):
+                size = prod(self._dims(part))
+                self.bind(k, part, axis._replace(ids=axis.ids[at : at + size]))
+                at += size
+            return
         moving = [f for f in factors if patterns.is_live(f) and self.size.get(f, 1) > 1]
         if not moving:
             if len(axis.ids) > 1:
@@ -139,6 +152,10 @@ class _Bound:
 
     def spread(self, factors: Factors, n: int, zero: Callable[[str], bool]) -> Axis:
         """The axis of an output: the ids of its live letters, laid on the grid of its factors."""
+        if "+" in factors:
+            axes = [self.spread(f, prod(self._dims(f)), zero) for f in patterns.parts(factors)]
+            ids = np.concatenate([axis.ids for axis in axes])
+            return Axis(ids, all(axis.zero for axis in axes))
         if factors in self.cells:
             silent = all(zero(f) for f in factors if f in self.letters)
             return Axis(self.cells[factors].ids, silent)

@@ -16,16 +16,18 @@ those it is known, or likely, to have had in training:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa.graph import Graph
+from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
+from spa.products import Product, products
 from spa.run import Feeds
-from spa.settle import believe
+from spa.settle import Affine, believe, likely_scale, settle, usual
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
 
@@ -34,29 +36,7 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
-CHANNEL_SHARE = 0.5  # how much of a channel's own log deviation is believed where BN was folded
-DEAD = 0.05  # of the largest deviation of a layer
-FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What settling does to a folded convolution: its inputs become gain x + shift, its outputs
-    mean + scale (y - mean).
-
-    shift: shape (g, i, t). scale, mean: (outputs,).
-    """
-
-    gain: float
-    shift: Matrix
-    scale: Matrix
-    mean: Matrix
-
-    def read(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows of inputs, shape (g, rows, i, t), as they would have been in training."""
-        shift = self.shift[:, None].astype(np.float32)
-        return np.asarray(rows * np.float32(self.gain) + shift)
 
 
 @dataclass(frozen=True)
@@ -104,13 +84,14 @@ class Measured:
 
     sites: node -> what it saw. statistics: BatchNormalization node -> mean and variance of what it
     read. settled: folded convolution -> what settling does to its output; empty on real inputs.
-    made_up: whether the inputs are.
+    made_up: whether the inputs are. products: node -> what it saw.
     """
 
     sites: Mapping[int, Seen]
     statistics: Mapping[int, tuple[Matrix, Matrix]]
     settled: Mapping[int, Affine]
     made_up: bool
+    products: Mapping[int, SeenProduct] = field(default_factory=dict)
 
 
 def measure(
@@ -123,12 +104,20 @@ def measure(
         memory: bytes for held activations.
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
-    settled = dict[int, Affine]()
+    settled, seen_products = dict[int, Affine](), dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    with Stream(apart, batches, {graph.nodes[k].inputs[0] for k in stops}, memory) as run:
-        for node, site in stops.items():
-            x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
+    along = with_products(stops, products(graph, batches[0]))
+    with Stream(apart, batches, goals(graph, along), memory) as run:
+        for node, site in along.items():
+            if isinstance(site, Product):
+                pair = run(site.names)
+                q, k = ([b[name] for b in pair] for name in site.names)
+                if (what := see(site, q, k, seed)) is not None:
+                    seen_products[node] = what
+                continue
+            name = site.x if site else graph.nodes[node].inputs[0]
+            x = [b[name] for b in run([name])]
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
@@ -137,13 +126,13 @@ def measure(
                     )
                 continue
             seen, made = _look(graph, site, x, seed, made_up, bool(settled))
-            if made_up and _is_folded(graph, site):
-                bias = stored(apart, graph, _bias_place(site))
+            if made_up and site.bias is not None and _is_folded(graph, site):
+                bias = stored(apart, graph, site.bias.place)
                 seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
             found[node] = seen
-    return Measured(found, statistics, settled, made_up)
+    return Measured(found, statistics, settled, made_up, seen_products)
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -166,6 +155,25 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
     }
     stops.update({s.node: s for s in sites(graph)})
     return dict(sorted(stops.items()))
+
+
+def with_products(
+    stops: Mapping[int, Site | None], found: Iterable[Product]
+) -> dict[int, Site | Product | None]:
+    """The stops with products of activations among them, in order."""
+    every: dict[int, Site | Product | None] = {**stops, **{p.node: p for p in found}}
+    return dict(sorted(every.items()))
+
+
+def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> list[str]:
+    """The tensors that are looked at, as often as they are."""
+    found: list[str] = []
+    for node, stop in stops.items():
+        if isinstance(stop, Product):
+            found += stop.names
+        else:
+            found.append(stop.x if stop else graph.nodes[node].inputs[0])
+    return found
 
 
 def sampled(
@@ -222,10 +230,11 @@ def _look(
 
 def _is_folded(graph: Graph, site: Site) -> bool:
     """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
-    readers = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
     own_bias = site.bias is not None and site.bias.own
-    is_conv = graph.nodes[site.node].op_type == "Conv" and site.y not in graph.outputs
-    return is_conv and own_bias and "BatchNormalization" not in readers
+    is_conv = graph.nodes[site.node].op_type == "Conv" and not site.rounds
+    after = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
+    free = site.y not in graph.outputs and "BatchNormalization" not in after
+    return is_conv and own_bias and free
 
 
 def _likely(
@@ -252,45 +261,14 @@ def _likely(
         covariance=found.gain**2 * seen.covariance,
         energy=found.gain**2 * seen.energy,
     )
-    scale = _likely_scale(deviation) ** found.sure
+    scale = likely_scale(deviation) ** found.sure
     return believed, Affine(found.gain, shift, scale.ravel(), middle.ravel())
-
-
-def _likely_scale(deviation: Matrix) -> Matrix:
-    """What brings deviations half the way to the usual one of their layer."""
-    if not (deviation > 0).any():
-        return np.ones_like(deviation)
-    ratio = np.clip(deviation / usual(deviation), 1 / FAR, FAR)
-    alive = deviation > 1e-6 * deviation.max()
-    return np.where(alive, ratio ** (CHANNEL_SHARE - 1), 1.0)
 
 
 def _coverage(site: Site, x: Floats) -> Matrix:
     """How often every tap of a kernel lies inside, shape (t,)."""
     ones = site.rows(np.ones_like(x[:1]), ROWS, np.random.default_rng(0))
     return np.asarray(ones.mean((0, 1, 2)), np.float64)
-
-
-def usual(deviation: Matrix) -> float:
-    """The geometric mean of the deviations of channels that are not nearly dead."""
-    alive = deviation > DEAD * deviation.max(initial=0.0)
-    return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
-
-
-def settle(
-    site: Site, affine: Affine, w: Floats, bias: NDArray[Any], graph: Graph
-) -> dict[Place, NDArray[Any]]:
-    """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
-    shape = graph.constants[site.weight].shape
-    scaled = w * (affine.gain * affine.scale.reshape(*w.shape[:2], 1, 1))
-    seen = bias + np.einsum("goit,git->go", w, affine.shift).ravel()
-    moved = (seen - affine.mean) * affine.scale + affine.mean
-    return {site.place: site.backward(scaled, shape), _bias_place(site): moved}
-
-
-def _bias_place(site: Site) -> Place:
-    assert site.bias is not None
-    return site.bias.place
 
 
 def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
@@ -323,10 +301,15 @@ def norm_places(graph: Graph, node: int) -> list[Place]:
     return [p for k in (3, 4) if (p := place(graph, graph.nodes[node], k))]
 
 
-def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
+def own(
+    apart: Parts,
+    graph: Graph,
+    stops: Mapping[int, Site | None],
+    more: Sequence[Place] = (),
+) -> Parts:
     """The same model where each of these inputs reads an initializer of its own."""
     values, reads = {}, {}
-    for node, position in dict.fromkeys(places(graph, stops)):
+    for node, position in dict.fromkeys([*places(graph, stops), *more]):
         name = f"{node}.{position}@own"
         values[name] = stored(apart, graph, (node, position))
         reads[node, position] = name
@@ -337,7 +320,7 @@ def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
     """What a model stores for the input of a node."""
     from onnx import numpy_helper
 
-    name = apart.model.graph.node[place[0]].input[place[1]]
+    name = apart.node(place[0]).input[place[1]]
     if name in apart.weights:
         return apart.weights[name]
     for tensor in apart.model.graph.initializer:
@@ -350,7 +333,7 @@ def named(apart: Parts, values: Iterable[tuple[Place, NDArray[Any]]]) -> dict[st
     """Values for inputs of nodes by the names of the initializers that they read, as stored."""
     found = {}
     for (node, position), value in values:
-        name = apart.model.graph.node[node].input[position]
+        name = apart.node(node).input[position]
         kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
         found[name] = np.ascontiguousarray(value.astype(kind))
     return found

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import rules
-from spa.axes import Axes, Recorder, is_whole, whole
+from spa import borders, rules
+from spa.axes import Axes, Promise, Recorder, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
@@ -65,9 +65,21 @@ def load_rules() -> None:
 
 
 def propagate(graph: Graph, shapes: Shapes) -> Ties:
-    """Run every node's rule on ids."""
+    """Run every node's rule on ids; once more where a loop turns out to leave something else in a
+    state than what it was taken for."""
     load_rules()
-    recorder = Recorder()
+    spoken: frozenset[Promise] = frozenset()
+    while True:
+        ties = _walk(graph, shapes, Recorder(spoken))
+        if not ties.recorder.broken - spoken:
+            return ties
+        spoken |= ties.recorder.broken
+
+
+def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
+    static = {n: v for n, v in shapes.values.items() if n not in shapes.moving}
+    homes = range(1, len(graph.bodies))
+    dead = {home for home in homes if borders.is_dead(graph, home, static)}
     axes: dict[str, Axes] = {}
     for name in graph.inputs:
         if name in shapes.shapes:
@@ -95,13 +107,17 @@ def propagate(graph: Graph, shapes: Shapes) -> Ties:
             outputs = _lock_all(op, f"operator {node.op_type} has no rule")
         else:
             try:
-                _check_known(op)
-                outputs = rule.run(op)
+                if not node.bodies:
+                    _check_known(op)
+                outputs = rule.enter(op) if node.enters and rule.enter else rule.run(op)
                 _check(op, outputs)
             except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
                 refused[node.index] = str(error)
-                misfit |= isinstance(error, MisfitError)
-                outputs = _lock_all(op, f"{node.op_type}: {error}")
+                if node.home in dead:  # it never runs, and may well contradict itself
+                    outputs = op.whole_outputs()
+                else:
+                    misfit |= isinstance(error, MisfitError)
+                    outputs = _lock_all(op, f"{node.op_type}: {error}")
         for name in node.captured:
             for axis in axes_of(name) or []:
                 op.lock(axis, f"read inside the body of {node.op_type}")

@@ -70,6 +70,9 @@ def verification_lines(found: Verification | None) -> list[str]:
     if found.still:
         seen = ", ".join(f"{name}={found.sizes[0][name]}" for name in found.still)
         lines.append(f"free sizes that the original ran at with one number only: {seen}")
+    if found.unseen:
+        names = ", ".join(found.unseen[:3]) + (", ..." if found.unseen[3:] else "")
+        lines.append(f"If nodes that were seen to take only one of their branches: {names}")
     drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
     lines.append(f"drift from the original (relative L2 on random inputs, 0 is unchanged): {drift}")
     return lines

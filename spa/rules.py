@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from spa.graph import Node
 
 __all__ = [
+    "MICROSOFT",
     "RULES",
     "Axes",
     "Axis",
     "Op",
     "Product",
+    "Quantised",
     "Resized",
     "Rule",
     "Shape",
@@ -34,6 +36,7 @@ __all__ = [
     "declare",
     "find",
     "follow",
+    "is_silent",
     "is_whole",
     "rule",
     "whole",
@@ -158,6 +161,16 @@ class Op:
         flat = np.stack([line.ravel() for line in lines])
         self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
 
+    def promised(self, k: int, at: int, axis: Axis) -> Axis:
+        """The axis of a state where a loop enters its body, see `Recorder`."""
+        spoken = (self.node.bodies[0], k, at) in self.recorder.spoken
+        return axis._replace(zero=axis.zero and not spoken)
+
+    def keep_promise(self, k: int, at: int, axis: Axis) -> None:
+        """Say what the rounds leave of a state."""
+        if self.input(k)[at].zero and not axis.zero:
+            self.recorder.broken.add((self.node.bodies[0], k, at))
+
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
 
@@ -204,6 +217,25 @@ Macs = Callable[[Op], list[Product]]
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How an input holds real numbers: scale * (stored - point).
+
+    scale, point: the inputs that hold those; -1 for none, which is 1 and 0.
+    axes: the axes of the input that those of scale and point stand for, where they have fewer; a
+        function where attributes decide. One that has as many counts for blocks.
+    behind: the scale is multiplied to what the node makes, by a Mul that reads it.
+    unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
+        indices stay where they are, and have as many.
+    """
+
+    scale: int = -1
+    point: int = -1
+    axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
+    behind: bool = False
+    unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one operator couples its axes.
 
@@ -211,8 +243,8 @@ class Rule:
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
-    points: a quantised input -> the input that holds its zero point, and the axis along which that
-        counts where it is a vector (the attribute ``axis`` where there is one).
+    enter: for an operator with a body, what the body is given.
+    quantised: the inputs that hold quantised numbers, and how.
     """
 
     op_type: str
@@ -222,10 +254,26 @@ class Rule:
     text: str
     resize: Resize | None = None
     macs: Macs | None = None
-    points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    quantised: Mapping[int, Quantised] = field(default_factory=dict)
+    enter: Run | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
+MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+# Activations that onnxruntime fuses into what is before them and that have f(0) = 0.
+_SILENT = frozenset(
+    b"Relu LeakyRelu Tanh ScaledTanh Elu Selu ThresholdedRelu HardSwish Gelu QuickGelu".split()
+)
+
+
+def is_silent(op: Op) -> bool:
+    """Whether the activation fused into a node, if any, leaves zero as it is."""
+    name = op.attr("activation", b"")
+    if name == b"Clip":
+        low, high = op.attr("activation_params", [-np.inf, np.inf])
+        return bool(low <= 0 <= high)
+    return not name or name in _SILENT
 
 
 def find(op_type: str, domain: str) -> Rule | None:
@@ -244,13 +292,14 @@ def _register(
     resize: Resize | None,
     macs: Macs | None,
     family: str,
-    points: Mapping[int, tuple[int, int]],
+    quantised: Mapping[int, Quantised],
+    enter: Run | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points)
+        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised, enter)
 
 
 def declare(
@@ -263,7 +312,7 @@ def declare(
     kinds: Callable[[Op], dict[str, str]] | None = None,
     resize: Resize | None = None,
     macs: Macs | None = None,
-    points: Mapping[int, tuple[int, int]] | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
 ) -> None:
     """Declare the rule of one or more operators as a pattern.
@@ -274,11 +323,12 @@ def declare(
         zero: where a removed index holds zero in the output, as a sum of products of inputs:
             ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too,
             ``"+"`` where all inputs are.
-            Empty: never zero, because f(0) is not 0.
+            Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
+            commas; the last one stands for the rest.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
-        resize, macs, points: see `Rule`.
+        resize, macs, quantised: see `Rule`.
     """
 
     def run(op: Op) -> list[Axes]:
@@ -290,7 +340,7 @@ def declare(
         )
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), points or {})
+    _register(ops, run, text, domain, resize, macs, _family(), quantised or {})
 
 
 def rule(
@@ -298,6 +348,8 @@ def rule(
     *,
     resize: Resize | None = None,
     macs: Macs | None = None,
+    enter: Run | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -305,7 +357,8 @@ def rule(
 
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
-        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1], {})
+        family = run.__module__.rsplit(".", 1)[-1]
+        _register(ops, run, said, domain, resize, macs, family, quantised or {}, enter)
         return run
 
     return register

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
+from spa.borders import counts
 from spa.errors import ModelError
 from spa.graph import Graph
 from spa.parts import Parts, parts
@@ -73,6 +74,7 @@ def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSess
     )
 
 
+_ROUNDS = 5  # of a loop, where an input says how many
 STYLES = ("random", "ones", "zeros")
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
@@ -212,13 +214,14 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
     sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
-    top = smallest_table(graph)
+    top, rounds = smallest_table(graph), counts(graph)
     for info in graph.model.graph.input:
         if info.name not in graph.inputs:
             continue
         if info.type.HasField("tensor_type"):
             shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
-            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, top, style)
+            most = min(top, _ROUNDS) if info.name in rounds else top
+            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, most, style)
         elif info.type.sequence_type.elem_type.HasField("tensor_type"):
             tensor = info.type.sequence_type.elem_type.tensor_type
             shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
@@ -263,16 +266,37 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     try:
         with session(parts(graph).showing(names)) as running:
             for style in STYLES:
+                feeds = make_feeds(graph, sizes, 0, style)
                 try:
-                    got = run(running, make_feeds(graph, sizes, 0, style))
+                    got = run(running, feeds)
                 except ORT_ERRORS:
                     continue
+                except RuntimeError:  # of a type that numpy has none for
+                    return _bound_types(running, feeds, names)
                 types = {
                     n: (helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
                     for n, v in got.items()
                     if n in names and v.dtype != object
                 }
                 return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
-    except ModelError:
+    except (ModelError, RuntimeError):
         pass
     return {}
+
+
+def _bound_types(
+    running: ort.InferenceSession, feeds: Feeds, names: list[str]
+) -> dict[str, TypeProto]:
+    """The types of some outputs, whose values stay where they are."""
+    binding = running.io_binding()
+    for info in running.get_inputs():
+        if info.name in feeds:
+            binding.bind_cpu_input(info.name, np.ascontiguousarray(feeds[info.name]))
+    for name in names:
+        binding.bind_output(name)
+    running.run_with_iobinding(binding)
+    found = {}
+    for name, value in zip(names, binding.get_outputs(), strict=True):
+        if value.is_tensor():
+            found[name] = helper.make_tensor_type_proto(value.element_type(), value.shape())
+    return found

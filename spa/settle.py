@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.graph import Graph
+from spa.sites import Floats, Place, Site
+
 Matrix = NDArray[np.float64]
 
 GAINS = np.exp(np.linspace(-2.5, 2.5, 51))
@@ -28,7 +31,29 @@ SHARES = np.exp(np.linspace(np.log(0.01), np.log(3), 14))  # of s and t
 USUAL_SHARE, SPREAD = 0.3, 1.2  # of s and t, log-normal; weak beside the biases of a layer
 USUAL_GAIN_SPREAD = 0.8
 USUAL_MEAN = 0.5  # the deviation of mu, in deviations of y
+CHANNEL_SHARE = 0.5  # of a channel's own log deviation that is believed
+DEAD = 0.05  # of the largest deviation of a layer
+FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ONE_SIDED = 0.2  # the share of E x^2 that the mean makes: 0.32 behind a ReLU, 0 for signed inputs
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What settling does to a folded convolution: its inputs become gain x + shift, its outputs
+    mean + scale (y - mean).
+
+    shift: shape (g, i, t). scale, mean: (outputs,).
+    """
+
+    gain: float
+    shift: Matrix
+    scale: Matrix
+    mean: Matrix
+
+    def read(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of inputs, shape (g, rows, i, t), as they would have been in training."""
+        shift = self.shift[:, None].astype(np.float32)
+        return np.asarray(rows * np.float32(self.gain) + shift)
 
 
 @dataclass(frozen=True)
@@ -105,3 +130,30 @@ def _posterior(
     lack = h0 * (mu * turned[2] - rows_turned)
     d = off**2 * np.einsum("goi,gok,gk->gi", whitened, u, lack) * root
     return Believed(gain, gain * d)
+
+
+def likely_scale(deviation: Matrix) -> Matrix:
+    """What brings deviations half the way to the usual one of their layer."""
+    if not (deviation > 0).any():
+        return np.ones_like(deviation)
+    ratio = np.clip(deviation / usual(deviation), 1 / FAR, FAR)
+    alive = deviation > 1e-6 * deviation.max()
+    return np.where(alive, ratio ** (CHANNEL_SHARE - 1), 1.0)
+
+
+def usual(deviation: Matrix) -> float:
+    """The geometric mean of the deviations of channels that are not nearly dead."""
+    alive = deviation > DEAD * deviation.max(initial=0.0)
+    return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
+
+
+def settle(
+    site: Site, affine: Affine, w: Floats, bias: NDArray[Any], graph: Graph
+) -> dict[Place, NDArray[Any]]:
+    """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
+    assert site.bias is not None
+    shape = graph.constants[site.weight].shape
+    scaled = w * (affine.gain * affine.scale.reshape(*w.shape[:2], 1, 1))
+    seen = bias + np.einsum("goit,git->go", w, affine.shift).ravel()
+    moved = (seen - affine.mean) * affine.scale + affine.mean
+    return {site.place: site.backward(scaled, shape), site.bias.place: moved}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, ValueInfoProto
 from onnx.reference import ReferenceEvaluator
 
+from spa import borders
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.protos import bodies
@@ -112,22 +113,34 @@ _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
 
 
 class _UnevenError(Exception):
-    """A Reshape whose input and output differ in their number of elements."""
+    """A Reshape whose input and output differ in their number of elements, or a fault in a body,
+    which may never run."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
-    """Tensors that are made and read, and have no shape."""
+    """Tensors that are made and read, or come from a body, and have no shape."""
     return [
         name
         for node in graph.nodes
+        if not node.home and not node.enters
         for name in node.outputs
-        if name and name not in found.shapes and (name in graph.readers or name in graph.outputs)
+        if name and name not in found.shapes
+        if node.bodies or name in graph.readers or name in graph.outputs
     ]
 
 
 def _walk(
-    graph: Graph, sizes: Sizes, observed: dict[str, TypeProto], strict: bool = True
+    graph: Graph,
+    sizes: Sizes,
+    observed: dict[str, TypeProto],
+    strict: bool = True,
+    unsteady: frozenset[str] = frozenset(),
 ) -> Shapes:
+    """One pass over the nodes.
+
+    Args:
+        unsteady: first values of states whose shape is another in later rounds.
+    """
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
@@ -152,29 +165,61 @@ def _walk(
             found.values[constant.name] = graph.array(constant.name)
 
     imports = list(graph.model.opset_import)
-    infos = (*graph.model.graph.value_info, *graph.model.graph.output)
-    declared = {**{i.name: _bound(i, sizes) for i in infos}, **observed}
+    declared = {**_declared(graph, sizes), **observed}
     for node in graph.nodes:
         if node.outputs and node.outputs[0] in graph.constants:
             continue
         value = evaluate(graph, node, found.shapes, found.values)
-        if value is not None:
-            for name, array in zip(node.outputs, value, strict=False):
-                if name:
-                    found.values[name] = array
-                    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                    put(name, onnx.helper.make_tensor_type_proto(dtype, list(array.shape)))
+        for name, array in zip(node.outputs, value or [], strict=False):
+            if name and array is not None:
+                found.values[name] = array
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                put(name, onnx.helper.make_tensor_type_proto(dtype, list(array.shape)))
+        if value is not None and all(array is not None for array in value):
             continue
-        for name, type_ in _infer_node(graph, node, types, found, imports, declared).items():
-            put(name, type_)
-        if strict and node.op_type == "Reshape":
-            _check_even(found, node)
+        try:
+            got = _infer_node(graph, node, types, found, imports, declared, unsteady)
+            if strict and node.op_type == "Reshape":
+                _check_even(found, node, got)
+        except (*_FAULTS, _UnevenError):
+            if not node.home:
+                raise
+            if strict and not borders.is_dead(graph, node.home, found.values):
+                raise _UnevenError from None
+            continue
+        for name, type_ in got.items():
+            if name not in found.values:
+                put(name, type_)
+        if node.bodies and not node.enters:
+            changing = {s for s, end in _changing(node, found) if s not in unsteady}
+            if changing:
+                return _walk(graph, sizes, observed, strict, unsteady | changing)
     return found
 
 
-def _check_even(found: Shapes, node: Node) -> None:
-    shapes = [found.shapes.get(name) for name in (node.inputs[0], node.outputs[0])]
-    if shapes[0] is not None and shapes[1] is not None and prod(shapes[0]) != prod(shapes[1]):
+def _changing(node: Node, found: Shapes) -> list[tuple[str, str]]:
+    """The states of a loop that a round leaves in another shape, or in one that is not known."""
+    if node.op_type == "If":
+        return []
+    pairs = borders.carried(node)
+    return [p for p in pairs if found.shapes.get(p[0]) != found.shapes.get(p[1])]
+
+
+def _declared(graph: Graph, sizes: Sizes) -> dict[str, TypeProto]:
+    """What the file itself says of its tensors."""
+    main = graph.model.graph
+    declared = {i.name: _bound(i, sizes) for i in (*main.value_info, *main.output)}
+    for body in graph.bodies[1:]:
+        for info in (*body.proto.value_info, *body.proto.output):
+            if info.name in body.names:
+                declared[body.names[info.name]] = _bound(info, sizes)
+    return declared
+
+
+def _check_even(found: Shapes, node: Node, got: dict[str, TypeProto]) -> None:
+    before = found.shapes.get(node.inputs[0])
+    after = borders.shape_of(got[node.outputs[0]]) if node.outputs[0] in got else None
+    if before is not None and after is not None and prod(before) != prod(after):
         raise _UnevenError
 
 
@@ -206,8 +251,10 @@ def _is_value(tensor: TensorProto) -> bool:
 
 def evaluate(
     graph: Graph, node: Node, shapes: dict[str, Shape], values: dict[str, NDArray[Any]]
-) -> list[NDArray[Any]] | None:
+) -> list[NDArray[Any] | None] | None:
     """The outputs of a node that computes with known values only, or None."""
+    if node.bodies:
+        return None if node.enters else borders.joined(node, values)
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
         return None
     if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
@@ -217,18 +264,28 @@ def evaluate(
         return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
     if not node.inputs or any(name and name not in values for name in node.inputs):
         return None
+    feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
+    if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
+        return None
+    got = run(graph, node, feeds)
+    small = all(v.size <= SMALL and v.dtype != object for v in got or [])
+    return [*got] if got is not None and small else None
+
+
+def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
+
+    Args:
+        feeds: its inputs, by their names in the file.
+    """
     try:
-        feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
-        if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
-            return None
         inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
-        outputs = [onnx.ValueInfoProto(name=n) for n in node.outputs]
+        outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
         lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
         evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        got = [np.asarray(v) for v in evaluator.run(None, feeds)]
-    except Exception:  # the reference lacks some operators and versions: then nothing is known
+        return [np.asarray(v) for v in evaluator.run(None, feeds)]
+    except Exception:  # the reference lacks some operators and versions
         return None
-    return got if all(v.size <= SMALL and v.dtype != object for v in got) else None
 
 
 def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:
@@ -246,8 +303,11 @@ def _infer_node(
     found: Shapes,
     imports: list[onnx.OperatorSetIdProto],
     declared: dict[str, TypeProto],
+    unsteady: frozenset[str],
 ) -> dict[str, TypeProto]:
     """The types of a node's outputs: ONNX's inference, else what the file itself declares."""
+    if node.bodies:
+        return _at_border(graph, node, types, found, declared, unsteady)
     got: dict[str, TypeProto] = {}
     version = graph.opset(node.domain)
     typed = all(i in types for i in node.inputs if i)
@@ -269,10 +329,32 @@ def _infer_node(
             )
         except onnx.checker.ValidationError:  # a deprecated operator: ONNX will not look at it
             got = {}
+    if node.home:
+        inside = dict(zip(node.proto.output, node.outputs, strict=True))
+        got = {inside[name]: type_ for name, type_ in got.items()}
     for name in node.outputs:
         if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
             got[name] = declared[name]
     return {name: type_ for name, type_ in got.items() if name}
+
+
+def _at_border(
+    graph: Graph,
+    node: Node,
+    types: dict[str, TypeProto],
+    found: Shapes,
+    declared: dict[str, TypeProto],
+    unsteady: frozenset[str],
+) -> dict[str, TypeProto]:
+    """The types of what enters a body, or of what a node with bodies makes."""
+    if node.enters:
+        steady = {name: type_ for name, type_ in types.items() if name not in unsteady}
+        return borders.entered(graph, node, steady)
+    got = borders.left(graph, node, types, found.shapes, found.values)
+    for name in node.outputs:  # a run, or the file
+        if name and name not in got and _is_full(declared.get(name)):
+            got[name] = declared[name]
+    return got
 
 
 def _is_full(type_: TypeProto | None) -> bool:

@@ -11,13 +11,14 @@ with g the groups, o and i the output and input channels of a group, t the taps 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa import reals
 from spa.graph import WEIGHTS, Graph, Node
 
 Floats = NDArray[np.floating[Any]]
@@ -28,23 +29,35 @@ Place = tuple[int, int]  # node, position of an input
 class Bias:
     """Where a change of a site's output by a constant can be stored.
 
-    place: the input that holds it, a constant of shape (outputs,). scale: what one unit of it adds
-    to the output: 1, or -1 for the running mean of the BatchNormalization that follows. own:
-    whether the site itself adds it.
+    place: the input that holds it, a constant of shape (outputs,), or for the gates of recurrent
+    layers (directions, 2 outputs). scale: what one unit of it adds to the output: 1, or -1 for the
+    running mean of the BatchNormalization that follows. own: whether the site itself adds it.
+    step: what one of what is stored stands for.
     """
 
     place: Place
     scale: int
     own: bool
+    step: Floats | float = 1.0
+
+    def moved(self, stored: NDArray[Any], change: Floats) -> NDArray[Any]:
+        """What is stored, with the outputs changed by so much, shape (g, o)."""
+        if stored.ndim == 1:
+            return np.asarray(stored + self.scale * change.ravel() / self.step)
+        new = stored.astype(np.float64)
+        new[:, : new.shape[1] // 2] += change.reshape(len(new), -1)
+        return new
 
 
 @dataclass(frozen=True)
 class Site:
     """One such node.
 
-    x: the data it sums. axis: x's axis of channels, groups outermost.
+    x: the data it sums. y: what it makes; of recurrent layers, which keep that to themselves, "".
+    axis: x's axis of channels, groups outermost.
     weight: the constant it sums against. place: the input that holds that.
-    forward, backward: the stored array to W[g, o, i, t] and back.
+    forward, backward: the stored array to W[g, o, i, t] and back, to the nearest that can be
+        stored. rounds: whether that may be another.
     rows: (x, how many at most, random generator) -> rows of x, shape (rows, g, i, t).
     """
 
@@ -60,30 +73,51 @@ class Site:
     backward: Callable[[Floats, tuple[int, ...]], Floats]
     rows: Callable[[Floats, int, np.random.Generator], Floats]
     in_axis: int  # the axis of the input channels in the stored weight
+    rounds: bool = False
 
 
 def sites(graph: Graph) -> list[Site]:
     """All sites in the order of the nodes; weights that several nodes read have none."""
     found = []
     for node in graph.nodes:
-        make = _KINDS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        make = _KINDS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
         site = make(graph, node) if make and node.inputs[0] in graph.activations else None
         if site is not None:
-            found.append(site)
+            found.append(_quantised(graph, site) if _is_read_by_scale(graph, site) else site)
     return found
+
+
+def _is_read_by_scale(graph: Graph, site: Site) -> bool:
+    return reals.is_quantised(graph, site.weight)
+
+
+def _quantised(graph: Graph, site: Site) -> Site:
+    """The site whose weights are what the stored ones stand for."""
+    kind = graph.array(site.weight).dtype
+
+    def forward(codes: Floats) -> Floats:
+        return site.forward(reals.real(graph, site.weight, np.asarray(codes).astype(kind)))
+
+    def backward(w: Floats, shape: tuple[int, ...]) -> Floats:
+        return reals.stored(graph, site.weight, site.backward(w, shape))
+
+    return replace(site, forward=forward, backward=backward, rounds=True)
 
 
 def place(graph: Graph, node: Node, position: int) -> Place | None:
     """The input that holds a stored weight for one reader alone: this one, or that of an Identity
-    before it."""
+    or a DequantizeLinear before it. Inside of a body there is none."""
     name = node.inputs[position] if position < len(node.inputs) else ""
-    if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs:
+    if not name or len(graph.readers.get(name, ())) != 1 or name in graph.outputs or node.home:
         return None
     constant = graph.constants.get(name)
     if constant is not None:
-        return (node.index, position) if constant.tensor.data_type in WEIGHTS else None
+        scaled = node.op_type == "DequantizeLinear"  # also integers of 32 bits, as biases are
+        known = scaled or constant.tensor.data_type in WEIGHTS
+        return (node.index, position) if known else None
     before = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    return place(graph, before, 0) if before and before.op_type == "Identity" else None
+    passes = before is not None and before.op_type in ("Identity", "DequantizeLinear")
+    return place(graph, before, 0) if before and passes else None
 
 
 def _name(graph: Graph, at: Place) -> str:
@@ -106,8 +140,14 @@ def _bias(graph: Graph, node: Node, position: int) -> Bias | None:
 
 def _vector(graph: Graph, node: Node, position: int, scale: int, own: bool) -> Bias | None:
     at = place(graph, node, position)
-    one = at is not None and len(graph.constants[_name(graph, at)].shape) == 1
-    return Bias(at, scale, own) if at and one else None
+    if at is None or len(graph.constants[_name(graph, at)].shape) != 1:
+        return None
+    name = _name(graph, at)
+    step: Floats | float = 1.0
+    if reals.is_quantised(graph, name):
+        one = np.ones_like(graph.array(name))
+        step = reals.real(graph, name, one) - reals.real(graph, name, np.zeros_like(one))
+    return Bias(at, scale, own, step)
 
 
 def _conv(graph: Graph, node: Node) -> Site | None:
@@ -213,6 +253,25 @@ def _transpose(graph: Graph, node: Node) -> Site | None:
 
 def _matrix(graph: Graph, node: Node) -> Site | None:
     """Gemm, and MatMul with a stored matrix on the right."""
+    return _product(graph, node, node.inputs[0], node, 2 if node.op_type == "Gemm" else -1)
+
+
+def _dynamic(graph: Graph, node: Node) -> Site | None:
+    """A product in eight bits of what is quantised as it comes."""
+    if node.op_type == "DynamicQuantizeMatMul":
+        return _product(graph, node, node.inputs[0], node, 4)
+    maker = graph.makers.get(node.inputs[0])
+    if maker is None or graph.nodes[maker].op_type != "DynamicQuantizeLinear":
+        return None
+    x = graph.nodes[maker].inputs[0]
+    if node.op_type == "MatMulIntegerToFloat":
+        return _product(graph, node, x, node, 6)
+    last = reals.scaled_by(graph, node)
+    return _product(graph, node, x, last, -1) if last is not None else None
+
+
+def _product(graph: Graph, node: Node, x: str, last: Node, bias_at: int) -> Site | None:
+    """A stored matrix on the right of x; ``last`` makes the result of it."""
     at = place(graph, node, 1)
     if at is None:
         return None
@@ -229,16 +288,42 @@ def _matrix(graph: Graph, node: Node) -> Site | None:
     def backward(w: Floats, _: tuple[int, ...]) -> Floats:
         return w[0, :, :, 0] if across else w[0, :, :, 0].T
 
-    bias = _bias(graph, node, 2 if node.op_type == "Gemm" else -1)
     return Site(
-        node.index, node.inputs[0], node.outputs[0], -1, weight, at, bias, 1,
+        node.index, x, last.outputs[0], -1, weight, at, _bias(graph, last, bias_at), 1,
         forward, backward, _flat(-1), 1 if across else 0,
     )  # fmt: skip
 
 
-_KINDS: dict[str, Callable[[Graph, Node], Site | None]] = {
-    "Conv": _conv,
-    "ConvTranspose": _transpose,
-    "Gemm": _matrix,
-    "MatMul": _matrix,
+def _gates(graph: Graph, node: Node) -> Site | None:
+    """What LSTM, GRU and RNN make of their input before the recurrence, all directions in a row."""
+    at = place(graph, node, 1)
+    if at is None:
+        return None
+    weight = _name(graph, at)
+    shape = graph.constants[weight].shape  # (directions, gates * hidden, inputs)
+    held = place(graph, node, 3)
+
+    def forward(w: Floats) -> Floats:
+        return w.reshape(1, -1, w.shape[2], 1)
+
+    def backward(w: Floats, _: tuple[int, ...]) -> Floats:
+        return w.reshape(shape)
+
+    return Site(
+        node.index, node.inputs[0], "", -1, weight, at, Bias(held, 1, True) if held else None, 1,
+        forward, backward, _flat(-1), 2,
+    )  # fmt: skip
+
+
+_KINDS: dict[tuple[str, str], Callable[[Graph, Node], Site | None]] = {
+    ("", "Conv"): _conv,
+    ("", "ConvTranspose"): _transpose,
+    ("", "Gemm"): _matrix,
+    ("", "MatMul"): _matrix,
+    ("", "MatMulInteger"): _dynamic,
+    ("com.microsoft", "DynamicQuantizeMatMul"): _dynamic,
+    ("com.microsoft", "MatMulIntegerToFloat"): _dynamic,
+    ("", "LSTM"): _gates,
+    ("", "GRU"): _gates,
+    ("", "RNN"): _gates,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import combinations, count, cycle, repeat
 
 from onnx import ValueInfoProto
@@ -72,6 +72,15 @@ def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[
 
 
 def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
+    first = any(places[0][1] == 0 for places in free.values())
+    states = _of_states(free, free) if first else set()
+    if states:
+        yield from _tried(free, offset, states)
+    yield from _tried(free, offset, set())
+
+
+def _tried(free: Free, offset: int, samples: Collection[str]) -> Iterator[Sizes]:
+    """Numbers to try where these sizes and all first ones count samples."""
     batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
     spatial = (67, 71, 73, 79, 83, 89)
 
@@ -79,7 +88,8 @@ def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
         bound: Sizes = {}
         for name, places in free.items():
             _, axis, rank = places[0]
-            bound[name] = one if axis == 0 else next(sides if rank >= 4 else lengths)
+            counts = axis == 0 or name in samples
+            bound[name] = one if counts else next(sides if rank >= 4 else lengths)
         return bound
 
     yield bind(cycle(sequence[offset:]), cycle(spatial[offset:]))
@@ -148,14 +158,18 @@ def batch_sizes(graph: Graph) -> frozenset[str]:
             mine = [d for d in dims(graph, info) if isinstance(d, str) and d in plain]
             named = [d for d in mine if "batch" in d.lower()]
             found.update(named[:1] or [d for d in mine[:1] if dims(graph, info)[0] == d])
-    if found:  # of the states of a recurrent net: layers, samples, units
-        others = [(n, *free[n][0]) for n in plain - found]
-        found.update(
-            n
-            for n, name, _, rank in others
-            if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & plain
-        )
-    return frozenset(found)
+    return frozenset(found | _of_states(free, plain - found)) if found else frozenset()
+
+
+def _of_states(free: Free, names: Iterable[str]) -> set[str]:
+    """Those of these sizes that stand as the states of a recurrent net have it: layers, samples,
+    units."""
+    others = [(n, *free[n][0]) for n in names]
+    return {
+        n
+        for n, name, _, rank in others
+        if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & free.keys()
+    }
 
 
 def channel_axis(shape: Sequence[int | None]) -> int | None:

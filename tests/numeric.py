@@ -142,7 +142,7 @@ def alone(groups: Groups, op: Op) -> Lone | None:
             value = graph.array(name)
         if value is not None and (stored or value.size == 1 or (kind.kind in "iub" and kept)):
             fixed[k] = value
-        elif kind.kind in "fiub":
+        elif kind.kind in "fiub" and kind.isbuiltin == 1:  # others onnxruntime takes no arrays of
             inputs[k] = name
         else:
             return None
@@ -175,6 +175,7 @@ class Runner:
         attrs: Mapping[str, Any] | None = None,
         sizes: Mapping[int, Array] | None = None,
         states: bool = False,
+        shapes: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         node, groups_opset = lone.op.node, lone.op.opset
         proto = onnx.NodeProto()
@@ -195,7 +196,10 @@ class Runner:
             helper.make_tensor_value_info(
                 f"i{k}",
                 helper.np_dtype_to_tensor_dtype(lone.dtypes[k]),
-                [None] * len(lone.shape(k)),
+                # onnxruntime's own operators hold declared shapes against attributes.
+                (shapes or {}).get(k, lone.shape(k))
+                if node.domain
+                else [None] * len(lone.shape(k)),
             )
             for k in lone.inputs
         ]
@@ -228,6 +232,8 @@ def numbers(lone: Lone, random: np.random.Generator, low: float, high: float) ->
             feeds[k] = (value.round(1) if lone.free_values else value).astype(kind)
         elif kind.kind == "b":
             feeds[k] = random.integers(0, 2, shape).astype(bool)
+        elif is_quantised(lone, k):  # about the zero points of the rows
+            feeds[k] = (random.integers(-60, 60, shape) + 120 * (kind.kind == "u")).astype(kind)
         else:
             feeds[k] = random.integers(0, 8 if lone.free_values else 2, shape).astype(kind)
     return feeds
@@ -246,9 +252,17 @@ def _changed(
         }[how]  # fmt: skip
     elif value.dtype.kind == "b":
         part[i] = ~part[i]
+    elif value.max() > 8:
+        part[i] ^= 0x25
     else:
         part[i] = 1 - part[i] if value.max() <= 1 else part[i] ^ 0x7
     return {**feeds, k: value}
+
+
+def is_quantised(lone: Lone, k: int) -> bool:
+    rule = rules.find(lone.op.node.op_type, lone.op.node.domain)
+    eight = lone.dtypes[k].kind in "iu" and lone.dtypes[k].itemsize == 1
+    return eight and lone.op.node.domain != "" and rule is not None and k in rule.quantised
 
 
 RANGES = ((0.2, 0.7), (1.1, 1.8), (-0.4, 0.4))

@@ -5,7 +5,7 @@ import pytest
 from onnx import ModelProto
 
 from models.builder import Net
-from spa.graph import index
+from spa.index import index
 from spa.measure import CHANNEL_SHARE, Measured, channel_statistics, measure
 
 

@@ -36,16 +36,19 @@ class _Random(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, model: ModelProto) -> None:
         random = np.random.default_rng(0)
-        shapes = {
-            i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input
-        }
         self.rows = [
-            {n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-            for _ in range(2)
+            {i.name: _fed(random, i.type.tensor_type) for i in model.graph.input} for _ in range(4)
         ]
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return self.rows.pop() if self.rows else None
+
+
+def _fed(random: np.random.Generator, kind: onnx.TypeProto.Tensor) -> np.ndarray:
+    shape = [d.dim_value or 3 for d in kind.shape.dim]
+    if kind.elem_type == onnx.TensorProto.FLOAT:
+        return random.standard_normal(shape).astype(np.float32)
+    return random.integers(0, 2, shape)
 
 
 def _dynamic(model: ModelProto, path: Path, kind: QuantType) -> ModelProto:

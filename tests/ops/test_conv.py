@@ -9,7 +9,18 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    SIGNAL,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 
 def _conv(out: int, **options: Any) -> Body:
@@ -62,6 +73,26 @@ def _along_channels(k: int, **options: Any) -> Body:
     return lambda net, a: net.transpose(
         net.conv(net.transpose(a, 0, 2, 1), a.shape[2], k, **options), 0, 2, 1
     )
+
+
+def _filtered(k: int, **attrs: Any) -> Body:
+    """Mean by channel, a window that slides over the row of means, and a gate: ECA."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        row = net.reshape(net.global_avg_pool(a), [2, 1, 8])
+        made = net.node("Conv", row, net.weight(1, 1, k), **attrs)
+        return net.mul(a, net.sigmoid(net.reshape(made, [2, -1, 1, 1])))
+
+    return body
+
+
+def _summed_row(**attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        row = net.reshape(net.global_avg_pool(a), [2, 1, 8])
+        made = net.node("Conv", row, net.weight(1, 1, 3), **attrs)
+        return net.add(a, net.node("ReduceSum", net.unsqueeze(made, 1), [3], keepdims=1))
+
+    return body
 
 
 def _causal(bias: bool = False, past: bool = False, **attrs: Any) -> Body:
@@ -132,6 +163,25 @@ def _qlinear(
     return body
 
 
+def _qlinear_of_onnxruntime(last: bool, out: int = 6, group: int = 1) -> Body:
+    """Its own form of QLinearConv, which may have the channels last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        shape = [*a.shape[:1], out, *a.shape[2:]]
+        x = quantise(net, a)
+        x = net.transpose(x, 0, 2, 3, 1) if last else x
+        w = _stored(net, out, a.shape[1] // group, 3, 3)
+        bias = net.const(net.rng.integers(-500, 500, out).astype(np.int32))
+        y = contrib(
+            net, "QLinearConv", x, *CODE, w, _per(0.01, out, np.float32), np.zeros(out, np.int8),
+            *CODE, bias, pads=[1] * 4, group=group, channels_last=int(last),
+            shape=[shape[k] for k in (0, 2, 3, 1)] if last else shape,
+        )  # fmt: skip
+        return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
+
+    return body
+
+
 def _batch(made: Body) -> Body:
     """Made of a batch out of the file, of which some may go."""
 
@@ -164,6 +214,12 @@ CASES = [
     ), 0, 2, 1, 3), exact=True),
     case("window-of-one-padded", 2, lambda net, a: net.node(
         "Conv", a, net.weight(6, 8, 1, 1), pads=[1] * 4), exact=True),
+    # One row of one channel is filtered along its length, in shape only.
+    case("filter", 1, _filtered(3, pads=[1, 1]), exact=False),
+    case("filter-auto-pad", 1, _filtered(5, auto_pad="SAME_UPPER"), exact=False),
+    case("filter-of-one", 1, _filtered(1), exact=True),
+    case("filter-that-shortens", 0, _summed_row()),
+    case("filter-that-strides", 0, _summed_row(strides=[2], pads=[5, 4])),
     case("2d", 2, _conv(6), exact=True),
     case("1d", 2, _conv(6), shape=SIGNAL, exact=True),
     case("3d", 2, _conv(6), shape=VOLUME, exact=True),
@@ -239,6 +295,12 @@ CASES = [
          exact=True),
     case("ConvInteger", 2, _integer(True), exact=True),
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
+    case("QLinearConv-of-onnxruntime", 2, _qlinear_of_onnxruntime(False), exact=True),
+    case("QLinearConv-channels-last", 2, _qlinear_of_onnxruntime(True), exact=True),
+    case("QLinearConv-channels-last-grouped", 3, _qlinear_of_onnxruntime(True, group=2),
+         exact=True),
+    case("QLinearConv-channels-last-depthwise", 1, _qlinear_of_onnxruntime(True, 8, 8),
+         exact=True),
     case("ConvInteger-grouped", 3, _integer(True, group=2), exact=True),
     case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
     *(case(f"{op}-where-{which}-speaks", 2, _speaking(op, which), opset=19, exact=True)

@@ -10,7 +10,22 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, TOKENS, Case, case, consume, produce, summed
+from tests.ops.cases import (
+    CODE,
+    POINT,
+    ROWS,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    codes,
+    consume,
+    contrib,
+    dequantise,
+    produce,
+    quantise,
+    summed,
+)
 
 Prepare = Callable[[Net, Tensor], Tensor]
 
@@ -324,6 +339,69 @@ def _square(net: Net, a: Tensor) -> Tensor:
     return net.node("Conv", net.relu(net.node("Conv", a, w)), w)
 
 
-@pytest.mark.parametrize("case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS])
+def _quantised(op: str, speaks: bool = False, **attrs: float) -> Body:
+    """One operator of onnxruntime on quantised numbers."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, net.sigmoid(a) if speaks else a)
+        return dequantise(net, contrib(net, op, q, *CODE, *CODE, shape=a.shape, **attrs))
+
+    return body
+
+
+def _quantised_pair(op: str, other: str) -> Body:
+    """Of an activation and another one, or of what is stored for every channel."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        side = quantise(net, net.sigmoid(a)) if other == "made" else codes(net, a.shape[1], 1, 1)
+        y = contrib(net, op, q, *CODE, side, *CODE, *CODE, shape=a.shape)
+        return dequantise(net, y)
+
+    return body
+
+
+def _quantised_where(net: Net, a: Tensor) -> Tensor:
+    q, stored = quantise(net, a), codes(net, a.shape[1], 1, 1)
+    chosen = net.node("Greater", a, 0.0)
+    y = contrib(net, "QLinearWhere", chosen, q, *CODE, stored, *CODE, *CODE, shape=a.shape)
+    return dequantise(net, y)
+
+
+def _integers(net: Net, a: Tensor) -> Tensor:
+    stored = codes(net, a.shape[1], 1, 1)
+    y = contrib(
+        net, "MulInteger", quantise(net, a), POINT, stored, POINT, shape=a.shape, dtype=np.int32
+    )
+    return net.cast(y, TensorProto.FLOAT)
+
+
+def _summed(body: Body) -> Body:
+    return lambda net, a: summed(net, body(net, a))
+
+
+QUANTISED = [
+    case("QLinearLeakyRelu", 1, _quantised("QLinearLeakyRelu", alpha=0.1), exact=True),
+    case("QLinearLeakyRelu-summed", 1, _summed(_quantised("QLinearLeakyRelu")), exact=True),
+    case("QLinearSigmoid", 1, _quantised("QLinearSigmoid"), exact=True),
+    case("QLinearSigmoid-summed", 1, _summed(_quantised("QLinearSigmoid")), exact=False),
+    *(
+        case(f"{op}-{other}", 1, _quantised_pair(op, other), exact=True)
+        for op in ("QLinearAdd", "QLinearMul")
+        for other in ("made", "stored")
+    ),
+    case("QLinearMul-summed", 1, _summed(_quantised_pair("QLinearMul", "made")), exact=True),
+    case("QLinearAdd-summed", 1, _summed(_quantised_pair("QLinearAdd", "made")), exact=False),
+    case("QLinearAdd-stored-summed", 1, _summed(_quantised_pair("QLinearAdd", "stored")),
+         exact=True),
+    case("QLinearWhere", 1, _quantised_where, exact=True),
+    case("QLinearWhere-summed", 1, _summed(_quantised_where), exact=True),
+    case("MulInteger", 1, _integers, exact=True, runnable=False, typed=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED]
+)
 def test_elementwise(case: Case) -> None:
     case.check()

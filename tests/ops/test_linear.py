@@ -9,7 +9,18 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import IMAGE, ROWS, TOKENS, Body, Case, case
+from tests.ops.cases import (
+    CODE,
+    IMAGE,
+    ROWS,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    contrib,
+    dequantise,
+    quantise,
+)
 
 
 def _times(*shape: int) -> Body:
@@ -189,7 +200,70 @@ def _qlinear(rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> Body:
     return body
 
 
+def _to_float(*columns: int, points: bool = True, bias: bool = True) -> Body:
+    """MatMulInteger and what scales it, in one."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
+        more = [np.uint8(120), _points(columns)] if points else [None, None]
+        return contrib(
+            net, "MatMulIntegerToFloat", net.node("QuantizeLinear", a, np.float32(0.03), np.uint8(
+            120)), _stored(net, 8, 6), np.float32(0.03), scale if columns else scale[0], *more,
+            net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6], dtype=np.float32,
+        )  # fmt: skip
+
+    return body
+
+
+def _dynamic(*columns: int, bias: bool = True, speaks: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if speaks else a
+        scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
+        return contrib(
+            net, "DynamicQuantizeMatMul", a, _stored(net, 8, 6), scale if columns else scale[0],
+            _points(columns), net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6],
+            dtype=np.float32,
+        )  # fmt: skip
+
+    return body
+
+
+def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = quantise(net, net.transpose(a, 1, 0) if attrs.get("transA") else a)
+        w = _stored(net, *((6, 8) if attrs.get("transB") else (8, 6)))
+        scale = np.full(columns, 0.01, np.float32) if columns else np.float32(0.01)
+        c = net.const(net.rng.integers(-500, 500, 6).astype(np.int32)) if bias else None
+        made = contrib(
+            net, "QGemm", x, *CODE, w, scale, _points(columns), c, *(CODE if back else ()),
+            shape=[a.shape[0], 6], dtype=np.uint8 if back else np.float32, **attrs,
+        )  # fmt: skip
+        return dequantise(net, made) if back else made
+
+    return body
+
+
+def _sixteen(net: Net, a: Tensor) -> Tensor:
+    x = net.cast(net.mul(a, 100.0), TensorProto.INT16)
+    w = net.const(net.rng.integers(-99, 99, (8, 6)).astype(np.int16), "stored")
+    y = contrib(net, "MatMulInteger16", x, w, shape=[*a.shape[:-1], 6], dtype=np.int32)
+    return net.mul(net.cast(y, TensorProto.FLOAT), 1e-4)
+
+
 QUANTISED = [
+    case("MatMulIntegerToFloat", 2, _to_float(), shape=TOKENS, exact=True),
+    case("MatMulIntegerToFloat-per-column", 2, _to_float(6), shape=TOKENS, exact=True),
+    case("MatMulIntegerToFloat-no-points", 2, _to_float(points=False, bias=False), shape=ROWS,
+         exact=True),
+    case("DynamicQuantizeMatMul", 2, _dynamic(), shape=TOKENS, exact=True),
+    case("DynamicQuantizeMatMul-per-column", 2, _dynamic(6), shape=ROWS, exact=True),
+    case("DynamicQuantizeMatMul-no-bias", 2, _dynamic(6, bias=False), shape=ROWS, exact=True),
+    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS),
+    case("QGemm", 2, _qgemm(), shape=ROWS, exact=True),
+    case("QGemm-per-column", 2, _qgemm(6), shape=ROWS, exact=True),
+    case("QGemm-transposed", 2, _qgemm(6, transA=1, transB=1), shape=ROWS, exact=True),
+    case("QGemm-to-floats", 2, _qgemm(back=False, bias=False), shape=ROWS, exact=True),
+    case("MatMulInteger16", 2, _sixteen, shape=TOKENS, exact=True),
     case("MatMulInteger", 2, _integer(), shape=ROWS, exact=True),
     case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
     case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),

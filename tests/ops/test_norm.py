@@ -11,7 +11,23 @@ import spa
 from models.builder import Net, Tensor
 from tests.isolation import Alone
 from tests.numeric import alone
-from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    IMAGE,
+    POINT,
+    ROWS,
+    SCALE,
+    SIGNAL,
+    TOKENS,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    codes,
+    contrib,
+    quantise,
+    summed,
+)
 
 
 def _scaled(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Body:
@@ -35,7 +51,37 @@ def _trained(outputs: int, **attrs: Any) -> Body:
     return body
 
 
+def _quantised_softmax(axis: int, opset: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        attrs = {"axis": axis, "opset": opset}
+        scale, point = np.float32(1 / 256), np.uint8(0)
+        q = quantise(net, a)
+        y = contrib(net, "QLinearSoftmax", q, *CODE, scale, point, shape=a.shape, **attrs)
+        return net.node("DequantizeLinear", y, scale, point)
+
+    return body
+
+
+def _quantised_embedding(net: Net, a: Tensor) -> Tensor:
+    """Of words that a row of the producer picks, in eight bits throughout."""
+    ids = net.cast(net.node("Greater", net.node("ReduceSum", a, [2], keepdims=0), 0.0), 6)
+    tables = [codes(net, n, 16) for n in (4, 7, 2)]
+    more = [codes(net, 16), codes(net, 16), None]
+    made, _ = net.nodes(
+        "QEmbedLayerNormalization",
+        [ids, ids, *tables, *more, *[SCALE] * 5, *[POINT] * 5],
+        2,
+        shapes=[[*a.shape[:2], 16], a.shape[:1]],
+        domain="com.microsoft",
+    )
+    return made
+
+
 BATCH = [
+    case("QEmbedLayerNormalization", 2, _quantised_embedding, shape=TOKENS),
+    case("QLinearSoftmax-space", 1, _quantised_softmax(3, 13), exact=True),
+    case("QLinearSoftmax-channels", 1, _quantised_softmax(1, 13), exact=False),
+    case("QLinearSoftmax-opset-11", 1, _quantised_softmax(1, 11), exact=False),
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
     case("volume", 1, lambda net, a: net.bn(a), shape=VOLUME, exact=True),

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    SIGNAL,
+    TOKENS,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -66,7 +78,31 @@ def _affine_grid(net: Net, a: Tensor) -> Tensor:
     return net.node("GridSample", a, grid)
 
 
+def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> Body:
+    """Of quantised numbers, with channels first or last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        made = [shape[k] for k in (0, 2, 3, 1)] if last else shape
+        q = net.transpose(q, 0, 2, 3, 1) if last else q
+        y = contrib(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
+        return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
+
+    return body
+
+
 CASES = [
+    *(
+        case(f"QLinearAveragePool-last-{last}", 1, _quantised(
+            "QLinearAveragePool", [2, 8, 3, 3], last, kernel_shape=[2, 2], strides=[2, 2]),
+            exact=True)
+        for last in (False, True)
+    ),
+    *(
+        case(f"QLinearGlobalAveragePool-last-{last}", 1, _quantised(
+            "QLinearGlobalAveragePool", [2, 8, 1, 1], last), exact=True)
+        for last in (False, True)
+    ),
     *(case(op, 1, _pool(op), exact=True) for op in POOLS),
     *(case(f"{op}-1d", 1, _pool(op), shape=SIGNAL, exact=True) for op in POOLS),
     *(case(f"{op}-3d", 1, _pool(op), shape=VOLUME, exact=True) for op in POOLS),

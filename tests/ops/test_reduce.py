@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, TOKENS, Body, Case, case
+from tests.ops.cases import CODE, ROWS, TOKENS, Body, Case, case, contrib, dequantise, quantise
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
@@ -28,7 +28,20 @@ def _reduce(op: str, axes: list[int] | None, opset: int, keepdims: int | None = 
     return body
 
 
+def _quantised(axes: list[int], shape: list[int]) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        y = contrib(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
+        return dequantise(net, y)
+
+    return body
+
+
 REDUCE = [
+    case("QLinearReduceMean-space", 1, _quantised([2, -1], [2, 8, 1, 1]), exact=True,
+         runnable=False, typed=True),
+    case("QLinearReduceMean-channels", 1, _quantised([1], [2, 1, 6, 6]), exact=False,
+         runnable=False, typed=True),
     # Space goes, channels stay.
     *(
         case(f"{op}-space-opset-{opset}", 1, _reduce(op, [2, 3], opset), opset=opset, exact=True)
