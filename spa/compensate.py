@@ -29,7 +29,6 @@ from spa.measure import (
     norm_places,
     own,
     sampled,
-    settle,
     stored,
     with_products,
 )
@@ -37,6 +36,7 @@ from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
 from spa.products import Product
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Floats, Place, Site
 from spa.stays import Stays, is_alone, read_at
 from spa.stream import Stream
@@ -252,6 +252,11 @@ class _Walk:
         rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
         inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
+        affine = self.measured.settled.get(site.node)
+        if affine is not None:
+            shift = affine.shift[stays.alive]
+            inputs = replace(affine, shift=shift).read(inputs)
+            pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
         dense = w[stays.alive][:, stays.out]
         found = moments(
             dense.reshape(*dense.shape[:2], -1),
