@@ -5,7 +5,8 @@ them. Every site is brought to one form: its rows are samples (of batches, of po
 
     y[row, g, o] = sum over i, t of  W[g, o, i, t] * x[row, g, i, t]
 
-with g the groups, o and i the output and input channels of a group, t the taps of its kernel.
+before any activation that is fused into the node, with g the groups, o and i the output and input
+channels of a group, t the taps of its kernel.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa.graph import WEIGHTS, Graph, Node
+from spa.rules import MICROSOFT
 
 Floats = NDArray[np.floating[Any]]
 Place = tuple[int, int]  # node, position of an input
@@ -66,7 +68,7 @@ def sites(graph: Graph) -> list[Site]:
     """All sites in the order of the nodes; weights that several nodes read have none."""
     found = []
     for node in graph.nodes:
-        make = _KINDS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        make = _KINDS.get((node.domain.removeprefix("ai.onnx"), node.op_type))
         site = make(graph, node) if make and node.inputs[0] in graph.activations else None
         if site is not None:
             found.append(site)
@@ -93,6 +95,8 @@ def _name(graph: Graph, at: Place) -> str:
 def _bias(graph: Graph, node: Node, position: int) -> Bias | None:
     if 0 <= position < len(node.inputs) and node.inputs[position]:
         return _vector(graph, node, position, 1, True)
+    if node.attrs.get("activation"):
+        return None  # what follows is behind the activation
     readers = graph.readers.get(node.outputs[0], [])
     if len(readers) != 1 or node.outputs[0] in graph.outputs:
         return None
@@ -212,12 +216,13 @@ def _transpose(graph: Graph, node: Node) -> Site | None:
 
 
 def _matrix(graph: Graph, node: Node) -> Site | None:
-    """Gemm, and MatMul with a stored matrix on the right."""
+    """Gemm and MatMul with a stored matrix on the right, also where they are fused."""
     at = place(graph, node, 1)
     if at is None:
         return None
     weight = _name(graph, at)
-    if len(graph.constants[weight].shape) != 2 or node.attrs.get("transA", 0):
+    turned = any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+    if len(graph.constants[weight].shape) != 2 or turned:
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
         return None
@@ -229,16 +234,21 @@ def _matrix(graph: Graph, node: Node) -> Site | None:
     def backward(w: Floats, _: tuple[int, ...]) -> Floats:
         return w[0, :, :, 0] if across else w[0, :, :, 0].T
 
-    bias = _bias(graph, node, 2 if node.op_type == "Gemm" else -1)
+    bias = _bias(graph, node, -1 if node.op_type.endswith("MatMul") else 2)
     return Site(
         node.index, node.inputs[0], node.outputs[0], -1, weight, at, bias, 1,
         forward, backward, _flat(-1), 1 if across else 0,
     )  # fmt: skip
 
 
-_KINDS: dict[str, Callable[[Graph, Node], Site | None]] = {
-    "Conv": _conv,
-    "ConvTranspose": _transpose,
-    "Gemm": _matrix,
-    "MatMul": _matrix,
+# An activation that is fused into a node comes after its sum, which is what a site is about.
+_KINDS: dict[tuple[str, str], Callable[[Graph, Node], Site | None]] = {
+    ("", "Conv"): _conv,
+    ("", "ConvTranspose"): _transpose,
+    ("", "Gemm"): _matrix,
+    ("", "MatMul"): _matrix,
+    (MICROSOFT, "FusedConv"): _conv,
+    (MICROSOFT, "FusedGemm"): _matrix,
+    (MICROSOFT, "FusedMatMul"): _matrix,
+    (MICROSOFT, "TransposeMatMul"): _matrix,
 }
