@@ -7,6 +7,7 @@ as a pattern (see `spa.patterns`). An operator that stores a size also has a *re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -351,7 +352,8 @@ def declare(
         text = pattern if isinstance(pattern, str) else pattern(op)
         return foretell(op, text, sizes(op) if sizes else {})
 
-    text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
+    text = pattern if isinstance(pattern, str) else pattern.__doc__ or "by attributes"
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
     _register(ops, run, text, domain, resize, macs, _family(), quantised or {}, shapes=shapes)
 
 

@@ -267,6 +267,13 @@ def smallest_table(graph: Graph) -> int:
         and graph.constants[node.inputs[0]].shape
         and node.inputs[1] in graph.activations
     ]
+    rows += [
+        graph.constants[name].shape[0]
+        for node in graph.nodes
+        if node.op_type == "EmbedLayerNormalization"
+        for name in node.inputs[2:5]
+        if name in graph.constants
+    ]
     return max(2, min([1000, *rows]))
 
 

@@ -5,7 +5,8 @@ them. Every site is brought to one form: its rows are samples (of batches, of po
 
     y[row, g, o] = sum over i, t of  W[g, o, i, t] * x[row, g, i, t]
 
-with g the groups, o and i the output and input channels of a group, t the taps of its kernel.
+before any activation that is fused into the node, with g the groups, o and i the output and input
+channels of a group, t the taps of its kernel.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from spa import reals, scales
 from spa.graph import WEIGHTS, Graph, Node
+from spa.rules import MICROSOFT
 
 Floats = NDArray[np.floating[Any]]
 Place = tuple[int, int]  # node, position of an input
@@ -161,6 +163,8 @@ def _name(graph: Graph, at: Place) -> str:
 def _bias(graph: Graph, node: Node, position: int) -> Bias | None:
     if 0 <= position < len(node.inputs) and node.inputs[position]:
         return _vector(graph, node, position, 1, True)
+    if node.attrs.get("activation"):
+        return None  # what follows is behind the activation
     readers = graph.readers.get(node.outputs[0], [])
     if len(readers) != 1 or node.outputs[0] in graph.outputs:
         return None
@@ -283,9 +287,10 @@ def _transpose(graph: Graph, given: _Given) -> Site | None:
 
 
 def _matrix(graph: Graph, given: _Given) -> Site | None:
-    """A product with a stored matrix on the right."""
+    """A product with a stored matrix on the right, also where more is fused to it."""
     node, weight = given.node, _name(graph, given.at)
-    if len(graph.constants[weight].shape) != 2 or node.attrs.get("transA", 0):
+    turned = any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
+    if len(graph.constants[weight].shape) != 2 or turned:
         return None
     if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
         return None
@@ -357,6 +362,7 @@ class _Kind:
     bias: int | None
 
 
+# An activation that is fused into a node comes after its sum, which is what a site is about.
 _KINDS = {
     ("", "Conv"): _Kind(_conv, 1, 2),
     ("", "ConvTranspose"): _Kind(_transpose, 1, None),
@@ -366,12 +372,16 @@ _KINDS = {
     ("", "MatMulInteger"): _Kind(_matrix, 1, -1),
     ("", "QLinearConv"): _Kind(_conv, 3, 8),
     ("", "QLinearMatMul"): _Kind(_matrix, 3, -1),
-    ("com.microsoft", "QLinearConv"): _Kind(_conv, 3, 8),
-    ("com.microsoft", "QGemm"): _Kind(_matrix, 3, 6),
-    ("com.microsoft", "DynamicQuantizeMatMul"): _Kind(_matrix, 1, 4),
-    ("com.microsoft", "MatMulNBits"): _Kind(_blocks, 1, 5),
-    ("com.microsoft", "MatMulIntegerToFloat"): _Kind(_matrix, 1, 6),
+    (MICROSOFT, "QLinearConv"): _Kind(_conv, 3, 8),
+    (MICROSOFT, "QGemm"): _Kind(_matrix, 3, 6),
+    (MICROSOFT, "DynamicQuantizeMatMul"): _Kind(_matrix, 1, 4),
+    (MICROSOFT, "MatMulNBits"): _Kind(_blocks, 1, 5),
+    (MICROSOFT, "MatMulIntegerToFloat"): _Kind(_matrix, 1, 6),
     ("", "LSTM"): _Kind(_gates, 1, None),
     ("", "GRU"): _Kind(_gates, 1, None),
     ("", "RNN"): _Kind(_gates, 1, None),
+    (MICROSOFT, "FusedConv"): _Kind(_conv, 1, 2),
+    (MICROSOFT, "FusedGemm"): _Kind(_matrix, 1, 2),
+    (MICROSOFT, "FusedMatMul"): _Kind(_matrix, 1, -1),
+    (MICROSOFT, "TransposeMatMul"): _Kind(_matrix, 1, -1),
 }

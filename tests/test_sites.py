@@ -12,7 +12,7 @@ from spa.index import index
 from spa.parts import parts
 from spa.sites import Site, sites
 from spa.stream import Stream
-from tests.ops.cases import CODE, coded, dequantise, quantise
+from tests.ops.cases import CODE, coded, contrib, dequantise, quantise
 
 
 def conv_net(**attrs: object) -> ModelProto:
@@ -91,6 +91,25 @@ def test_a_bias_in_the_normalisation_behind_and_in_the_sum_behind() -> None:
     assert conv.bias is not None and conv.bias.scale == -1 and not conv.bias.own
     assert graph.nodes[conv.bias.place[0]].op_type == "BatchNormalization"
     assert last.bias is not None and last.bias.scale == 1
+
+
+def test_fused_nodes_are_sites_of_their_sums() -> None:
+    """A bias in the node counts; what follows is behind the activation."""
+    net = Net("fused")
+    w, b = net.weight(8, 3, 3, 3), net.uniform(-1, 1, 8)
+    x = net.input("x", (1, 3, 6, 6))
+    x = contrib(net, "FusedConv", [x, w, b], (1, 8, 4, 4), activation="Relu")[0]
+    x = contrib(net, "FusedConv", [x, net.weight(8, 8, 1, 1)], (1, 8, 4, 4), activation="Relu")[0]
+    x = net.flatten(net.bn(x))
+    x = contrib(net, "FusedGemm", [x, net.weight(5, 128)], (1, 5), transB=1, activation="Tanh")[0]
+    x = contrib(net, "FusedMatMul", [x, net.weight(4, 5)], (1, 4), transB=1)[0]
+    graph = index(net.model(net.add(x, net.uniform(-1, 1, 4))))
+    found = sites(graph)
+    assert [s.bias is not None for s in found] == [True, False, False, True]
+    assert [s.bias.own for s in found if s.bias] == [True, False]
+    for site in found:
+        w = graph.array(site.weight)
+        assert np.array_equal(site.backward(site.forward(w), w.shape), w)
 
 
 def test_shared_weights_are_no_site() -> None:
