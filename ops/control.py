@@ -16,6 +16,7 @@ def _alone(op: Op) -> list[Axes]:
 def _one(op: Op, out: int, inputs: list[int], why: str) -> Axes:
     """An output that is now this, now that input: they go together where they have its shape."""
     shape = op.out_shapes[out]
+    inputs = [k for k in inputs if k not in op.empty]
     if shape is None or any(op.shapes[k] != shape for k in inputs):
         for k in inputs:
             op.lock_input(k, why)
@@ -28,7 +29,7 @@ def _one(op: Op, out: int, inputs: list[int], why: str) -> Axes:
     return made
 
 
-@rule("If", text="ties what the branches make; locks it where their shapes differ")
+@rule("If", partial=True, text="ties what the branches make; locks it where their shapes differ")
 def if_(op: Op) -> list[Axes]:
     if not op.node.bodies:
         return _alone(op)
@@ -65,9 +66,9 @@ def _enter(op: Op) -> list[Axes]:
         if op.out_shapes[k] is None:
             op.lock_input(k, _ROUNDS)
         elif k < first + count:
+            axes = op.begin(k)
             for axis in axes:
                 op.kind(axis, "recurrent")
-            axes = [op.promised(k, at, axis) for at, axis in enumerate(axes)]
         else:
             at = _scanned(op, "input", k - count, len(axes))
             op.lock(axes.pop(at), "runs over the rounds")
@@ -75,7 +76,12 @@ def _enter(op: Op) -> list[Axes]:
     return outputs
 
 
-@rule("Loop Scan", enter=_enter, text="ties a state to what every round leaves of it")
+@rule(
+    "Loop Scan",
+    enter=_enter,
+    partial=True,
+    text="ties a state to what every round leaves of it",
+)
 def loop(op: Op) -> list[Axes]:
     if not op.node.bodies:
         return _alone(op)
@@ -87,8 +93,7 @@ def loop(op: Op) -> list[Axes]:
     outputs = []
     for k in range(count):
         outputs.append(_one(op, k, [first + k, ends + k], _ROUNDS))
-        for at, axis in enumerate(outputs[-1]):
-            op.keep_promise(first + k, at, axis)
+        op.come_round(first + k, outputs[-1])
     for k in range(count, len(op.out_shapes)):
         shape, made = op.out_shapes[k], list(op.input(ends + k))
         if shape is None or len(made) != len(shape) - 1:

@@ -6,8 +6,7 @@ _REASONS = [
     (
         "handles sequences and optionals, whose elements have shapes of their own",
         "",
-        "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt"
-        " SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap"
+        "Optional OptionalGetElement OptionalHasElement SequenceErase SequenceLength SequenceMap"
         " SplitToSequence",
     ),
     (
@@ -71,7 +70,7 @@ _REASONS = [
 
 
 def _register(why: str, domain: str, ops: str) -> None:
-    @rule(ops, domain=domain, text=f"locks: {why}")
+    @rule(ops, domain=domain, partial=True, text=f"locks: {why}")
     def lock(op: Op) -> list[Axes]:
         for k in range(len(op.axes)):
             op.lock_input(k, why)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from spa.borders import tensor_of
 from spa.graph import Graph, Node
 from spa.protos import as_tensor, copy_fields
 from spa.shapes import Shape
@@ -168,7 +169,8 @@ class _Assembly:
             old, new = self.old.get(name), self.new.get(name)
             if old == new or old is None or new is None:
                 continue
-            for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
+            dims = tensor_of(info.type).tensor_type.shape.dim
+            for dim, size, before in zip(dims, new, old, strict=False):
                 if size == before:
                     continue
                 if dim.HasField("dim_value"):

@@ -172,6 +172,19 @@ class Graph:
         return frozenset(found)
 
     @cached_property
+    def empty(self) -> frozenset[str]:
+        """Sequences that hold nothing, or held nothing when a loop began: then what they hold is
+        what its rounds put there."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.op_type == "SequenceEmpty":
+                found.update(node.outputs)
+            elif node.enters:
+                pairs = zip(node.inputs, node.outputs, strict=True)
+                found.update(inner for name, inner in pairs if name in found)
+        return frozenset(found)
+
+    @cached_property
     def hidden(self) -> frozenset[str]:
         """Tensors that are made inside bodies, so that no output can show them."""
         return frozenset(

@@ -111,7 +111,7 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
             outputs = _lock_all(op, f"operator {node.op_type} has no rule")
         else:
             try:
-                if not node.bodies and rule.family != "lock":
+                if not rule.partial:
                     _check_known(op)
                 outputs = rule.enter(op) if node.enters and rule.enter else rule.run(op)
                 _check(op, outputs)
@@ -179,6 +179,11 @@ def _op(
         static=[name not in shapes.moving for name in node.inputs],
         activation=[name in graph.activations for name in node.inputs],
         recorder=recorder,
+        empty=frozenset(
+            k
+            for k, name in enumerate(node.inputs)
+            if name in graph.empty and name not in shapes.shapes
+        ),
     )
 
 

@@ -50,6 +50,7 @@ class Op:
 
     values: what each input holds, where that is computed from sizes and constants alone.
     static: whether that is the same whatever the free sizes are.
+    empty: the inputs that are sequences with nothing in them, see `Graph.empty`.
     """
 
     node: Node
@@ -61,6 +62,7 @@ class Op:
     static: Sequence[bool]
     activation: Sequence[bool]
     recorder: Recorder
+    empty: frozenset[int] = frozenset()
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -162,15 +164,26 @@ class Op:
         flat = np.stack([line.ravel() for line in lines])
         self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
 
-    def promised(self, k: int, at: int, axis: Axis) -> Axis:
-        """The axis of a state where a loop enters its body, see `Recorder`."""
-        spoken = (self.node.bodies[0], k, at) in self.recorder.spoken
-        return axis._replace(zero=axis.zero and not spoken)
+    def begin(self, k: int) -> Axes:
+        """The axes of a state where a loop enters its body, see `Recorder`."""
+        body, spoken = self.node.bodies[0], self.recorder.spoken
+        axes = self.input(k)
+        if k in self.empty:
+            axes = self.recorder.begun[body, k] = [self.fresh(n) for n in self.out_shape(k)]
+        return [
+            axis._replace(zero=axis.zero and (body, k, at) not in spoken)
+            for at, axis in enumerate(axes)
+        ]
 
-    def keep_promise(self, k: int, at: int, axis: Axis) -> None:
+    def come_round(self, k: int, left: Axes) -> None:
         """Say what the rounds leave of a state."""
-        if self.input(k)[at].zero and not axis.zero:
-            self.recorder.broken.add((self.node.bodies[0], k, at))
+        body = self.node.bodies[0]
+        begun = self.recorder.begun.get((body, k))
+        for at, (start, end) in enumerate(zip(begun or self.input(k), left, strict=False)):
+            if begun:
+                self.tie(start.ids, end.ids)
+            if start.zero and not end.zero:
+                self.recorder.broken.add((body, k, at))
 
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
@@ -249,6 +262,7 @@ class Rule:
     enter: for an operator with a body, what the body is given.
     quantised: the inputs that hold quantised numbers, and how.
     shapes: those of its outputs by those of its inputs; None where no pattern tells them.
+    partial: whether it copes with shapes that are not known.
     """
 
     op_type: str
@@ -261,6 +275,7 @@ class Rule:
     quantised: Mapping[int, Quantised] = field(default_factory=dict)
     enter: Run | None = None
     shapes: Callable[[Op], list[Shape | None]] | None = None
+    partial: bool = False
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -300,13 +315,14 @@ def _register(
     quantised: Mapping[int, Quantised],
     enter: Run | None = None,
     shapes: Callable[[Op], list[Shape | None]] | None = None,
+    partial: bool = False,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
         RULES[key] = Rule(
-            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes
+            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes, partial
         )
 
 
@@ -364,6 +380,7 @@ def rule(
     macs: Macs | None = None,
     enter: Run | None = None,
     quantised: Mapping[int, Quantised] | None = None,
+    partial: bool = False,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -372,7 +389,8 @@ def rule(
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
         family = run.__module__.rsplit(".", 1)[-1]
-        _register(ops, run, said, domain, resize, macs, family, quantised or {}, enter)
+        held = quantised or {}
+        _register(ops, run, said, domain, resize, macs, family, held, enter, partial=partial)
         return run
 
     return register

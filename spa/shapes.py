@@ -161,24 +161,21 @@ def _walk(
     sizes: Sizes,
     observed: dict[str, TypeProto],
     strict: bool = True,
-    unsteady: frozenset[str] = frozenset(),
+    rounds: borders.Rounds = borders.FIRST,
     foretell: Foretell | None = None,
 ) -> Shapes:
-    """One pass over the nodes.
-
-    Args:
-        unsteady: first values of states whose shape is another in later rounds.
-    """
+    """One pass over the nodes, and another one where a loop turns out to be other than it was
+    taken for."""
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
     def put(name: str, type_: TypeProto) -> None:
         types[name] = type_
-        tensor = type_.tensor_type
         if type_.HasField("tensor_type"):
-            found.dtypes[name] = tensor.elem_type
-            if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-                found.shapes[name] = tuple(d.dim_value for d in tensor.shape.dim)
+            found.dtypes[name] = type_.tensor_type.elem_type
+        shape = borders.shape_of(type_)
+        if shape is not None:
+            found.shapes[name] = shape
 
     for info in graph.model.graph.input:
         if info.name in graph.inputs:
@@ -206,7 +203,7 @@ def _walk(
         if value is not None and all(array is not None for array in value):
             continue
         try:
-            got = _infer_node(graph, node, types, found, imports, declared, unsteady)
+            got = _infer_node(graph, node, types, found, imports, declared, rounds)
             if foretell is not None and not got:
                 got = foretell(graph, found, node)
             if strict and node.op_type == "Reshape":
@@ -221,18 +218,10 @@ def _walk(
             if name not in found.values:
                 put(name, type_)
         if node.bodies and not node.enters:
-            changing = {s for s, end in _changing(node, found) if s not in unsteady}
-            if changing:
-                return _walk(graph, sizes, observed, strict, unsteady | changing, foretell)
+            learned = borders.learned(graph, node, types, rounds)
+            if learned != rounds:
+                return _walk(graph, sizes, observed, strict, learned, foretell)
     return found
-
-
-def _changing(node: Node, found: Shapes) -> list[tuple[str, str]]:
-    """The states of a loop that a round leaves in another shape, or in one that is not known."""
-    if node.op_type == "If":
-        return []
-    pairs = borders.carried(node)
-    return [p for p in pairs if found.shapes.get(p[0]) != found.shapes.get(p[1])]
 
 
 def _declared(graph: Graph, sizes: Sizes) -> dict[str, TypeProto]:
@@ -287,6 +276,8 @@ def evaluate(
         return None if node.enters else borders.joined(node, values)
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
         return None
+    if "Sequence" in node.op_type:
+        return None
     if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
         shape = np.asarray(shapes[node.inputs[0]], np.int64)
         if node.op_type == "Size":
@@ -333,11 +324,11 @@ def _infer_node(
     found: Shapes,
     imports: list[onnx.OperatorSetIdProto],
     declared: dict[str, TypeProto],
-    unsteady: frozenset[str],
+    rounds: borders.Rounds,
 ) -> dict[str, TypeProto]:
     """The types of a node's outputs: ONNX's inference, else what the file itself declares."""
     if node.bodies:
-        return _at_border(graph, node, types, found, declared, unsteady)
+        return _at_border(graph, node, types, found, declared, rounds)
     got: dict[str, TypeProto] = {}
     version = graph.opset(node.domain)
     typed = all(i in types for i in node.inputs if i)
@@ -362,6 +353,10 @@ def _infer_node(
     if node.home:
         inside = dict(zip(node.proto.output, node.outputs, strict=True))
         got = {inside[name]: type_ for name, type_ in got.items()}
+    if node.op_type == "SequenceInsert" and node.inputs[0] in graph.empty:
+        element = types.get(node.inputs[1])
+        if element is not None and node.inputs[0] not in found.shapes:
+            got[node.outputs[0]] = onnx.helper.make_sequence_type_proto(element)
     for name in node.outputs:
         if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
             got[name] = declared[name]
@@ -374,12 +369,15 @@ def _at_border(
     types: dict[str, TypeProto],
     found: Shapes,
     declared: dict[str, TypeProto],
-    unsteady: frozenset[str],
+    rounds: borders.Rounds,
 ) -> dict[str, TypeProto]:
     """The types of what enters a body, or of what a node with bodies makes."""
     if node.enters:
-        steady = {name: type_ for name, type_ in types.items() if name not in unsteady}
-        return borders.entered(graph, node, steady)
+        steady = {name: type_ for name, type_ in types.items() if name not in rounds.unsteady}
+        got = borders.entered(graph, node, steady)
+        starts = zip(node.inputs, node.outputs, strict=True)
+        lists = {n for start, n in starts if start not in rounds.unsteady and n in rounds.lists}
+        return got | {name: rounds.lists[name] for name in lists}
     got = borders.left(graph, node, types, found.shapes, found.values)
     for name in node.outputs:  # a run, or the file
         if name and name not in got and _is_full(declared.get(name)):
@@ -388,7 +386,4 @@ def _at_border(
 
 
 def _is_full(type_: TypeProto | None) -> bool:
-    if type_ is None or not type_.HasField("tensor_type"):
-        return False
-    tensor = type_.tensor_type
-    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+    return type_ is not None and borders.shape_of(type_) is not None

@@ -173,8 +173,9 @@ def references(family: str) -> list[tuple[Lone, list[Partition]]]:
 
 
 # Attention keeps lengths and caches whole by policy, and runs with no number of heads but its own;
-# its rows in test_attention hold it to the law. A node with bodies cannot run without them.
-APART = ("test_lock", "test_attention", "test_contrib_attention", "test_control")
+# its rows in test_attention hold it to the law. A node with bodies cannot run without them,
+# and sequences are no arrays.
+APART = ("test_lock", "test_attention", "test_contrib_attention", "test_control", "test_sequence")
 NUMERIC = [f.removeprefix("test_") for f in FAMILIES if f not in APART]
 # How many distinct nodes of each family run, at the least: so that none slips away.
 LEAST = {
