@@ -25,7 +25,7 @@ _REASONS = {
     ),
     "stores its weights in the order of one kernel": (
         MICROSOFT,
-        "DequantizeBFP DequantizeWithOrder QMoE MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA"
+        "DequantizeBFP DequantizeWithOrder MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA"
         " MatMulNBitsQkv QOrderedAttention QOrderedGelu QOrderedLayerNormalization"
         " QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeWithOrder",
     ),
