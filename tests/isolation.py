@@ -165,7 +165,7 @@ def is_exempt(op: Op) -> bool:
             return op.shape(1)[:2] == (1, 1) and len(op.shape(1)) == 3
         case "GRU":  # its reset gate mixes all units within one step
             return True
-        case "MatMulBnb4" | "GatherBlockQuantized" | "QMoE":  # bytes hold several numbers, in blocks
+        case "MatMulBnb4" | "GatherBlockQuantized":  # bytes hold several numbers, in blocks
             return True
         case "MatMulNBits":  # what shares a byte is tied, and a block that is not full is whole
             fits = op.attr("K") % op.attr("block_size") == 0
