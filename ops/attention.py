@@ -91,6 +91,7 @@ for _op, _domain, _pattern, _cost in (
     ("Attention", "", _attention, _macs),
     ("FlexAttention", "ai.onnx.preview", _flex, _macs),
     ("LinearAttention", "", _linear, None),
+    ("LinearAttention", MICROSOFT, _linear, None),
 ):
     declare(
         _op,

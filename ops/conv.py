@@ -105,6 +105,7 @@ declare(
     "FusedConv NhwcConv NhwcFusedConv",
     _fused,
     zero=lambda op: "0 1 + 2 + 3" if is_silent(op) else "",
+    summed="0 1 + 2 + 3",
     sizes=_groups,
     kinds=_kinds,
     resize=_resize_conv,
@@ -188,7 +189,7 @@ def _causal(op: Op) -> str:
     """N C *, C *, C, N C * -> N C *, N C *   (N * C where channels_last; else whole)"""
     if op.attr("input_channels", 0) or op.attr("state_window", 0) or len(op.node.outputs) > 2:
         return "*, *, *, * -> *, *, *"
-    x = "N step C" if op.attr("channels_last", 0) else "N C *"
+    x = "N * C" if op.attr("channels_last", 0) else "N C *"
     return f"{x}, C *, C, {x} -> {x}, {x}"
 
 

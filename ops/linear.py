@@ -168,6 +168,7 @@ declare(
     "FusedGemm",
     _gemm,
     zero=lambda op: "0 1 + 2" if is_silent(op) else "",
+    summed="0 1 + 2",
     kinds=lambda op: {"K": "linear", "N": "linear"},
     macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
     domain=MICROSOFT,

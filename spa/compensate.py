@@ -16,26 +16,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import METHODS, NEEDS, Matrix, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments
+from spa.fold import fold
+from spa.graph import Graph
 from spa.groups import Groups, Removed
+from spa.logits import folded, matches, missed, moved, rows, sides
 from spa.measure import (
     Measured,
     channel_statistics,
     every_stop,
+    goals,
     named,
     norm_places,
     own,
-    reads,
     sampled,
     settle,
     stored,
+    with_products,
 )
-from spa.merge import stand_ins
+from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
+from spa.products import Product
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site
 from spa.stream import Stream
 from spa.validate import mask
+from spa.widths import Width, carried, far, lines, normalised, widths
+from spa.widths import rows as line_rows
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
@@ -49,7 +56,8 @@ class Compensation:
     helped: name of a site -> its error on held-out inputs before and after, as shares of the
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
-    repaired: the BatchNormalization nodes with new statistics.
+    repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
+        fewer channels with a new scale.
     drift: of the outputs on held-out inputs, before and after, as shares of their variance.
     refused: whether all of it was dropped because that drift did not shrink.
     """
@@ -78,7 +86,7 @@ def compensate(
     Args:
         measured: the dense network on the same kind of inputs.
         fit, held: batches to fit on, and others to judge by.
-        method: one of `spa.fit.METHODS`, or "none".
+        method: one of `spa.fit.METHODS`, "fold" (see `spa.fold`), or "none".
         repair: re-estimate the statistics of BatchNormalization nodes.
         memory: bytes for held activations.
     """
@@ -101,28 +109,50 @@ class _Walk:
         self.kept = groups.kept(removed)
         self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
         self.needs = NEEDS.get(method)
-        self.standing = stand_ins(groups, removed) if self.needs == "standing" else {}
-        self.stops = every_stop(self.graph)
+        self.standing = {}
+        if self.needs == "standing":
+            choose = nearest if method == "merge" else combined
+            self.standing = stand_ins(groups, removed, choose)
+        stops = every_stop(self.graph)
+        asked = self.measured.products.values() if method in LOGITS else ()
+        alone = [s.product for s in asked if is_alone(groups, removed, s.product)]
+        self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
+        self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        self.dense = own(whole, self.graph, self.stops)
-        self.pruned = own(mask(groups, removed, whole), self.graph, self.stops)
-        self.values: dict[Place, NDArray[Any]] = {}
+        more = [p for w in self.widths.values() for p in w.places]
+        self.dense = own(whole, self.graph, stops, more)
+        folded_ = fold(groups, removed) if method == "fold" else {}
+        changed = replace(groups, graph=replace(self.graph, changed=folded_))
+        self.pruned = own(mask(changed, removed, whole), self.graph, stops, more)
+        places = {s.weight: s.place for s in stops.values() if s is not None}
+        self.values: dict[Place, NDArray[Any]] = {
+            places.get(n) or read_at(self.graph, n): value for n, value in folded_.items()
+        }
         self.helped: dict[str, tuple[float, float]] = {}
         self.rejected: list[str] = []
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        read = {k: x for k, x in reads(self.graph, self.stops).items() if k not in self.graph.dead}
-        goals = list(read.values())
+        alive = {k: s for k, s in self.stops.items() if k not in self.graph.dead}
+        asked = goals(self.graph, alive)
+        shown = [w for k, w in self.widths.items() if k not in self.graph.dead]
+        asked += [n for w in shown for n in (w.x, w.y)]
         with (
-            Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
-            Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
+            Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
+            Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
-            for node, site in self.stops.items():
+            for node, site in sorted({**self.stops, **self.widths}.items(), key=first):
                 if node in self.graph.dead:
-                    self._settle_dense(node, site)
+                    if not isinstance(site, (Width, Product)):
+                        self._settle_dense(node, site)
                     continue
-                name = read[node]
+                if isinstance(site, Width):
+                    self._width(site)
+                    continue
+                if isinstance(site, Product):
+                    self._product(site)
+                    continue
+                name = site.x if site else self.graph.nodes[node].inputs[0]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
                 )
@@ -150,19 +180,20 @@ class _Walk:
         w = self.measured.sites[site.node].weights
         stays = _Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
-        if not untouched and self.method != "none" and stays.into.any():
+        if not untouched and self.method in METHODS and stays.into.any():
             self._refit(site, w, stays, x, z)
         affine = self.measured.settled.get(site.node)
         if affine is not None and site.bias is not None:
             bias = stored(self.dense, self.graph, site.bias.place)
-            new, moved = w, bias
+            new, shifted = w, bias
             if site.place in self.values:
                 new = site.forward(np.asarray(self.values[site.place], np.float32))
-                moved = self.values.get(site.bias.place, bias)
+                shifted = self.values.get(site.bias.place, bias)
             elif not stays.into.all():
                 new = w * stays.all
             self._tell(self.dense, self.from_dense, settle(site, affine, w, bias, self.graph))
-            self._tell(self.pruned, self.from_pruned, settle(site, affine, new, moved, self.graph))
+            settled = settle(site, affine, new, shifted, self.graph)
+            self._tell(self.pruned, self.from_pruned, settled)
 
     def _refit(
         self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
@@ -198,8 +229,8 @@ class _Walk:
             all_ = np.zeros(w.shape[:2])
             all_[np.ix_(rows, columns)] = change
             bias = stored(self.dense, self.graph, site.bias.place)
-            moved = bias + site.bias.scale * all_.ravel() / site.bias.step
-            self._set(site.bias.place, moved.astype(bias.dtype))
+            new_bias = site.bias.moved(bias, all_)
+            self._set(site.bias.place, new_bias.astype(bias.dtype))
 
     def _rounded(self, site: Site, w: Floats, stays: _Stays, v: Matrix) -> Matrix:
         """Weights as they can be stored."""
@@ -242,6 +273,105 @@ class _Walk:
     def _tell(apart: Any, stream: Stream, values: Mapping[Place, NDArray[Any]]) -> None:
         stream.replace(named(apart, values.items()))
 
+    # --- products of activations
+
+    def _product(self, product: Product) -> None:
+        """Match the products of queries and keys, and let the weights of queries make it so."""
+        x, z = (
+            [[b[n] for b in pair] for n in product.names]
+            for run in (self.from_dense, self.from_pruned)
+            for pair in [run(product.names)]
+        )
+        side = product.sides[0]
+        left = [self._outputs(s.site)[s.channels] for s in product.sides]
+        alive = np.flatnonzero(left[0].any(1) & left[1].any(1))
+        same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
+        if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
+            return
+        kept = np.flatnonzero(left[0][alive[0]])
+        dense, pruned = (
+            [sides(product, *pair) for pair in zip(*both, strict=True)] for both in (x, z)
+        )
+        fit = [rows(product, v[: self.fits], self.seed) for v in (dense, pruned)]
+        if fit[0] is None or fit[1] is None:
+            return
+        (q, k), (s, t) = ([v[alive] for v in f] for f in (fit[0], fit[1]))
+        choices = matches(
+            q,
+            s[:, :, kept],
+            k,
+            t[:, :, kept],
+            kept,
+            side.site.bias is not None,
+            self.method == "refit",
+        )
+        held = dense[self.fits :], pruned[self.fits :]
+        errors = [missed(product, *held, kept, alive, choice) for choice in (None, *choices)]
+        best = int(np.argmin(errors))
+        name = self.graph.nodes[product.node].name
+        if best == 0:
+            self.rejected.append(name)
+            return
+        self.helped[name] = errors[0], errors[best]
+        site, old = side.site, self.graph.array(side.site.weight)
+        w = site.forward(np.asarray(self.values.get(site.place, old), np.float32))
+        at = site.bias.place if site.bias else None
+        bias = None if at is None else self.values.get(at, stored(self.dense, self.graph, at))
+        w, bias = folded(side, alive, kept, choices[best - 1], w, bias)
+        self._set(site.place, site.backward(w, old.shape).astype(old.dtype))
+        if at is not None and bias is not None:
+            self._set(at, bias.astype(stored(self.dense, self.graph, at).dtype))
+        new = [moved(product, alive, kept, choices[best - 1], v) for v in z[0]]
+        self.from_pruned.put(side.name, new)
+
+    def _outputs(self, site: Site) -> NDArray[np.bool_]:
+        """Which outputs of a site are kept."""
+        shape = self.graph.constants[site.weight].shape
+        stays = _Stays(site, self.kept.axes(site.weight), shape)
+        return np.asarray(stays.all.any((0, 2, 3)))
+
+    # --- layer normalisations
+
+    def _left(self, width: Width) -> Index:
+        """The channels that are kept."""
+        axes = self.kept.axes(self._name(width.scale))
+        return np.arange(self._size(width)) if axes is None else axes[0]
+
+    def _size(self, width: Width) -> int:
+        return self.graph.constants[self._name(width.scale)].shape[0]
+
+    def _name(self, at: Place) -> str:
+        return self.graph.nodes[at[0]].inputs[at[1]]
+
+    def _width(self, width: Width) -> None:
+        """Scale and bias for fewer channels. The zeros in the pruned stream count as channels, in
+        the file they do not; the stream is told what comes nearest to the file."""
+        kept = self._left(width)
+        y = [b[width.y] for b in self.from_dense([width.y])]
+        z = [b[width.x] for b in self.from_pruned([width.x])]
+        old = [stored(self.dense, self.graph, p) for p in width.places]
+        scale = old[0][kept].astype(np.float64)
+        bias = old[1][kept].astype(np.float64) if width.bias else np.zeros(len(kept))
+        parts_ = slice(self.fits), slice(self.fits, None)
+        (fit_y, held_y), (fit_z, held_z) = ([line_rows(v[p]) for p in parts_] for v in (y, z))
+        fit, held = (normalised(width, v[:, kept]) for v in (fit_z, held_z))
+        choices = [(scale, bias)]
+        if self.repair:
+            choices += lines(fit_y[:, kept], fit, scale, bias, width.bias is not None)
+        errors = [far(held_y[:, kept], held, line) for line in choices]
+        best = int(np.argmin(errors))
+        if best:
+            self.repaired.append(self.graph.nodes[width.node].name)
+        told = carried(width, fit_z, kept, choices[best])
+        for at, before, value, in_stream in zip(
+            width.places, old, choices[best], told, strict=False
+        ):
+            new, other = np.zeros_like(before), np.zeros_like(before)
+            new[kept], other[kept] = value, in_stream
+            if best:
+                self.values[at] = new
+            self._tell(self.pruned, self.from_pruned, {at: other})
+
     # --- statistics
 
     def _norm(self, node: int, x: list[Floats], z: list[Floats]) -> None:
@@ -268,6 +398,35 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
+
+
+def read_at(graph: Graph, name: str) -> Place:
+    """An input that is this constant."""
+    node = graph.readers[name][0]
+    return node, graph.nodes[node].inputs.index(name)
+
+
+def first(item: tuple[int, Any]) -> int:
+    return item[0]
+
+
+def is_alone(groups: Groups, removed: Removed, product: Product) -> bool:
+    """Whether what is removed of the channels of both sides is read by the product alone."""
+    weights = {(s.site.weight, 1 - s.site.in_axis): s for s in product.sides}
+    places = [s.site.place for s in product.sides]
+    places += [s.site.bias.place for s in product.sides if s.site.bias is not None]
+    own_names = {groups.graph.nodes[node].inputs[position] for node, position in places}
+    for g, gone in removed.items():
+        for member in groups[g].members:
+            side = weights.get((member.tensor, member.axis))
+            if side is None or not len(gone):
+                continue
+            touched = np.isin(side.channels, member.index[gone])
+            some, every = (np.asarray(f(touched, axis=1)) for f in (np.any, np.all))
+            others = {m.tensor for m in groups[g].members} - own_names
+            if others and not np.array_equal(some, every):
+                return False
+    return True
 
 
 class _Stays:

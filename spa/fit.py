@@ -152,10 +152,19 @@ def by_merge(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
     return [(np.matmul(w, m.standing), np.zeros(w.shape[:2]))]
 
 
+def by_reconstruction(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+    """UDFC (Bai et al. 2023, Unified Data-Free Compression): a removed input's weights go to all
+    kept ones, as a combination of which its own maker's weights are. No inputs are looked at."""
+    return by_merge(w, kept, m)
+
+
 METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
     "bias": by_bias,
     "refit": by_refit,
     "sweep": by_sweep,
     "merge": by_merge,
+    "reconstruct": by_reconstruction,
 }
-NEEDS = {"sweep": "whole", "merge": "standing"}  # what of Moments is made for a method alone
+LOGITS = ("refit", "bias")  # the methods that match products of activations too, see spa.logits
+# What of Moments is made for a method alone.
+NEEDS = {"sweep": "whole", "merge": "standing", "reconstruct": "standing"}

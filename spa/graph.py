@@ -182,6 +182,15 @@ class Graph:
         """The name of a tensor in the file."""
         return self.spelling.get(name, name)
 
+    def known(self, home: int, name: str) -> str:
+        """The tensor that a name in the file means in one of its graphs."""
+        while home:
+            body = self.bodies[home]
+            if name in body.names:
+                return body.names[name]
+            home = self.nodes[body.owner].home
+        return name
+
     def proto_of(self, index: int, model: ModelProto) -> NodeProto:
         """A node in a copy of the model."""
         node = self.nodes[index]

@@ -16,14 +16,16 @@ those it is known, or likely, to have had in training:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa.graph import Graph
+from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
+from spa.products import Product, products
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
@@ -95,13 +97,14 @@ class Measured:
 
     sites: node -> what it saw. statistics: BatchNormalization node -> mean and variance of what it
     read. settled: folded convolution -> what settling does to its output; empty on real inputs.
-    made_up: whether the inputs are.
+    made_up: whether the inputs are. products: node -> what it saw.
     """
 
     sites: Mapping[int, Seen]
     statistics: Mapping[int, tuple[Matrix, Matrix]]
     settled: Mapping[int, Affine]
     made_up: bool
+    products: Mapping[int, SeenProduct] = field(default_factory=dict)
 
 
 def measure(
@@ -115,12 +118,20 @@ def measure(
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
     settled, level = dict[int, Affine](), 0.0
+    seen_products = dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    read = reads(graph, stops)
-    with Stream(apart, batches, list(read.values()), memory) as run:
-        for node, site in stops.items():
-            x = [b[read[node]] for b in run([read[node]])]
+    along = with_products(stops, products(graph, batches[0]))
+    with Stream(apart, batches, goals(graph, along), memory) as run:
+        for node, site in along.items():
+            if isinstance(site, Product):
+                pair = run(site.names)
+                q, k = ([b[name] for b in pair] for name in site.names)
+                if (what := see(site, q, k, seed)) is not None:
+                    seen_products[node] = what
+                continue
+            name = site.x if site else graph.nodes[node].inputs[0]
+            x = [b[name] for b in run([name])]
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
@@ -136,7 +147,7 @@ def measure(
                 settled[node] = _likely(mean + bias, deviation, level)
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
-    return Measured(found, statistics, settled, made_up)
+    return Measured(found, statistics, settled, made_up, seen_products)
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -161,9 +172,23 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
     return dict(sorted(stops.items()))
 
 
-def reads(graph: Graph, stops: Mapping[int, Site | None]) -> dict[int, str]:
-    """The data that every stop reads."""
-    return {k: site.x if site else graph.nodes[k].inputs[0] for k, site in stops.items()}
+def with_products(
+    stops: Mapping[int, Site | None], found: Iterable[Product]
+) -> dict[int, Site | Product | None]:
+    """The stops with products of activations among them, in order."""
+    every: dict[int, Site | Product | None] = {**stops, **{p.node: p for p in found}}
+    return dict(sorted(every.items()))
+
+
+def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> list[str]:
+    """The tensors that are looked at, as often as they are."""
+    found: list[str] = []
+    for node, stop in stops.items():
+        if isinstance(stop, Product):
+            found += stop.names
+        else:
+            found.append(stop.x if stop else graph.nodes[node].inputs[0])
+    return found
 
 
 def sampled(
@@ -293,10 +318,15 @@ def norm_places(graph: Graph, node: int) -> list[Place]:
     return [p for k in (3, 4) if (p := place(graph, graph.nodes[node], k))]
 
 
-def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
+def own(
+    apart: Parts,
+    graph: Graph,
+    stops: Mapping[int, Site | None],
+    more: Sequence[Place] = (),
+) -> Parts:
     """The same model where each of these inputs reads an initializer of its own."""
     values, reads = {}, {}
-    for node, position in dict.fromkeys(places(graph, stops)):
+    for node, position in dict.fromkeys([*places(graph, stops), *more]):
         name = f"{node}.{position}@own"
         values[name] = stored(apart, graph, (node, position))
         reads[node, position] = name

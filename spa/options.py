@@ -17,7 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
     "scope": ("curves", "global", "floor", "erk", "local"),
-    "compensate": ("bias", "refit", "sweep", "merge", "none"),
+    "compensate": ("bias", "refit", "sweep", "merge", "reconstruct", "fold", "none"),
     "repair": ("statistics", "none"),
 }
 INPUTS = (

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
-from spa.follow import follow
+from spa.follow import follow, foretell
 
 if TYPE_CHECKING:
     from spa.graph import Node
@@ -247,6 +247,7 @@ class Rule:
     macs: its multiply-accumulates; None when it has none.
     enter: for an operator with a body, what the body is given.
     quantised: the inputs that hold quantised numbers, and how.
+    shapes: those of its outputs by those of its inputs; None where no pattern tells them.
     """
 
     op_type: str
@@ -258,6 +259,7 @@ class Rule:
     macs: Macs | None = None
     quantised: Mapping[int, Quantised] = field(default_factory=dict)
     enter: Run | None = None
+    shapes: Callable[[Op], list[Shape | None]] | None = None
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -296,12 +298,15 @@ def _register(
     family: str,
     quantised: Mapping[int, Quantised],
     enter: Run | None = None,
+    shapes: Callable[[Op], list[Shape | None]] | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised, enter)
+        RULES[key] = Rule(
+            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes
+        )
 
 
 def declare(
@@ -309,6 +314,7 @@ def declare(
     pattern: str | Callable[[Op], str],
     *,
     zero: str | Callable[[Op], str] = "",
+    summed: str = "",
     inexact: str | Callable[[Op], str] = "",
     sizes: Callable[[Op], dict[str, int]] | None = None,
     kinds: Callable[[Op], dict[str, str]] | None = None,
@@ -327,6 +333,7 @@ def declare(
             ``"+"`` where all inputs are.
             Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
             commas; the last one stands for the rest.
+        summed: the same for what is summed inside, where an activation behind that differs.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
@@ -337,12 +344,15 @@ def declare(
         text = pattern if isinstance(pattern, str) else pattern(op)
         letters = inexact if isinstance(inexact, str) else inexact(op)
         silent = zero if isinstance(zero, str) else zero(op)
-        return follow(
-            op, text, silent, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
-        )
+        size, kind = sizes(op) if sizes else {}, kinds(op) if kinds else {}
+        return follow(op, text, silent, letters, size, kind, summed)
+
+    def shapes(op: Op) -> list[Shape | None]:
+        text = pattern if isinstance(pattern, str) else pattern(op)
+        return foretell(op, text, sizes(op) if sizes else {})
 
     text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), quantised or {})
+    _register(ops, run, text, domain, resize, macs, _family(), quantised or {}, shapes=shapes)
 
 
 def rule(

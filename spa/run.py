@@ -270,8 +270,9 @@ def smallest_table(graph: Graph) -> int:
     return max(2, min([1000, *rows]))
 
 
-def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto]:
-    """The types of inner tensors as one run of the model shows them; nothing if it does not run.
+def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto] | None:
+    """The types of inner tensors as one run of the model shows them: none of them if it does not
+    run at these sizes, None if it does at no sizes.
 
     A size that depends on the data is seen as it was on this run: the rules of the operators that
     make such sizes keep those axes whole.
@@ -293,7 +294,7 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
                 }
                 return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
     except (ModelError, RuntimeError):
-        pass
+        return None
     return {}
 
 

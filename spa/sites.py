@@ -29,9 +29,10 @@ Place = tuple[int, int]  # node, position of an input
 class Bias:
     """Where a change of a site's output by a constant can be stored.
 
-    place: the input that holds it, a constant of shape (outputs,). scale: what one unit of it adds
-    to the output: 1, or -1 for the running mean of the BatchNormalization that follows. own:
-    whether the site itself adds it. step: what one of what is stored stands for.
+    place: the input that holds it, a constant of shape (outputs,), or for the gates of recurrent
+    layers (directions, 2 outputs). scale: what one unit of it adds to the output: 1, or -1 for the
+    running mean of the BatchNormalization that follows. own: whether the site itself adds it.
+    step: what one of what is stored stands for.
     """
 
     place: Place
@@ -39,12 +40,21 @@ class Bias:
     own: bool
     step: Floats | float = 1.0
 
+    def moved(self, stored: NDArray[Any], change: Floats) -> NDArray[Any]:
+        """What is stored, with the outputs changed by so much, shape (g, o)."""
+        if stored.ndim == 1:
+            return np.asarray(stored + self.scale * change.ravel() / self.step)
+        new = stored.astype(np.float64)
+        new[:, : new.shape[1] // 2] += change.reshape(len(new), -1)
+        return new
+
 
 @dataclass(frozen=True)
 class Site:
     """One such node.
 
-    x: the data it sums. axis: x's axis of channels, groups outermost.
+    x: the data it sums. y: what it makes; of recurrent layers, which keep that to themselves, "".
+    axis: x's axis of channels, groups outermost.
     weight: the constant it sums against. place: the input that holds that.
     forward, backward: the stored array to W[g, o, i, t] and back, to the nearest that can be
         stored. rounds: whether that may be another.
@@ -293,6 +303,24 @@ def _matrix(graph: Graph, given: _Given) -> Site | None:
     )  # fmt: skip
 
 
+def _gates(graph: Graph, given: _Given) -> Site | None:
+    """What LSTM, GRU and RNN make of their input before the recurrence, all directions in a row."""
+    node, weight = given.node, _name(graph, given.at)
+    shape = graph.constants[weight].shape  # (directions, gates * hidden, inputs)
+    held = place(graph, node, 3)
+
+    def forward(w: Floats) -> Floats:
+        return w.reshape(1, -1, w.shape[2], 1)
+
+    def backward(w: Floats, _: tuple[int, ...]) -> Floats:
+        return w.reshape(shape)
+
+    return Site(
+        node.index, node.inputs[0], "", -1, weight, given.at,
+        Bias(held, 1, True) if held else None, 1, forward, backward, _flat(-1), 2,
+    )  # fmt: skip
+
+
 def _blocks(graph: Graph, given: _Given) -> Site | None:
     """A product with a matrix stored as (outputs, blocks, bytes of a block): a block of inputs is a
     channel, and its inputs are taps."""
@@ -343,4 +371,7 @@ _KINDS = {
     ("com.microsoft", "DynamicQuantizeMatMul"): _Kind(_matrix, 1, 4),
     ("com.microsoft", "MatMulNBits"): _Kind(_blocks, 1, 5),
     ("com.microsoft", "MatMulIntegerToFloat"): _Kind(_matrix, 1, 6),
+    ("", "LSTM"): _Kind(_gates, 1, None),
+    ("", "GRU"): _Kind(_gates, 1, None),
+    ("", "RNN"): _Kind(_gates, 1, None),
 }

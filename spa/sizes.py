@@ -100,7 +100,8 @@ def _tried(free: Free, offset: int, samples: Collection[str]) -> Iterator[Sizes]
         yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
     yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
     yield bind(repeat(4 + 2 * offset), repeat(4 + 2 * offset), 4 + 2 * offset)
-    yield from _sums(free, batch, sequence[offset:])
+    for one in (batch, 1):  # some caches grow by several steps only for a batch of one
+        yield from _sums(free, one, sequence[offset:])
     for length in (512, 16000):  # frames and seconds of sound
         yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
     # A size that was written into the graph when it was traced is the only one that works.

@@ -47,6 +47,7 @@ ACCEPTED = (
 # The same for letters of patterns, by operator.
 KEPT = {
     ("LSTM", "d"), ("GRU", "d"), ("RNN", "d"),  # a direction
+    ("CropAndResize", "n"), ("CropAndResize", "r"),
     ("RoiAlign", "n"), ("RoiAlign", "r"), ("MaxRoiPool", "n"), ("MaxRoiPool", "r"),  # boxes
 }  # fmt: skip
 
@@ -150,6 +151,7 @@ WHOLE_OUTPUTS = {
     "Pad": "padded at run time",
     "Tile": "a count of repeats is not brought up to date",
     "RoiAlign": "a list of boxes",
+    "CropAndResize": "a list of boxes",
     "MaxRoiPool": "a list of boxes",
 }
 
@@ -163,6 +165,10 @@ def is_exempt(op: Op) -> bool:
             return True
         case "Conv":  # one row of one channel: likewise
             return op.shape(1)[:2] == (1, 1) and len(op.shape(1)) == 3
+        case "MoE":  # what goes in and what comes out have one width
+            return True
+        case "LinearAttentionGate":  # what one output is made of has the shape of the other's
+            return op.has(3)
         case "GRU":  # its reset gate mixes all units within one step
             return True
         case "MatMulBnb4" | "GatherBlockQuantized":  # bytes hold several numbers, in blocks
@@ -299,7 +305,18 @@ def _check_unit(
 
 # Rules that may call inexact what is exact, or loud what is silent, and why.
 CAUTIOUS = {
-    **dict.fromkeys(("LayerNormalization", "MeanVarianceNormalization"), "zeros have no deviation"),
+    **dict.fromkeys(
+        (
+            "LayerNormalization",
+            "MeanVarianceNormalization",
+            "SkipLayerNormalization",
+            "SkipSimplifiedLayerNormalization",
+        ),
+        "zeros have no deviation",
+    ),
+    "CausalConvWithState": "a state that holds steps of the input alone",
+    "CropAndResize": "boxes that lie within the picture",
+    "MoE": "weights of an expert that are all zero",
     "Hardmax": "exact by luck",
     "LRN": "exact as far as a small share of a neighbour can tell",
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), "the first of equal indices"),
@@ -319,7 +336,15 @@ CAUTIOUS = {
     **dict.fromkeys(("Where", "QLinearWhere"), "what a zero condition picks"),
     "MatMulBnb4": "the first of its sixteen numbers may be zero",
     **dict.fromkeys(
-        ("Conv", "ConvTranspose", "DeformConv", "GroupNormalization"),
+        (
+            "Conv",
+            "ConvTranspose",
+            "DeformConv",
+            "GroupNormalization",
+            "FusedConv",
+            "ConvTransposeWithDynamicPads",
+            "GatedRMSNorm",
+        ),
         "a grid is zero where all its lines are",
     ),
     "BatchNormalization": "statistics beside the result",

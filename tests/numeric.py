@@ -427,7 +427,7 @@ class Finder:
         units = [c for c in classes.values() if len(c) > 1]
         odd = [c for c in units if not self._symmetric([c])]
         joined: set[int] = set()
-        for chosen in (*combinations(range(len(odd)), 2), *combinations(range(len(odd)), 3)):
+        for chosen in chain.from_iterable(combinations(range(len(odd)), n) for n in (2, 3, 4)):
             parts = [odd[k] for k in chosen]
             if joined & set(chosen) or len({len(part) for part in parts}) > 1:
                 continue

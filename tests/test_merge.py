@@ -89,7 +89,7 @@ def test_multiples_merge_without_loss(name: str) -> None:
     groups = spa.analyze(model)
     (g,) = [k for k, group in enumerate(groups) if group.size == 2 * UNITS]
     removed = {g: np.arange(UNITS, 2 * UNITS)}
-    for mixed in stand_ins(groups, removed).values():
+    for mixed in stand_ins(groups, removed, nearest).values():
         size = len(mixed) // (2 * UNITS)
         units = mixed[::size, ::size]
         assert np.allclose(units[UNITS:, :UNITS], np.diag(SCALES**power), atol=1e-5)
@@ -105,7 +105,9 @@ def test_depthwise_kernels_multiply() -> None:
     groups = spa.analyze(doubled(depthwise))
     (g,) = [k for k, group in enumerate(groups) if group.size == 2 * UNITS]
     (mixed,) = [
-        m for m in stand_ins(groups, {g: np.arange(UNITS, 2 * UNITS)}).values() if len(m) > 1
+        m
+        for m in stand_ins(groups, {g: np.arange(UNITS, 2 * UNITS)}, nearest).values()
+        if len(m) > 1
     ]
     assert np.allclose(mixed[UNITS:, :UNITS], np.diag(SCALES**2), atol=1e-5)
 

@@ -12,7 +12,7 @@ from spa.index import index
 from spa.parts import parts
 from spa.sites import Site, sites
 from spa.stream import Stream
-from tests.ops.cases import CODE, contrib, dequantise, quantise
+from tests.ops.cases import CODE, coded, dequantise, quantise
 
 
 def conv_net(**attrs: object) -> ModelProto:
@@ -116,6 +116,41 @@ def test_a_weight_behind_an_identity() -> None:
     assert model.graph.initializer[0].data_type == TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_what_recurrent_layers_make_of_their_input(directions: int) -> None:
+    """Without a recurrence a plain one is the tangent of it."""
+    net, random = Net("rnn"), np.random.default_rng(0)
+    w = random.standard_normal((directions, 4, 5)).astype(np.float32)
+    b = random.standard_normal((directions, 8)).astype(np.float32)
+    x = net.input("x", (6, 2, 5))
+    kind = "bidirectional" if directions == 2 else "forward"
+    r = np.zeros((directions, 4, 4), np.float32)
+    y = net.node("RNN", x, w, r, b, shape=None, hidden_size=4, direction=kind)
+    model = net.model(y)
+    (site,) = sites(index(model))
+    given = random.standard_normal((6, 2, 5)).astype(np.float32)
+    want = np.moveaxis(run(model, given, model.graph.output[0].name), 1, 2)  # steps, batch, d, h
+    shift = b[:, :4].ravel() + b[:, 4:].ravel()
+    got = np.tanh(made(model, site, given) + shift)
+    assert np.allclose(got, want.reshape(12, -1), atol=1e-5)
+    stored = index(model).array(site.weight)
+    assert np.array_equal(site.backward(site.forward(stored), stored.shape), stored)
+    assert site.bias is not None
+    change = np.arange(4.0 * directions)
+    moved = site.bias.moved(b, change)
+    assert np.allclose((moved[:, :4] + moved[:, 4:]).ravel(), shift + change)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_gates_are_the_outputs_of_a_recurrent_layer(kind: str, gates: int) -> None:
+    net = Net(kind)
+    x = net.input("x", (6, 2, 5))
+    weights = [np.ones((2, gates * 3, n), np.float32) for n in (5, 3)]
+    y, *_ = net.nodes(kind, [x, *weights], 2, hidden_size=3, direction="bidirectional")
+    (site,) = sites(index(net.model(y)))
+    assert site.forward(weights[0]).shape == (1, 2 * gates * 3, 5, 1) and site.bias is None
+
+
 # Quantised weights -------------------------------------------------------------------------------
 
 IN, OUT = 32, 6
@@ -145,14 +180,14 @@ def _as_it_comes(net: Net, x: Tensor) -> Tensor:
 
 
 def _in_one(net: Net, x: Tensor) -> Tensor:
-    return contrib(
+    return coded(
         net, "DynamicQuantizeMatMul", x, _stored(net, IN, OUT), _scales(), POINTS,
         net.uniform(-1, 1, OUT), shape=[8, OUT], dtype=np.float32,
     )  # fmt: skip
 
 
 def _to_floats(net: Net, x: Tensor) -> Tensor:
-    return contrib(
+    return coded(
         net, "QGemm", quantise(net, x), *CODE, _stored(net, OUT, IN), _scales(), POINTS,
         net.const(net.rng.integers(-99, 99, OUT).astype(np.int32), "b"), transB=1, shape=[8, OUT],
         dtype=np.float32,
@@ -163,7 +198,7 @@ def _in_blocks(points: bool) -> Callable[[Net, Tensor], Tensor]:
     def body(net: Net, x: Tensor) -> Tensor:
         zeros = [net.const(net.rng.integers(0, 256, (OUT, 1)).astype(np.uint8))] if points else []
         w = net.const(net.rng.integers(0, 256, (OUT, 2, 8)).astype(np.uint8))
-        return contrib(
+        return coded(
             net, "MatMulNBits", x, w,
             net.uniform(0.01, 0.02, OUT, 2), *zeros, shape=[8, OUT], dtype=np.float32, N=OUT, K=IN,
             bits=4, block_size=16,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import TOKENS, Body, Case, case, contrib
+from tests.ops.cases import TOKENS, Body, Case, case, coded
 
 BLOCK = 16
 
@@ -37,7 +37,7 @@ def _n_bits(
             more = [net.const(net.rng.integers(0, 256, held).astype(np.uint8))]
         elif points == "floats":
             more = [net.uniform(6, 9, *shape)]
-        return contrib(
+        return coded(
             net, "MatMulNBits", a, w, net.uniform(0.01, 0.02, *shape), *more, None,
             net.uniform(-1, 1, out) if bias else None, shape=[*a.shape[:-1], out],
             dtype=np.float32, N=out, K=columns, bits=bits, block_size=BLOCK, **attrs,
@@ -56,7 +56,7 @@ def _bnb4(out: int = 6, columns: int = 64, **attrs: Any) -> Body:
         a = net.relu(net.linear(a, columns))
         w = net.const(net.rng.integers(0, 256, out * columns // 2).astype(np.uint8))
         scale = net.uniform(0.1, 0.2, -(-out * columns // BLOCK))
-        return contrib(
+        return coded(
             net, "MatMulBnb4", a, w, scale, shape=[*a.shape[:-1], out], dtype=np.float32, N=out,
             K=columns, block_size=BLOCK, **{"quant_type": 1} | attrs,
         )  # fmt: skip
@@ -76,7 +76,7 @@ def _table(
         data = net.rng.integers(0, 256 if packed else 1 << bits, (rows, stored)).astype(np.uint8)
         zeros = -(-blocks * bits // 8)
         more = [net.const(net.rng.integers(0, 256, (rows, zeros)).astype(np.uint8))]
-        y = contrib(
+        y = coded(
             net, "GatherBlockQuantized", net.const(data), ids, net.uniform(0.01, 0.02, rows,
             blocks), *(more if points else []), shape=[*a.shape[:2], width], dtype=np.float32,
             bits=bits, block_size=BLOCK, gather_axis=0, quantize_axis=1, **attrs,
