@@ -113,7 +113,7 @@ def _experts(
                 held = (rows, -(-width // block * bits // 8)) if block else (rows * bits // 8,)
                 inputs.append(stored(net, experts, *held))
         kind = "swiglu" if fusion else "relu"
-        return contrib(
+        return coded(
             net, "QMoE", *inputs, shape=x.shape, dtype=np.float32, k=1, activation_type=kind,
             expert_weight_bits=bits, block_size=block or None, swiglu_fusion=fusion, **attrs,
         )  # fmt: skip
