@@ -13,6 +13,7 @@ import networkx as nx
 
 import spa
 from spa.criteria import CRITERIA
+from spa.fit import SOURCES
 from spa.graph import Node
 from spa.groups import AxisName, Groups
 from spa.propagate import load_rules
@@ -77,13 +78,23 @@ members of a group together where a criterion looks at one stored tensor at a ti
 makes groups comparable unless the scores *compare* as they are.
 """
 
+COMPENSATIONS_HEAD = """\
+## Compensations
+
+What remains is given the work of what is removed by one of these (`--compensate`). Whatever they
+look at, new weights are kept only where held-out inputs say that they help.
+"""
+
 
 def criteria() -> str:
     """The text of docs/criteria.md."""
     lines = ["| criterion | needs | compares | source |", "|---|---|---|---|"]
     for c in CRITERIA.values():
         lines.append(f"| `{c.name}` | {c.needs} | {'yes' if c.normalized else ''} | {c.source} |")
-    return "\n".join([CRITERIA_HEAD, *lines, ""])
+    more = ["| compensation | needs | source |", "|---|---|---|"]
+    for name, (needs, source) in SOURCES.items():
+        more.append(f"| `{name}` | {needs} | {source} |")
+    return "\n".join([CRITERIA_HEAD, *lines, "", COMPENSATIONS_HEAD, *more, ""])
 
 
 # The picture -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from spa.evidence import (
 from spa.graph import Node
 from spa.groups import Group
 from spa.measure import Seen
+from spa.perturb import perturbation
 from spa.sites import Floats, Site, sites
 
 __all__ = ["CRITERIA", "Criterion", "Evidence", "Scores", "Seen"]
@@ -207,4 +208,11 @@ OBSPA = Criterion(
     "Wang et al. 2024, Structurally Prune Anything; order by exact block-OBS, see spa.obs",
     normalized=True,
 )
-CRITERIA: dict[str, Criterion] = {c.name: c for c in (OBSPA, *WEIGHTS, *ACTIVITY)}
+PERTURBATION = Criterion(
+    "perturbation",
+    perturbation,
+    "calibration inputs",
+    "Molchanov et al. 2017, Pruning CNNs for Resource Efficient Inference: the oracle, of outputs",
+    normalized=True,
+)
+CRITERIA: dict[str, Criterion] = {c.name: c for c in (OBSPA, *WEIGHTS, *ACTIVITY, PERTURBATION)}

@@ -20,10 +20,11 @@ from spa.fit import Index, Matrix, solve
 from spa.graph import Block, Graph
 from spa.groups import Groups, Removed
 from spa.logits import SeenProduct, folded, without
-from spa.measure import Measured, Seen, every_stop, named, norm_places, own, settle, stored
+from spa.measure import Measured, Seen, every_stop, named, norm_places, own, stored
 from spa.parts import Parts, parts
 from spa.rewrite import rewrite
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Place, Site
 from spa.validate import mask
 

@@ -6,7 +6,7 @@ time: `by_axis` makes those out of one small function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from spa import reals, scales
 from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
+from spa.run import Feeds
 from spa.shapes import Shapes
 from spa.sites import Floats, Site, sites
 
@@ -38,12 +39,14 @@ class Evidence:
 
     seen: node index of a site -> what calibration inputs showed there; empty where there are none.
     aggregate: scores by member, shape (members, units), to one for every unit.
+    inputs: a few batches of calibration inputs.
     """
 
     groups: Groups
     random: np.random.Generator
     seen: Mapping[int, Seen]
     aggregate: Aggregate = _mean
+    inputs: Sequence[Feeds] = ()
 
     @cached_property
     def readers(self) -> list[list[tuple[Site, Index]]]:

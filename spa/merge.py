@@ -90,13 +90,13 @@ def combined(
     likeness: Likeness, stay: NDArray[np.intp], gone: NDArray[np.intp]
 ) -> Iterator[tuple[int, int, float]]:
     """Removed unit, a kept one, and the scale at which this is a part of what stands in: all kept
-    ones together, such that the weights and the bias are nearest in the least squares (UDFC, Bai
-    et al. 2023; LBYL, Park et al. 2024)."""
+    ones together, such that the weights are nearest in the least squares (UDFC, Bai et al. 2023).
+    Biases are not looked at: to match them as well costs more than it brings."""
     norms = np.diag(likeness.products)
     stay, gone = stay[norms[stay] > 0], gone[norms[gone] > 0]
     if not len(stay) or not len(gone):
         return
-    whole = likeness.products + np.outer(likeness.bias, likeness.bias)
+    whole = likeness.products
     scales = solve(whole[np.ix_(stay, stay)], whole[np.ix_(stay, gone)], RIDGE)
     for unit, column in zip(gone.tolist(), scales.T.tolist(), strict=True):
         for other, scale in zip(stay.tolist(), column, strict=True):
