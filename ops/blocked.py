@@ -185,3 +185,98 @@ def gather(op: Op) -> list[Axes]:
     data, scales, points, out = terms
     sizes = {"r": shared, "b": size, "c": size * op.shape()[at] // made}
     return follow(op, f"{data}, {where}, {scales}, {points} -> {out}", "2", "", sizes, kinds)
+
+
+# Experts in blocks, or in bytes where a column has one scale -----------------------------------
+
+
+def _expert_sizes(op: Op) -> dict[str, int]:
+    """u: how many numbers make a unit, v: in how many bytes, r: in how many blocks."""
+    bits, block = int(op.attr("expert_weight_bits", 4)), int(op.attr("block_size", 0))
+    shared = 8 // bits if block and any(op.has(k) for k in (11, 12, 13)) else 1
+    unit = shared * block or 8 // bits
+    return {"u": unit, "v": unit * bits // 8, "w": unit * bits // 4, "r": shared}
+
+
+def _experts(op: Op) -> str:
+    """* (C u), r E, then for each matrix E (I u) (C v), its scales and its bias, E (I u) (C r) and
+    E (I u); zero points -> * (C u)   (2 I or I 2 where two are fused)"""
+    bits, size = int(op.attr("expert_weight_bits", 4)), _expert_sizes(op)
+    others = [op.attr(f"fc{k}_expert_weight_bits", bits) for k in (1, 2, 3)]
+    odd = op.attr("quant_type", b"int") != b"int" or others != [bits] * 3 or 8 % bits
+    made = any(op.has(k) and op.activation[k] for k in range(2, min(14, len(op.axes))))
+    inner = op.shape(5)[2] * 8 // bits
+    if odd or made or inner % size["u"] or op.shape()[-1] % size["u"]:
+        return ", ".join("*" for _ in op.axes) + " -> *"
+    e = "e" if op.attr("use_sparse_mixer", 0) else "E"  # that takes two experts, always
+    fusion = int(op.attr("swiglu_fusion", 0))
+    first = {0: "(I u)", 1: "(I u 2)", 2: "(2 I u)"}[fusion]
+    bytes_ = {0: "(I v)", 1: "(I w)", 2: "(2 I v)"}[fusion]
+    blocked = bool(op.attr("block_size", 0))
+
+    def matrix(rows: str, columns: str) -> str:
+        scales = f"{e} {rows} ({columns} r)" if blocked else f"{e} {rows}"
+        return f"{e} {rows} ({columns} v), {scales}, {e} {rows}"
+
+    def points(rows: str, packed: str, columns: str) -> str:
+        return f"{e} {rows} {columns}" if blocked else f"{e} {packed}"
+
+    parts = (matrix(first, "C"), matrix("(C u)", "I"), matrix("(I u)", "C"))
+    zeros = (
+        points(first, bytes_, "C"),
+        points("(C u)", "(C v)", "I"),
+        points("(I u)", "(I v)", "C"),
+    )
+    rest = ", ".join("*" for _ in range(6))
+    return f"* (C u), q {e}, {', '.join(parts)}, {', '.join(zeros)}, q {e}, {rest} -> * (C u)"
+
+
+def _resize_experts(node: Sized) -> Resized:
+    """No more experts are picked than are left."""
+    router, picked = node.new_in[1], int(node.op.attr("k", 1))
+    assert router is not None
+    return Resized(attrs={"k": router[1]}) if picked > router[1] else Resized()
+
+
+def _expert_macs(op: Op) -> list[Product]:
+    """Every token meets all matrices of each expert that is picked for it."""
+    tokens = [(-1, k) for k in range(len(op.out_shape()) - 1)]
+    many = 8 // int(op.attr("expert_weight_bits", 4))  # numbers in a byte
+    matrices = [[*tokens, (k, 1), (k, 2)] for k in (2, 5, 8) if op.has(k)]
+    return matrices * many * int(op.attr("k", 1))
+
+
+def _expert_numbers(node: Any, position: int, stored: Value) -> Value:
+    bits = int(node.attrs.get("expert_weight_bits", 4))
+    if position >= 11:
+        return _unpacked(stored, bits).reshape(*stored.shape[:-1], -1)
+    if position not in (2, 5, 8):
+        return stored
+    codes = _unpacked(stored, bits)  # with an axis more, so that what may go stays where it is
+    point = 11 + position // 3
+    given = len(node.inputs) > point and node.inputs[point]
+    return codes if given else codes.astype(np.int16) - (1 << (bits - 1))
+
+
+def _expert_packed(node: Any, numbers: Value) -> Value:
+    bits = int(node.attrs.get("expert_weight_bits", 4))
+    given = any(len(node.inputs) > k and node.inputs[k] for k in (11, 12, 13))
+    codes = np.rint(numbers if given else numbers + (1 << (bits - 1)))
+    return _packed(np.clip(codes, 0, (1 << bits) - 1).astype(np.uint8), bits)[..., 0]
+
+
+declare(
+    "QMoE",
+    _experts,
+    zero="5 6 + 7",
+    inexact="E e",  # the others share what its probability was
+    sizes=_expert_sizes,
+    kinds=lambda op: dict.fromkeys("EI", "linear"),
+    resize=_resize_experts,
+    macs=_expert_macs,
+    quantised={
+        k: Quantised((k + 1,), 11 + k // 3, (0, 1, 2), unpack=_expert_numbers, pack=_expert_packed)
+        for k in (2, 5, 8)
+    },
+    domain=MICROSOFT,
+)

@@ -50,7 +50,7 @@ _REASONS = [
      "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput"
      " Upsample"),
     ("stores its weights in the order of one kernel", MICROSOFT,
-     "DequantizeBFP DequantizeWithOrder QMoE MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA"
+     "DequantizeBFP DequantizeWithOrder MatMulFpQ4 MatMulNBitsMlp MatMulNBitsQLoRA"
      " MatMulNBitsQkv QOrderedAttention QOrderedGelu QOrderedLayerNormalization"
      " QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeWithOrder"),
     ("has no kernel that this could be checked with", MICROSOFT,

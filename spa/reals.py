@@ -55,14 +55,19 @@ def stored(graph: Graph, name: str, numbers: Floats) -> Value:
 
 def nothing(graph: Graph, name: str, value: Value) -> Value | None:
     """What stands for zero at every element of a quantised constant; None for any other, and for
-    packed numbers, which are zero by their scales.
+    packed numbers that are zero by their scales alone.
 
     A zero point itself stays what it is.
     """
     if not is_quantised(graph, name) or is_point(graph, name):
         return value if is_quantised(graph, name) else None
     how = coding(graph, name, value)
-    return how.point if how is not None and how.unpack is None else None
+    if how is None or how.unpack is None:
+        return how.point if how is not None else None
+    if how.pack is None:
+        return None
+    numbers = np.zeros(how.unpack(value).shape, np.float32)
+    return how.pack(numbers if how.point is None else numbers + how.point.astype(np.float32))
 
 
 def _limits(graph: Graph, name: str, old: Value) -> tuple[float, float]:

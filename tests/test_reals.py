@@ -14,7 +14,7 @@ from spa.graph import Graph
 from spa.reals import nothing, real, stored
 from spa.scales import along, is_beside
 from spa.sites import sites
-from tests.ops.cases import contrib
+from tests.ops.cases import coded
 
 SCALE = np.linspace(0.1, 0.2, 6, dtype=np.float32)
 POINT = np.arange(6)
@@ -117,7 +117,7 @@ def test_packed_blocks(bits: int, points: bool) -> None:
     net = Net("packed", opset=21)
     w = net.rng.integers(0, 256, (3, 2, 16 * bits // 8)).astype(np.uint8)
     zeros = net.rng.integers(0, 256, (3, -(-2 * bits // 8))).astype(np.uint8)
-    y = contrib(
+    y = coded(
         net, "MatMulNBits", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 3, 2),
         *([net.const(zeros)] if points else []), shape=[1, 3], dtype=np.float32, N=3, K=32,
         bits=bits, block_size=16,
@@ -137,7 +137,7 @@ def test_sixteen_numbers(quant_type: int) -> None:
 
     net = Net("sixteen", opset=21)
     w = net.rng.integers(0, 256, 3 * 32 // 2).astype(np.uint8)
-    y = contrib(
+    y = coded(
         net, "MatMulBnb4", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 6),
         shape=[1, 3], dtype=np.float32, N=3, K=32, block_size=16, quant_type=quant_type,
     )  # fmt: skip

@@ -86,6 +86,41 @@ def _table(
     return body
 
 
+def _experts(
+    bits: int = 4, *, block: int = 0, points: bool = False, fusion: int = 0, experts: int = 4,
+    width: int = 32, **attrs: Any,
+) -> Body:  # fmt: skip
+    """Experts in few bits between two layers; what is routed comes from the producer too."""
+
+    def stored(net: Net, *shape: int) -> Tensor:
+        return net.const(net.rng.integers(0, 256, shape).astype(np.uint8))
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.relu(net.linear(a, width))
+        routed = net.reshape(net.linear(a, experts), [-1, experts])
+        inner = (2 if fusion else 1) * width
+        inputs: list[Any] = [x, routed]
+        for rows in (inner, width):
+            scales = (experts, rows, width // block) if block else (experts, rows)
+            inputs += [
+                stored(net, experts, rows, width * bits // 8),
+                net.uniform(0.01, 0.02, *scales),
+                net.uniform(-0.1, 0.1, experts, rows),
+            ]
+        if points:
+            inputs += [None] * 3
+            for rows in (inner, width):
+                held = (rows, -(-width // block * bits // 8)) if block else (rows * bits // 8,)
+                inputs.append(stored(net, experts, *held))
+        kind = "swiglu" if fusion else "relu"
+        return coded(
+            net, "QMoE", *inputs, shape=x.shape, dtype=np.float32, k=1, activation_type=kind,
+            expert_weight_bits=bits, block_size=block or None, swiglu_fusion=fusion, **attrs,
+        )  # fmt: skip
+
+    return body
+
+
 # The producer, the wide layer (its columns by blocks), the columns of what is in few bits.
 BLOCKED = [
     case("four-bits", 3, _n_bits(), shape=TOKENS, exact=True),
@@ -101,6 +136,17 @@ BLOCKED = [
          exact=True),
     case("blocks-that-do-not-fit", 2, _n_bits(columns=40), shape=TOKENS, exact=True),
     case("chained", 4, _chained, shape=TOKENS, exact=True),
+    # The producer, what goes in and out of the experts, their units, the experts.
+    case("experts", 4, _experts(), shape=TOKENS),
+    case("experts-in-eight-bits", 4, _experts(8), shape=TOKENS),
+    case("experts-in-two-bits", 4, _experts(2), shape=TOKENS),
+    case("experts-in-blocks", 4, _experts(block=16), shape=TOKENS),
+    case("experts-with-points", 4, _experts(points=True), shape=TOKENS),
+    case("experts-in-blocks-with-points", 4, _experts(block=16, points=True, width=64),
+         shape=TOKENS),
+    case("experts-fused", 4, _experts(fusion=1), shape=TOKENS),
+    case("experts-of-sizes-that-do-not-fit", 1, _experts(block=16, points=True, width=48),
+         shape=TOKENS),
     case("bnb4", 3, _bnb4(), shape=TOKENS, exact=True),
     case("bnb4-fp4", 3, _bnb4(quant_type=0), shape=TOKENS, exact=True),
     case("bnb4-blocks-across-rows", 1, _bnb4(columns=40), shape=TOKENS, exact=True),
