@@ -15,6 +15,7 @@ from onnx import defs, helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import Tensor
 
 Dim = int | str
+_PACKED = ("int4", "int2", "e2m1fn")  # the types of which a byte holds several
 HE = sqrt(2)  # gain that keeps the variance through a ReLU
 
 
@@ -113,7 +114,7 @@ class Graph:
         self.graph.outputs = list(outputs)
         domains = [helper.make_opsetid(d, 1) for d in sorted(self._domains)]
         self.graph.import_domains = [helper.make_opsetid("", self.graph.opset), *domains]
-        model = gs.export_onnx(self.graph, do_type_check=False)
+        model = self._export()
         self._bring_home(model)
         model.ir_version = ir_version
         if initializers_as_inputs:
@@ -131,6 +132,22 @@ class Graph:
             mine = [t for n, t in held.items() if self._homes.get(n, graph.name) == graph.name]
             del graph.initializer[:]
             graph.initializer.extend(mine)
+
+    def _export(self) -> onnx.ModelProto:
+        """What is packed stands in bytes until it is in the file: gs cannot pack it."""
+        packed = {
+            t.name: (t, t.values)
+            for t in self.graph.tensors().values()
+            if isinstance(t, gs.Constant) and t.values.dtype.name.endswith(_PACKED)
+        }
+        for tensor, values in packed.values():
+            tensor.values = values.astype(np.int8)
+        model = gs.export_onnx(self.graph, do_type_check=False)
+        for initializer in model.graph.initializer:
+            if initializer.name in packed:
+                tensor, tensor.values = packed[initializer.name]
+                initializer.CopyFrom(numpy_helper.from_array(tensor.values, tensor.name))
+        return model
 
     def _name(self, base: str) -> str:
         """A name for a constant that no other has."""

@@ -31,7 +31,7 @@ from spa.reader import check_finite, load
 from spa.rewrite import rewrite
 from spa.score import check_names
 from spa.selection import check_kinds, choose, patterns
-from spa.settings import DEFAULT_KINDS, Settings
+from spa.settings import DEFAULT_KINDS, DEPTH, Settings
 from spa.steps import select_in_steps
 from spa.study import Study, gather, judged_by, make_up
 from spa.validate import Verification
@@ -61,7 +61,8 @@ class Figures:
 class Draft:
     """What would be removed; no model has been made yet.
 
-    plan: what is kept. groups: the analysis of the original. figures: costs before and after.
+    plan: what is kept. groups: the analysis of the original, the branches that its graph is to
+        lose (`Graph.blocks`) with it. figures: costs before and after.
     removed: group number -> positions of the removed units.
     settings: what it was made with. study: what calibration inputs showed; None without any.
     """
@@ -118,7 +119,7 @@ def draft(
     if use.steps > 1 and "channels" in wanted:
         raise UsageError("more than one step goes with a target of macs or params")
     groups = analyze(model, exact=use.exact and plan is None, progress=say)
-    if not groups.groups:
+    if not groups.groups and DEPTH not in use.kinds and (plan is None or not plan.blocks):
         raise ModelError(
             "the model has no group of channels that can be pruned: " + _held(groups, use.exact)
         )
@@ -127,15 +128,16 @@ def draft(
     cost = CostModel(groups)
     if plan is not None:
         given, use = use.data, use.replayed(plan.made_by)
+        groups = plans.without_blocks(groups, plan)
         removed, made_by = plans.replay(groups, plan), dict(plan.made_by)
         if not is_noise(given) and "data" in made_by:
             made_by["data"] = described(given)
     study = gather(groups, use, say)
     if plan is None:
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-        removed = select_in_steps(groups, free, wanted, use, study, cost, say)
+        groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, cost)
+    figures = measure(groups, removed, cost.without(groups.graph))
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
@@ -188,8 +190,8 @@ def prune(
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
-        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge" (see
-            `spa.fit`) or "none".
+        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge",
+            "reconstruct" (see `spa.fit`), "fold" (see `spa.fold`) or "none".
         repair: "statistics" re-estimates those of BatchNormalization; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         plan: replay this plan; target and criterion are then not used.
@@ -311,6 +313,7 @@ def verify(
     groups = analyze(original)
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
+    groups = plans.without_blocks(groups, plan)
     removed = plans.replay(groups, plan)
     use = Settings(data=data).replayed(plan.made_by)
     groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)

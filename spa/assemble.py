@@ -169,7 +169,11 @@ class _Assembly:
             old, new = self.old.get(name), self.new.get(name)
             if old == new or old is None or new is None:
                 continue
-            tensor = tensor_of(info.type).tensor_type
-            for dim, size, before in zip(tensor.shape.dim, new, old, strict=False):
-                if dim.HasField("dim_value") and size != before:
+            dims = tensor_of(info.type).tensor_type.shape.dim
+            for dim, size, before in zip(dims, new, old, strict=False):
+                if size == before:
+                    continue
+                if dim.HasField("dim_value"):
                     dim.dim_value = size
+                else:  # a name such as "4*batch", which other tensors may go on to bear
+                    dim.Clear()

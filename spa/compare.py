@@ -138,22 +138,24 @@ class _Way:
         cost, start = CostModel(self.groups), perf_counter()
         use, row = self.settings, Row(self.settings.criterion, measure, share)
         try:
-            removed = select_in_steps(
+            groups, removed = select_in_steps(
                 self.groups, self.free, {measure: share}, use, self.study, cost, _silent
             )
         except TargetError as error:
             return [replace(row, failed=str(error))]
         chosen = perf_counter() - start
         counts = np.asarray([len(removed.get(g, ())) for g in range(len(self.groups))], np.int64)
-        full, left = cost(), cost(counts)
+        full, left = cost(), cost.without(groups.graph)(counts)
         row = replace(row, macs=left.macs / max(full.macs, 1), params=left.params / full.params)
         plain = replace(use, compensate="none", repair="none")
         ways = [plain] if use.compensate == use.repair == "none" else [use, plain]
-        return [self._row(row, removed, way, chosen) for way in ways]
+        return [self._row(row, groups, removed, way, chosen) for way in ways]
 
-    def _row(self, row: Row, removed: Removed, use: Settings, chosen: float) -> Row:
+    def _row(
+        self, row: Row, chosen_from: Groups, removed: Removed, use: Settings, chosen: float
+    ) -> Row:
         start = perf_counter()
-        groups, done = make_up(self.groups, removed, use, self.study, _silent)
+        groups, done = make_up(chosen_from, removed, use, self.study, _silent)
         pruned = rewrite(groups, removed)
         seconds = chosen + perf_counter() - start
         drift, accuracy = self.judge(pruned)

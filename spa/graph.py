@@ -10,7 +10,7 @@ constant only where its readers keep different indices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,8 @@ AttrValue = Any
 WEIGHTS = frozenset(
     kind
     for name, kind in TensorProto.DataType.items()
-    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT4", "UINT4", "INT8", "UINT8"))
+    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
+    or name.removeprefix("U") in ("INT2", "INT4", "INT8", "INT16")
 )
 FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 
@@ -105,6 +106,22 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Block:
+    """A residual branch that can be removed as a whole, see `spa.depth`: sum = skip + branch.
+
+    branch: the tensor that the branch adds, which names it.
+    node: index of the node that adds it.
+    closing: the (node, position of an input) that hold zero where it adds nothing.
+    """
+
+    branch: str
+    skip: str
+    sum: str
+    node: int
+    closing: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class Graph:
     """A model, indexed.
 
@@ -113,6 +130,7 @@ class Graph:
     spelling: tensor -> its name in the file, where that is another.
     given: the model as it came, where `model` is another form of it.
     changed: constant -> the value it is to have instead of the stored one, of the same shape.
+    blocks: the branches that are to be removed.
     path: the file it came from, if any; external data is looked for beside it.
     """
 
@@ -127,6 +145,7 @@ class Graph:
     spelling: Mapping[str, str] = field(default_factory=dict)
     given: ModelProto | None = None
     changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
@@ -200,6 +219,51 @@ class Graph:
         found: GraphProto = next(a.g for a in owner.attribute if a.name == body.attribute)
         return found
 
+    @cached_property
+    def dead(self) -> frozenset[int]:
+        """Nodes that no output needs any more once the blocks are removed."""
+        return self.dead_without(self.blocks)
+
+    def dead_without(self, blocks: Sequence[Block]) -> frozenset[int]:
+        """Nodes that an output needs, and none does without these blocks; and those that no output
+        needs and that read what such nodes make."""
+        if not blocks:
+            return frozenset()
+        passed = {b.sum: b.skip for b in blocks}
+        dead = set(self._needed - self._lead_to_outputs(passed))
+        for node in self.nodes if len(self._needed) < len(self.nodes) else ():
+            if node.index not in self._needed:
+                read = (*node.inputs, *node.captured)
+                if any(self.makers.get(behind(name, passed), -1) in dead for name in read):
+                    dead.add(node.index)
+        return frozenset(dead)
+
+    @cached_property
+    def _needed(self) -> frozenset[int]:
+        return self._lead_to_outputs({})
+
+    def _lead_to_outputs(self, passed: Mapping[str, str]) -> frozenset[int]:
+        """The nodes that outputs need where some tensors are others instead."""
+        found: set[int] = set()
+        waiting = list(self.outputs)
+        while waiting:
+            node = self.makers.get(behind(waiting.pop(), passed), -1)
+            if node >= 0 and node not in found:
+                found.add(node)
+                waiting += [*self.nodes[node].inputs, *self.nodes[node].captured]
+        return frozenset(found)
+
+    @cached_property
+    def forgotten(self) -> frozenset[str]:
+        """Constants that only dead nodes read."""
+        return frozenset(
+            name
+            for name in self.constants
+            if self.dead.issuperset(read := self.readers.get(name, ()))
+            and read
+            and name not in self.outputs
+        )
+
     def array(self, name: str) -> NDArray[Any]:
         """The value of a constant, in its stored shape; external data is mapped, not read."""
         if name in self.changed:
@@ -209,6 +273,13 @@ class Graph:
 
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)
+
+
+def behind(name: str, passed: Mapping[str, str]) -> str:
+    """What a tensor is where some are others instead."""
+    while name in passed:
+        name = passed[name]
+    return name
 
 
 def free_names(body: GraphProto) -> set[str]:

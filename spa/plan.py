@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.depth import find
 from spa.errors import PlanError
 from spa.graph import Graph
 from spa.groups import Groups, Index
@@ -24,6 +25,7 @@ class Plan:
     """What stays.
 
     kept: tensor -> axis -> kept indices, ascending; axes that stay whole are left out.
+    blocks: the tensor that a removed branch adds -> the stored tensors that go with it.
     shapes: tensor -> its shape before.
     made_by: the settings that produced it, for the record.
     model: a digest of the structure it was made for.
@@ -33,12 +35,14 @@ class Plan:
     shapes: dict[str, list[int]] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    blocks: dict[str, list[str]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         body = {
             "format": FORMAT,
             "model": self.model,
             "made_by": self.made_by,
+            **({"blocks": self.blocks} if self.blocks else {}),
             "shapes": self.shapes,
             "kept": {t: {str(k): v for k, v in axes.items()} for t, axes in self.kept.items()},
         }
@@ -60,7 +64,9 @@ class Plan:
                 for tensor, axes in body["kept"].items()
             }
             shapes = {str(t): [int(n) for n in s] for t, s in body.get("shapes", {}).items()}
-            return Plan(kept, shapes, dict(body.get("made_by", {})), str(body.get("model", "")))
+            blocks = {str(b): [str(t) for t in gone] for b, gone in body.get("blocks", {}).items()}
+            made_by, model = dict(body.get("made_by", {})), str(body.get("model", ""))
+            return Plan(kept, shapes, made_by, model, blocks)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan that spa wrote: {error!r}") from None
 
@@ -98,7 +104,7 @@ def digest(graph: Graph) -> str:
 def record(
     groups: Groups, removed: Mapping[int, Index], made_by: dict[str, Any] | None = None
 ) -> Plan:
-    """The plan that removes these units."""
+    """The plan that removes these units, and the blocks that the graph is to lose."""
     kept = groups.kept(removed)
     touched = {m.tensor for g, units in removed.items() if len(units) for m in groups[g].members}
     plan: dict[str, dict[int, list[int]]] = {}
@@ -108,7 +114,43 @@ def record(
             axes = kept.axes(name) or []
             plan[name] = {k: a.tolist() for k, a in enumerate(axes) if len(a) != shape[k]}
     shapes = {name: list(groups.shapes.shapes[name]) for name in plan}
-    return Plan(plan, shapes, made_by or {}, digest(groups.graph))
+    return Plan(plan, shapes, made_by or {}, digest(groups.graph), _with_blocks(groups.graph))
+
+
+def _with_blocks(graph: Graph) -> dict[str, list[str]]:
+    """Block -> the stored tensors that go with it and the blocks before it."""
+    found: dict[str, list[str]] = {}
+    before: set[str] = set()
+    for k, block in enumerate(graph.blocks):
+        left = replace(graph, blocks=graph.blocks[: k + 1])
+        read = {graph.constants[n].source for n in graph.constants.keys() - left.forgotten}
+        gone = {graph.constants[n].source for n in left.forgotten} - read
+        found[block.branch] = sorted(gone - before)
+        before = gone
+    return found
+
+
+def without_blocks(groups: Groups, plan: Plan) -> Groups:
+    """The groups without the blocks that a plan removes.
+
+    Raises:
+        PlanError: if one is not a branch of the model that can be removed.
+    """
+    if not plan.blocks:
+        return groups
+    _check_model(groups, plan)
+    found = find(groups)
+    known = {block.branch: block for block in found.blocks}
+    for name in plan.blocks:
+        if name not in known:
+            raise PlanError(
+                f"the plan removes the branch that adds {name!r}; the model has none that can be "
+                "removed by that name"
+            )
+    blocks = tuple(b for b in found.blocks if b.branch in plan.blocks)
+    if len({b.sum for b in blocks}) < len(blocks):
+        raise PlanError("the plan removes both sides of one sum")
+    return replace(groups, graph=replace(groups.graph, blocks=blocks))
 
 
 def compose(first: Plan, then: Plan) -> Plan:

@@ -22,6 +22,7 @@ from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
 from spa.protos import as_tensor, set_attribute, set_value, with_inputs
 from spa.rules import Resized, Sized
+from spa.shorten import shorten
 
 Value = NDArray[Any]
 
@@ -42,12 +43,15 @@ class _Way:
 
 
 def rewrite(groups: Groups, removed: Removed) -> ModelProto:
-    """The model without the removed units.
+    """The model without the removed units and without the blocks that its graph is to lose.
 
     Raises:
         ModelError: if a size computed at run time can be made right in no way.
     """
-    return _Rewriter(groups, groups.kept(removed)).model()
+    model = _Rewriter(groups, groups.kept(removed)).model()
+    if groups.graph.blocks:
+        shorten(model, groups.graph.blocks)
+    return model
 
 
 class _Rewriter:

@@ -26,9 +26,14 @@ from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
 
-# Runs the model at these sizes and gives the types of the named tensors, as far as it can.
-Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto]]
+# Runs the model at these sizes and gives the types of the named tensors, as far as it can; None
+# where it runs at none.
+Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto] | None]
 
+# The types that a rule foretells for the outputs of a node.
+Foretell = Callable[[Graph, "Shapes", Node], dict[str, TypeProto]]
+
+_RUNS = 40  # that many sizes are tried to see shapes that inference is silent about
 _FEW = 64  # elements of a float constant that a shape may depend on
 SMALL = 1024  # elements; a larger tensor is data, not a shape
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
@@ -51,25 +56,27 @@ class Shapes:
     moving: frozenset[str] = frozenset()
 
 
-def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
+def infer(graph: Graph, observe: Observe | None = None, foretell: Foretell | None = None) -> Shapes:
     """Infer all shapes, with the free sizes bound to the first numbers that are consistent.
 
     Args:
         observe: asked for the types of tensors that inference is silent about, see
             `spa.run.observe`.
+        foretell: asked about nodes of other domains where the model does not run, see
+            `spa.propagate.foretell`.
 
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
-    found = _first(graph, bindings(graph), observe)
+    found = _first(graph, bindings(graph), observe, foretell)
     if not found.sizes:
         return found
-    others = [_first(graph, bindings(graph, 1), observe)]
+    others = [_first(graph, bindings(graph, 1), observe, foretell)]
     for name, size in found.sizes.items():
         if all(other.sizes[name] == size for other in others):
             with suppress(ModelError):  # then it is the only number that fits
                 tries = islice(variations(found.sizes, name), TRIES)
-                others.append(_first(graph, tries, observe))
+                others.append(_first(graph, tries, observe, foretell))
     moving = [
         name
         for name, value in found.values.items()
@@ -81,34 +88,54 @@ def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
     return replace(found, moving=frozenset(moving))
 
 
-def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Shapes:
+def _first(
+    graph: Graph, tries: Iterable[Sizes], observe: Observe | None, foretell: Foretell | None
+) -> Shapes:
     """The shapes at the first of these sizes at which all is consistent, reshapes included; else
     at the first at which ONNX's inference finds no fault."""
     faults: list[Exception] = []
     uneven: list[Sizes] = []
+    unseen: Shapes | None = None
+    runs = 0
     for bound in tries:
         try:
-            return _complete(graph, _walk(graph, bound, {}), observe)
+            found = _walk(graph, bound, {})
+            seen = _complete(graph, found, observe, foretell)
+            if seen is not None:
+                return seen
+            unseen, runs = unseen or found, runs + 1
         except _UnevenError as fault:
             uneven.append(bound)
             if fault.args == (_IN_BODY,) and len(uneven) == TRIES:
                 break  # of branches for other sizes, one will not fit
         except _FAULTS as fault:
             faults.append(fault)
+        if runs >= _RUNS:
+            break
+    if unseen is not None:
+        return _walk(graph, unseen.sizes, {}, strict=False, foretell=foretell)
     for bound in uneven[:LIKELY]:
         try:
-            return _complete(graph, _walk(graph, bound, {}, strict=False), observe)
+            found = _walk(graph, bound, {}, strict=False)
+            return _complete(graph, found, observe, foretell) or found
         except _FAULTS as fault:
             faults.append(fault)
     text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
 
-def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
+def _complete(
+    graph: Graph, found: Shapes, observe: Observe | None, foretell: Foretell | None
+) -> Shapes | None:
+    """With the shapes that inference is silent about; None where the model does not run at these
+    sizes, and may at others."""
     silent = _silent(graph, found)
     if not silent or observe is None:
         return found
-    return _walk(graph, found.sizes, observe(graph, found.sizes, silent), strict=False)
+    seen = observe(graph, found.sizes, silent)
+    if not seen and seen is not None and found.sizes:
+        return None
+    return _walk(graph, found.sizes, seen or {}, strict=False, foretell=foretell)
 
 
 _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
@@ -140,6 +167,7 @@ def _walk(
     observed: dict[str, TypeProto],
     strict: bool = True,
     rounds: borders.Rounds = borders.FIRST,
+    foretell: Foretell | None = None,
 ) -> Shapes:
     """One pass over the nodes, and another one where a loop turns out to be other than it was
     taken for."""
@@ -181,6 +209,8 @@ def _walk(
             continue
         try:
             got = _infer_node(graph, node, types, found, imports, declared, rounds)
+            if foretell is not None and not got:
+                got = foretell(graph, found, node)
             if strict and node.op_type == "Reshape":
                 _check_even(found, node, got)
         except (*_FAULTS, _UnevenError):
@@ -195,7 +225,7 @@ def _walk(
         if node.bodies and not node.enters:
             learned = borders.learned(graph, node, types, rounds)
             if learned != rounds:
-                return _walk(graph, sizes, observed, strict, learned)
+                return _walk(graph, sizes, observed, strict, learned, foretell)
     return found
 
 
@@ -260,19 +290,28 @@ def evaluate(
         return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
     if not node.inputs or any(name and name not in values for name in node.inputs):
         return None
+    feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
+    if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
+        return None
+    got = run(graph, node, feeds)
+    small = all(v.size <= SMALL and v.dtype != object for v in got or [])
+    return [*got] if got is not None and small else None
+
+
+def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
+
+    Args:
+        feeds: its inputs, by their names in the file.
+    """
     try:
-        feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
-        if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
-            return None
         inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
         outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
         lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
         evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        got: list[NDArray[Any] | None] = [np.asarray(v) for v in evaluator.run(None, feeds)]
-    except Exception:  # the reference lacks some operators and versions: then nothing is known
+        return [np.asarray(v) for v in evaluator.run(None, feeds)]
+    except Exception:  # the reference lacks some operators and versions
         return None
-    small = all(v is not None and v.size <= SMALL and v.dtype != object for v in got)
-    return got if small else None
 
 
 def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:

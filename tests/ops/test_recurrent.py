@@ -12,7 +12,7 @@ from models.builder import Net, Tensor
 from spa.rewrite import rewrite
 from tests.isolation import Alone
 from tests.numeric import alone
-from tests.ops.cases import TOKENS, Body, Case, case
+from tests.ops.cases import TOKENS, Body, Case, case, codes
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 HIDDEN = 6
@@ -115,6 +115,29 @@ def _mixed_steps(op: str) -> Body:
     return body
 
 
+def _dynamic(ways: int = 1, *, channels: bool = False, states: int = 0, speaks: int = 0) -> Body:
+    """An LSTM as onnxruntime quantises it, with its matrices the other way round."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if speaks else a
+        (steps, batch, features), gates = a.shape, 4 * HIDDEN
+        shape = (ways, gates) if channels else (ways,)
+        scale = np.linspace(0.004, 0.006, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        point = np.full(shape, 121, np.uint8)  # onnxruntime wants one for all
+        w, r = (codes(net, ways, n, gates, low=70, high=180) for n in (features, HIDDEN))
+        more = [net.uniform(-1, 1, ways, batch, HIDDEN) for _ in range(states)]
+        inputs = [a, w, r, net.uniform(-0.5, 0.5, ways, 2 * gates), None]
+        inputs += [*more, *[None] * (2 - states), None, scale, point, scale, point]
+        y = net.nodes(
+            "DynamicQuantizeLSTM", inputs, 1, shapes=[[steps, ways, batch, HIDDEN]],
+            hidden_size=HIDDEN, direction={1: "forward", 2: "bidirectional"}[ways],
+            domain="com.microsoft",
+        )[0]  # fmt: skip
+        return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
 def _full(
     op: str,
     ways: int = 1,
@@ -167,6 +190,12 @@ def _deep(op: str) -> Body:
 
 # Two groups: what the producer makes, and the hidden size.
 RECURRENT = [
+    case("DynamicQuantizeLSTM", 2, _dynamic(), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-both-ways", 2, _dynamic(2), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-per-channel", 2, _dynamic(2, channels=True), shape=TOKENS,
+         exact=True),
+    case("DynamicQuantizeLSTM-states", 2, _dynamic(1, states=2), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-of-what-speaks", 2, _dynamic(speaks=1), shape=TOKENS),
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-both-ways", 2, _sequence(op, 2), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
