@@ -107,7 +107,7 @@ class _Given:
 
 def _given(graph: Graph, node: Node, kind: _Kind) -> _Given | None:
     x, at, last = node.inputs[0], place(graph, node, kind.weight), scales.scaled_by(graph, node)
-    if at is None or last is None or x not in graph.activations:
+    if at is None or last is None or last.home or x not in graph.activations:
         return None
     before = graph.nodes[graph.makers[x]] if x in graph.makers else None
     if before is not None and before.op_type == "DynamicQuantizeLinear":

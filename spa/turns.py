@@ -44,7 +44,7 @@ def block(graph: Graph, site: Site) -> tuple[str, str] | None:
     for _ in range(FAR):
         readers = graph.readers.get(name, [])
         node = graph.nodes[readers[0]] if len(readers) == 1 else None
-        if node is None:
+        if node is None or node.home:
             return None
         if node.op_type == "Add":
             others = [n for n in node.inputs if n != name and n in graph.activations]
