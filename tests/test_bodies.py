@@ -7,6 +7,9 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
 import spa
+from spa import validate
+from spa.errors import ValidationError
+from spa.rewrite import rewrite
 from tests.conftest import PLAIN
 from tests.oracle import check
 
@@ -238,3 +241,28 @@ def test_metadata_of_nodes_with_bodies_stays() -> None:
     assert cut.doc_string == "said" and cut.metadata_props[0].value == "here"
     assert [a.name for a in cut.attribute] == order
     assert helper.get_attribute_value(cut.attribute[0]).name == "t"
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_a_wrong_weight_in_a_branch_breaks_the_law(branch: int) -> None:
+    """The law is not read at one branch alone."""
+    made = model(
+        """(float[2, 3] x, bool flag) => (float[2, 4] z)
+        {
+            b = MatMul (x, u)
+            a = Relu (b)
+            z = If (flag) <
+                then_branch = t () => (float[2, 4] p) { k = Identity (v) p = MatMul (a, k) },
+                else_branch = e () => (float[2, 4] q) { m = Identity (v) q = MatMul (a, m) }
+            >
+        }""",
+        **ENDS,
+    )
+    groups = spa.analyze(made)
+    removed = {0: np.arange(4)}
+    pruned = rewrite(groups, removed)
+    assert validate.verify(groups, pruned, removed).law is not None
+    (node,) = [n for n in pruned.graph.node if n.op_type == "If"]
+    node.attribute[branch].g.node[0].op_type = "Neg"
+    with pytest.raises(ValidationError, match="the law does not hold"):
+        validate.verify(groups, pruned, removed)
