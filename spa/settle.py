@@ -1,4 +1,4 @@
-"""What a convolution put out in training, inferred from the bias that batch normalisation left in it.
+"""What a convolution put out in training, by the bias that batch normalisation left in it.
 
 Folded into y = W x + b, BatchNormalization leaves b = beta - W E[x], for the E[x] of training: the
 mean of output k is beta_k, which is small beside the deviation of y and alike for all channels, so
@@ -9,8 +9,8 @@ of their own. With x -> a x + d for what is wrong with them,
 
 of which the evidence for a, s and t (MacKay 1992, Bayesian Interpolation: type II maximum
 likelihood, here summed over a grid) and, with those, the posterior mean of d are closed forms. A
-scale is only told by inputs with a mean, as behind a ReLU. Where b does not go with W m, nothing was
-folded, and inputs stay as they are.
+scale is only told by inputs with a mean, as behind a ReLU. Where b does not go with W m, nothing
+was folded, and inputs stay as they are.
 """
 
 from __future__ import annotations
