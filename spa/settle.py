@@ -77,11 +77,11 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
     if n < 4 or (mean**2).sum() < ONE_SIDED * (mean**2 + variance).sum() or deviation <= 0:
         return nothing
     made = np.einsum("goi,gi->go", w, mean)
-    # BIC of a line through (made, -b) against none.
+    # BIC of a line through (made, -b), against none; one that falls speaks against.
     a, b = made - made.mean(), bias - bias.mean()
     r = -float((a * b).sum()) / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-300)
-    folded = -0.5 * n * np.log(max(1 - max(r, 0.0) ** 2, 1e-12)) - 0.5 * np.log(n)
-    sure = 1 / (1 + np.exp(-np.clip(folded, -50, 50)))
+    folded = -np.sign(r) * 0.5 * n * np.log(max(1 - r**2, 1e-12)) - 0.5 * np.log(n)
+    sure = float(1 / (1 + np.exp(-np.clip(folded, -50, 50))))
     if sure < 0.01:
         return Believed(1.0, np.zeros_like(mean), 0.0)
     found = _posterior(w, bias, made, variance, deviation)
