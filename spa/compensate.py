@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
 from spa.logits import folded, match, moved, sides
@@ -220,8 +220,12 @@ class _Walk:
         if best == 0:
             self.rejected.append(name)
             return
-        self.helped[name] = errors[0], errors[best]
-        v, change = choices[best]
+        v, change, error = *choices[best], errors[best]
+        if self.repair and site.node in self.measured.settled:
+            longer = restored(v, fitted, *RATIOS)
+            if (now := held.error(*longer)) < errors[0]:
+                (v, change), error = longer, now
+        self.helped[name] = errors[0], error
         rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
         new = stays.put(v, w)
         old = self.graph.array(site.weight)
