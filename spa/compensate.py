@@ -264,6 +264,8 @@ class _Walk:
         same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
         if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
             return
+        if any(product.heads_at(product.views[0](v).shape[:-2]) is None for v in z[0]):
+            return
         kept = np.flatnonzero(left[0][alive[0]])
         found = match(
             product,
