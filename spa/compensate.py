@@ -36,6 +36,7 @@ from spa.measure import (
 from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
 from spa.products import Product
+from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
 from spa.sites import Floats, Place, Site
 from spa.stays import Stays, is_alone, read_at
@@ -52,7 +53,7 @@ class Compensation:
     """What was changed.
 
     values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a site -> its error on held-out inputs before and after, as shares of the
+    helped: name of a node -> its error on held-out inputs before and after, as shares of the
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
     repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
@@ -118,7 +119,12 @@ class _Walk:
         self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
         self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        more = [p for w in self.widths.values() for p in w.places]
+        self.recurrences = {
+            r.node: r
+            for r in (recurrences(self.graph) if method in LOGITS else ())
+            if len(self._states(r)) < self.graph.constants[self._name(r.weight)].shape[2]
+        }
+        more = [p for w in (self.widths, self.recurrences) for v in w.values() for p in v.places]
         self.dense = own(whole, self.graph, stops, more)
         folded_ = fold(groups, removed) if method == "fold" else {}
         changed = replace(groups, graph=replace(self.graph, changed=folded_))
@@ -134,6 +140,8 @@ class _Walk:
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
         asked = goals(self.graph, self.stops)
         asked.update(n for w in self.widths.values() for n in (w.x, w.y))
+        for r in self.recurrences.values():
+            asked.update((r.y, *self._given(r).values()))
         with (
             Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
@@ -141,6 +149,9 @@ class _Walk:
             for node, site in self._in_order():
                 if isinstance(site, Width):
                     self._width(site)
+                    continue
+                if isinstance(site, Recurrence):
+                    self._recurrence(site)
                     continue
                 if isinstance(site, Product):
                     self._product(site)
@@ -155,9 +166,10 @@ class _Walk:
                     self._site(site, x, z)
         return Compensation(self.values, self.helped, self.rejected, self.repaired)
 
-    def _in_order(self) -> list[tuple[int, Site | Product | Width | None]]:
-        every: dict[int, Site | Product | Width | None] = {**self.stops, **self.widths}
-        return sorted(every.items(), key=lambda item: item[0])
+    def _in_order(self) -> list[tuple[int, Site | Product | Width | Recurrence | None]]:
+        """A recurrence comes after the site that is its node's input."""
+        every = [*self.stops.items(), *self.widths.items(), *self.recurrences.items()]
+        return sorted(every, key=lambda item: item[0])
 
     # --- sites
 
@@ -300,6 +312,47 @@ class _Walk:
         shape = self.graph.constants[site.weight].shape
         stays = Stays(site, self.kept.axes(site.weight), shape)
         return np.asarray(stays.all.any((0, 2, 3)))
+
+    # --- recurrences
+
+    def _states(self, recurrence: Recurrence) -> Index:
+        """The hidden units that are kept."""
+        name = self._name(recurrence.weight)
+        axes = self.kept.axes(name)
+        return np.arange(self.graph.constants[name].shape[2]) if axes is None else axes[2]
+
+    def _given(self, recurrence: Recurrence) -> dict[int, str]:
+        """What the node reads that is computed, by position."""
+        inputs = self.graph.nodes[recurrence.node].inputs
+        return {k: n for k, n in enumerate(inputs) if n in self.graph.activations}
+
+    def _recurrence(self, recurrence: Recurrence) -> None:
+        """Let the kept states do what the removed ones did for the gates."""
+        node, kept = self.graph.nodes[recurrence.node], self._states(recurrence)
+        given = self._given(recurrence)
+        dense = self.from_dense([recurrence.y, *(given[k] for k in (5,) if k in given)])
+        pruned = self.from_pruned([*given.values()])
+        y = [b[recurrence.y] for b in dense]
+        fixed = {
+            k: self.values.get((node.index, k), stored(self.pruned, self.graph, (node.index, k)))
+            for k, name in enumerate(node.inputs)
+            if name and k not in given
+        }
+        first = [b[given[5]] if 5 in given else fixed.get(5) for b in dense]
+        states = [states_before(recurrence, *pair) for pair in zip(y, first, strict=True)]
+        read = [{**fixed, **{k: b[n] for k, n in given.items()}} for b in pruned]
+        r = np.asarray(self.graph.array(self._name(recurrence.weight)))
+        full = self.method == "refit"
+        best, plain, after = refitted(
+            self.graph, recurrence, r, states, y, read, self.fits, kept, full
+        )
+        name = f"{node.name}, recurrence"
+        if best is None:
+            self.rejected.append(name)
+            return
+        self.helped[name] = plain, after
+        for at, value in zip(recurrence.places, best, strict=True):
+            self._set(at, value)
 
     # --- layer normalisations
 
