@@ -360,9 +360,11 @@ def expand(op: Op) -> list[Axes]:
     shape = op.out_shape()
     axes = [whole(1)] * (len(shape) - len(op.input())) + op.input()
     grows = op.values[1] is not None
+    value = op.fixed(0)
+    silent = value is not None and not value.any()  # zeros, such as a first state
     return [
         [
-            axis if len(axis.ids) == n else op.fresh(n, zero=False) if grows else whole(n)
+            axis if len(axis.ids) == n else op.fresh(n, zero=silent) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]
