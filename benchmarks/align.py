@@ -29,7 +29,7 @@ def nets() -> dict[str, ModelProto]:
     small: dict[str, Any] = {"layers": 2, "hidden": 64, "heads": 4, "inner": 128, "batch": "batch"}
     image: dict[str, Any] = {"image": 32, "batch": "batch"}
     return {
-        "resnext50": MAKERS["resnext50"](width=0.5, classes=10, **image),
+        "resnext50": MAKERS["resnext50"](width=0.25, classes=10, **image),
         "unet_groupnorm": MAKERS["unet_groupnorm"](**image),
         "bert": bert_like(**small),
         "vit": vit(**small),
