@@ -96,9 +96,8 @@ def _resize_slice(node: Sized) -> Resized:
     for axis, start, end, step in _slices(op):
         size, left = op.shape()[axis], len(kept[axis])
         if left != size and abs(step) == 1:
-            side, back = ("left", 0) if step == 1 else ("right", 1)
-            edges = slice(start, end, step).indices(size)[:2]
-            new = tuple(int(np.searchsorted(kept[axis], e, side)) - back for e in edges)
+            edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
+            new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
                 start, end = new[0], new[1] if new[1] >= 0 else -left - 1
         starts.append(start)

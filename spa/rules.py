@@ -156,7 +156,8 @@ class Op:
             if ids is not None
         ]
         flat = np.stack([line.ravel() for line in lines])
-        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
+        given = tuple(ids for ids in factors if ids is not None)
+        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index, given))
 
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
