@@ -110,10 +110,7 @@ def _resize_slice(node: Sized) -> Resized:
         size, left = op.shape()[axis], len(kept[axis])
         if left != size and abs(step) == 1:
             edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
-            new = tuple(
-                int(np.searchsorted(kept[axis], e, "right" if back else "left")) - back
-                for e in edges
-            )
+            new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
                 start, end = new[0], new[1] if new[1] >= 0 else -left - 1
         starts.append(start)
