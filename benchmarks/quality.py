@@ -34,6 +34,7 @@ from benchmarks import quality_page
 from models import fashion
 from spa import run as runs
 from spa.errors import SpaError
+from spa.fold import fold
 from spa.groups import Groups
 
 ROOT = Path(__file__).parent.parent
@@ -55,11 +56,13 @@ APART = frozenset(f"{ANALYSIS} {FILES} {SHELL}".split())
 @dataclass(frozen=True)
 class Method:
     """options: of spa.prune. inputs: what it is run with; "none" for what looks at no input.
-    norms: only for nets that have a BatchNormalization."""
+    norms: only for nets that have a BatchNormalization. judged: whether new weights are held
+    against inputs; made-up ones refuse folding where real ones would not."""
 
     options: dict[str, str]
     inputs: tuple[str, ...]
     norms: bool = False
+    judged: bool = True
 
 
 ALL = ("noise", "digits", "images")
@@ -77,7 +80,7 @@ METHODS = {
     ),
     "sweep": Method({**SWEEP, "repair": "none"}, ALL),
     "sweep + BN": Method({**SWEEP, "repair": "statistics"}, ALL, norms=True),
-    "fold": Method({**FOLD, "repair": "none"}, ("noise",)),
+    "fold": Method({**FOLD, "repair": "none"}, ("none",), judged=False),
     "fold + BN": Method({**FOLD, "repair": "statistics"}, ALL, norms=True),
     "spa": Method({}, ALL),
 }
@@ -216,11 +219,13 @@ class Bench:
         data = job.inputs
         given = {} if data in ("none", "noise") else {"data": samples(data, wide, job.seed)}
         clock = Clock()
+        method = METHODS[job.method]
         try:
-            result = spa.prune(
+            prune = spa.prune if method.judged else folded
+            result = prune(
                 self.path(job.net),
                 {"macs": job.target},
-                **METHODS[job.method].options,
+                **method.options,
                 **given,
                 seed=job.seed,
                 samples=WIDE_SAMPLES if wide else SAMPLES,
@@ -241,6 +246,16 @@ class Bench:
             rejected=len(done.rejected) if done else 0,
             refused=done.refused if done else False,
         )
+
+
+def folded(path: Path, target: dict[str, float], **options: Any) -> spa.api.Result:
+    """Prune and fold; no inputs are looked at."""
+    use = {**options, "compensate": "none"}
+    verify, say = use.pop("verify"), use.pop("progress")
+    drafted = spa.api.draft(path, target, spa.api.Settings(**use), progress=say)
+    graph = replace(drafted.groups.graph, changed=fold(drafted.groups, drafted.removed))
+    new = replace(drafted, groups=replace(drafted.groups, graph=graph))
+    return spa.api.finish(new, verify=verify, progress=say)
 
 
 # Digests ---------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ The rivals with l1 and dfpc rank all units together.
 handwritten digits, another domain; `images` are 512 unlabelled training images (256 for
 `wide_mobilenet`). All methods run inside spa: for all of them new weights are kept only where they
 bring a site, and then the outputs, nearer to the dense ones on held-out inputs, which the papers'
-own code does not check; `merge` and `fold` without data take noise for that.
+own code does not check; `merge` without data takes noise for that. `fold` alone is not judged.
 """
 
 

@@ -52,19 +52,6 @@ def _blocks(op: Op) -> dict[str, int]:
     return {"N": int(op.attr("N")), "r": shared, "b": size, "p": blocks, "z": -(-blocks // shared)}
 
 
-def _n_bits(op: Op) -> str:
-    """... (P r b), N (P r) c, N (P r), N P, *, N -> ... N   (K whole where blocks do not fit)"""
-    if op.attr("weight_prepacked", 0):
-        return "*, *, *, *, *, * -> *"
-    size = _blocks(op)
-    unit = size["r"] * size["b"]
-    fits = not op.has(4) and int(op.attr("K")) % unit == 0
-    x, w, s, z = ("(P r b)", "(P r)", "P r", "P") if fits else ("k", "p", "p", "z")
-    scales = f"N ({s})" if len(op.shape(2)) > 1 else f"(N {s})"
-    points = f"N {z}" if op.has(3) and len(op.shape(3)) > 1 else f"(N {z})"
-    return f"... {x}, N {w} c, {scales}, {points}, *, N -> ... N"
-
-
 def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
     rows, bits = int(node.attrs["N"]), int(node.attrs.get("bits", 4))
     blocks = -(-int(node.attrs["K"]) // int(node.attrs["block_size"]))
@@ -84,12 +71,9 @@ def _n_bits_packed(node: Any, numbers: Value) -> Value:
     return _packed(np.clip(codes, 0, (1 << bits) - 1).astype(np.uint8), bits)
 
 
-declare(
+@rule(
     "MatMulNBits",
-    _n_bits,
-    zero="0 2 + 5",
-    sizes=_blocks,
-    kinds=_kinds,
+    text="... (P r b), N (P r) *, N (P r), N P, *, N -> ... N   (K whole where blocks do not fit)",
     resize=_resize,
     macs=_macs,
     quantised={
@@ -97,6 +81,23 @@ declare(
     },
     domain=MICROSOFT,
 )
+def n_bits(op: Op) -> list[Axes]:
+    if op.attr("weight_prepacked", 0):
+        return follow(op, "*, *, *, *, *, * -> *")
+    size = _blocks(op)
+    rest, why = int(op.attr("K")) % (size["r"] * size["b"]), ""
+    if rest or op.has(4):
+        why = "goes by whole blocks, and the last is not full" if rest else "goes by g_idx"
+    elif size["p"] == size["r"]:
+        why = "goes by whole blocks, and there is but one"
+    x, w, z = ("k", "p", "z") if why else ("(P r b)", "(P r)", "P")
+    if why:
+        op.lock(op.input(0)[-1], why)
+    scales = f"N {w}" if len(op.shape(2)) > 1 else f"(N {w.strip('()')})"
+    points = f"N {z}" if op.has(3) and len(op.shape(3)) > 1 else f"(N {z})"
+    text = f"... {x}, N {'' if why else w} *, {scales}, {points}, *, N -> ... N"
+    return follow(op, text, "0 2 + 5", "", size, _kinds(op))
+
 
 # The sixteen numbers of NF4 (Dettmers et al. 2023, QLoRA, appendix E) and of FP4.
 _NF4 = (
@@ -176,6 +177,7 @@ def gather(op: Op) -> list[Axes]:
         axes[at], axes[picked] = block, place
         return " ".join(axes)
 
+    op.lock(op.input()[picked], "indexed at run time")
     where = " ".join(f"i{k}" for k in range(picks))
     kinds = {"P": "embedding", **{f"X{k}": "embedding" for k in range(rank)}}
     if not fits:

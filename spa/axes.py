@@ -48,11 +48,13 @@ class Grid(NamedTuple):
     cells: the ids of the axis, shape (size,); a cell goes exactly when one of its lines goes.
     lines: for each factor the id of the line that every cell lies on, shape (factors, size).
     node: the index of the node that lays the grid.
+    factors: for each factor the ids of its lines, each once.
     """
 
     cells: Ids
     lines: Ids
     node: int
+    factors: tuple[Ids, ...]
 
 
 Promise = tuple[int, int, int]  # body, input of the node that runs it, axis

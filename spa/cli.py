@@ -108,6 +108,11 @@ def main() -> None:
     type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
 )
+@click.option(
+    "--align",
+    is_flag=True,
+    help="First line up what every group of a convolution or a norm, and every head, needs least.",
+)
 @calibration_inputs
 @click.option("--plan-out", type=MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=MODEL, help="Replay this plan.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
 from spa.logits import folded, match, moved, sides
@@ -35,6 +35,7 @@ from spa.measure import (
 from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
 from spa.products import Product
+from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
 from spa.settle import settle
 from spa.sites import Floats, Place, Site
@@ -52,7 +53,7 @@ class Compensation:
     """What was changed.
 
     values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a site -> its error on held-out inputs before and after, as shares of the
+    helped: name of a node -> its error on held-out inputs before and after, as shares of the
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
     repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
@@ -118,7 +119,12 @@ class _Walk:
         self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
         self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        more = [p for w in self.widths.values() for p in w.places]
+        self.recurrences = {
+            r.node: r
+            for r in (recurrences(self.graph) if method in LOGITS else ())
+            if len(self._states(r)) < self.graph.constants[self._name(r.weight)].shape[2]
+        }
+        more = [p for w in (self.widths, self.recurrences) for v in w.values() for p in v.places]
         self.dense = own(whole, self.graph, stops, more)
         folded_ = fold(groups, removed) if method == "fold" else {}
         changed = replace(groups, graph=replace(self.graph, changed=folded_))
@@ -132,21 +138,25 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        alive = {k: s for k, s in self.stops.items() if k not in self.graph.dead}
-        asked = goals(self.graph, alive)
-        shown = [w for k, w in self.widths.items() if k not in self.graph.dead]
-        asked += [n for w in shown for n in (w.x, w.y)]
+        dead = self.graph.dead
+        asked = goals(self.graph, {k: s for k, s in self.stops.items() if k not in dead})
+        asked += [n for k, w in self.widths.items() if k not in dead for n in (w.x, w.y)]
+        for k, r in self.recurrences.items():
+            asked += [] if k in dead else [r.y, *self._given(r).values()]
         with (
             Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
             for node, site in self._in_order():
                 if node in self.graph.dead:
-                    if not isinstance(site, (Width, Product)):
+                    if not isinstance(site, (Width, Product, Recurrence)):
                         self._settle_dense(node, site)
                     continue
                 if isinstance(site, Width):
                     self._width(site)
+                    continue
+                if isinstance(site, Recurrence):
+                    self._recurrence(site)
                     continue
                 if isinstance(site, Product):
                     self._product(site)
@@ -173,9 +183,10 @@ class _Walk:
             values = settle(site, affine, self.measured.sites[node].weights, bias, self.graph)
         self._tell(self.dense, self.from_dense, values)
 
-    def _in_order(self) -> list[tuple[int, Site | Product | Width | None]]:
-        every: dict[int, Site | Product | Width | None] = {**self.stops, **self.widths}
-        return sorted(every.items(), key=lambda item: item[0])
+    def _in_order(self) -> list[tuple[int, Site | Product | Width | Recurrence | None]]:
+        """A recurrence comes after the site that is its node's input."""
+        every = [*self.stops.items(), *self.widths.items(), *self.recurrences.items()]
+        return sorted(every, key=lambda item: item[0])
 
     # --- sites
 
@@ -220,8 +231,12 @@ class _Walk:
         if best == 0:
             self.rejected.append(name)
             return
-        self.helped[name] = errors[0], errors[best]
-        v, change = choices[best]
+        v, change, error = *choices[best], errors[best]
+        if self.repair and site.node in self.measured.settled:
+            longer = restored(v, fitted, *RATIOS)
+            if (now := held.error(*longer)) < errors[0]:
+                (v, change), error = longer, now
+        self.helped[name] = errors[0], error
         rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
         new = stays.put(v, w)
         old = self.graph.array(site.weight)
@@ -294,6 +309,8 @@ class _Walk:
         same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
         if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
             return
+        if any(product.heads_at(product.views[0](v).shape[:-2]) is None for v in z[0]):
+            return
         kept = np.flatnonzero(left[0][alive[0]])
         found = match(
             product,
@@ -328,6 +345,47 @@ class _Walk:
         shape = self.graph.constants[site.weight].shape
         stays = Stays(site, self.kept.axes(site.weight), shape)
         return np.asarray(stays.all.any((0, 2, 3)))
+
+    # --- recurrences
+
+    def _states(self, recurrence: Recurrence) -> Index:
+        """The hidden units that are kept."""
+        name = self._name(recurrence.weight)
+        axes = self.kept.axes(name)
+        return np.arange(self.graph.constants[name].shape[2]) if axes is None else axes[2]
+
+    def _given(self, recurrence: Recurrence) -> dict[int, str]:
+        """What the node reads that is computed, by position."""
+        inputs = self.graph.nodes[recurrence.node].inputs
+        return {k: n for k, n in enumerate(inputs) if n in self.graph.activations}
+
+    def _recurrence(self, recurrence: Recurrence) -> None:
+        """Let the kept states do what the removed ones did for the gates."""
+        node, kept = self.graph.nodes[recurrence.node], self._states(recurrence)
+        given = self._given(recurrence)
+        dense = self.from_dense([recurrence.y, *(given[k] for k in (5,) if k in given)])
+        pruned = self.from_pruned([*given.values()])
+        y = [b[recurrence.y] for b in dense]
+        fixed = {
+            k: self.values.get((node.index, k), stored(self.pruned, self.graph, (node.index, k)))
+            for k, name in enumerate(node.inputs)
+            if name and k not in given
+        }
+        first = [b[given[5]] if 5 in given else fixed.get(5) for b in dense]
+        states = [states_before(recurrence, *pair) for pair in zip(y, first, strict=True)]
+        read = [{**fixed, **{k: b[n] for k, n in given.items()}} for b in pruned]
+        r = np.asarray(self.graph.array(self._name(recurrence.weight)))
+        full = self.method == "refit"
+        best, plain, after = refitted(
+            self.graph, recurrence, r, states, y, read, self.fits, kept, full
+        )
+        name = f"{node.name}, recurrence"
+        if best is None:
+            self.rejected.append(name)
+            return
+        self.helped[name] = plain, after
+        for at, value in zip(recurrence.places, best, strict=True):
+            self._set(at, value)
 
     # --- layer normalisations
 

@@ -106,6 +106,22 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Order:
+    """Where the parts of a constant come from, see `spa.align`: in every block of axis 0, index k
+    of ``axis`` is what was index ``order[block][k]``."""
+
+    axis: int
+    order: tuple[tuple[int, ...], ...]
+
+    def put(self, value: NDArray[Any]) -> NDArray[Any]:
+        """A value in this order."""
+        if len(self.order) == 1:
+            return np.asarray(value.take(self.order[0], axis=self.axis))
+        blocks = zip(np.split(value, len(self.order)), self.order, strict=True)
+        return np.concatenate([block.take(order, axis=self.axis) for block, order in blocks])
+
+
+@dataclass(frozen=True)
 class Block:
     """A residual branch that can be removed as a whole, see `spa.depth`: sum = skip + branch.
 
@@ -146,6 +162,7 @@ class Graph:
     given: ModelProto | None = None
     changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
+    orders: tuple[tuple[str, Order], ...] = ()
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:

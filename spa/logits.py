@@ -139,9 +139,9 @@ def match(
         dense, pruned: both sides in every batch. fits: how many of the batches are to fit on.
         kept: places that are left of every head. alive: the heads that are left.
     """
-    fit = [rows(product, v[:fits], seed) for v in (dense, pruned)]
-    if fit[0] is None or fit[1] is None:
+    if any(product.heads_at(q.shape[:1]) is None for q, _ in dense):
         return None
+    fit = [rows(product, v[:fits], seed) for v in (dense, pruned)]
     (q, k), (s, t) = ([v[alive] for v in f] for f in fit if f is not None)
     affine = product.sides[0].site.bias is not None
     choices = [None, *matches(q, s[:, :, kept], k, t[:, :, kept], kept, affine, full)]

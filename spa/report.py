@@ -111,6 +111,8 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
         console.print(taken_table(result, number))
         names = ", ".join(row["node"] for row in block_rows(result))
         console.print(f"branches removed, by the node that added each: {names}", highlight=False)
+    if aligned := {tensor for tensor, _ in result.plan.orders}:
+        console.print(f"put in order before the choice: {len(aligned)} tensors", highlight=False)
     console.print(input_line(result), highlight=False)
     if isinstance(result, Result):
         for line in compensation_lines(result, verbose):
@@ -142,6 +144,7 @@ def result_dict(result: Draft) -> dict[str, Any]:
         "groups": group_rows(result),
         "blocks": block_rows(result),
         "taken": taken(result),
+        "aligned": sorted({tensor for tensor, _ in result.plan.orders}),
         "unknown_operators": result.groups.unknown,
         "inputs": input_dict(result),
         "compensation": compensation_dict(result),

@@ -162,7 +162,8 @@ class Op:
             if ids is not None
         ]
         flat = np.stack([line.ravel() for line in lines])
-        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
+        given = tuple(ids for ids in factors if ids is not None)
+        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index, given))
 
     def begin(self, k: int) -> Axes:
         """The axes of a state where a loop enters its body, see `Recorder`."""

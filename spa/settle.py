@@ -1,4 +1,4 @@
-"""What a convolution put out in training, inferred from the bias that batch normalisation left in it.
+"""What a convolution put out in training, by the bias that batch normalisation left in it.
 
 Folded into y = W x + b, BatchNormalization leaves b = beta - W E[x], for the E[x] of training: the
 mean of output k is beta_k, which is small beside the deviation of y and alike for all channels, so
@@ -9,8 +9,8 @@ of their own. With x -> a x + d for what is wrong with them,
 
 of which the evidence for a, s and t (MacKay 1992, Bayesian Interpolation: type II maximum
 likelihood, here summed over a grid) and, with those, the posterior mean of d are closed forms. A
-scale is only told by inputs with a mean, as behind a ReLU. Where b does not go with W m, nothing was
-folded, and inputs stay as they are.
+scale is only told by inputs with a mean, as behind a ReLU. Where b does not go with W m, nothing
+was folded, and inputs stay as they are.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
     if n < 4 or (mean**2).sum() < ONE_SIDED * (mean**2 + variance).sum() or deviation <= 0:
         return nothing
     made = np.einsum("goi,gi->go", w, mean)
-    # BIC of a line through (made, -b) against none.
+    # BIC of a line through (made, -b), against none; one that falls speaks against.
     a, b = made - made.mean(), bias - bias.mean()
     r = -float((a * b).sum()) / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-300)
-    folded = -0.5 * n * np.log(max(1 - max(r, 0.0) ** 2, 1e-12)) - 0.5 * np.log(n)
-    sure = 1 / (1 + np.exp(-np.clip(folded, -50, 50)))
+    folded = -np.sign(r) * 0.5 * n * np.log(max(1 - r**2, 1e-12)) - 0.5 * np.log(n)
+    sure = float(1 / (1 + np.exp(-np.clip(folded, -50, 50))))
     if sure < 0.01:
         return Believed(1.0, np.zeros_like(mean), 0.0)
     found = _posterior(w, bias, made, variance, deviation)

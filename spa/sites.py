@@ -190,8 +190,7 @@ def _vector(graph: Graph, node: Node, position: int, scale: int, own: bool) -> B
 
 def _conv(graph: Graph, given: _Given) -> Site | None:
     node, weight = given.node, _name(graph, given.at)
-    if node.attrs.get("channels_last", 0):
-        return None
+    last = bool(node.attrs.get("channels_last", 0))
     shape, groups = graph.constants[weight].shape, int(node.attrs.get("group", 1))
     kernel = shape[2:]
     n = len(kernel)
@@ -201,6 +200,7 @@ def _conv(graph: Graph, given: _Given) -> Site | None:
     auto = node.attrs.get("auto_pad", b"NOTSET")
 
     def rows(x: Floats, most: int, random: np.random.Generator) -> Floats:
+        x = np.moveaxis(x, -1, 1) if last else x
         spans = [(k - 1) * d + 1 for k, d in zip(kernel, holes, strict=True)]
         around = _pads(x.shape[2:], spans, steps, pads, auto)
         return _windows(x, groups, kernel, steps, holes, around, most, random)
@@ -212,8 +212,8 @@ def _conv(graph: Graph, given: _Given) -> Site | None:
         return w.reshape(shape)
 
     return Site(
-        node.index, given.x, given.y, 1, weight, given.at, given.bias, groups, forward, backward,
-        rows, 1,
+        node.index, given.x, given.y, -1 if last else 1, weight, given.at, given.bias, groups,
+        forward, backward, rows, 1,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.align import align
 from spa.allocate import TOLERANCE, Limits, allocate
 from spa.batches import Batches
 from spa.blocks import alike, by_curves, by_order, by_weights
@@ -73,6 +74,17 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
     memory = settings.memory // 2
     measured = measure(graph, fit.batches, inputs.kind == NOISE, settings.seed, memory)
     return Study(measured, fit.batches, held.batches, inputs)
+
+
+def prepare(groups: Groups, settings: Settings, say: Progress) -> tuple[Groups, Study | None]:
+    """What `gather` finds; with ``settings.align`` of the model with its lines in order, and the
+    groups of that."""
+    study = gather(groups, settings, say)
+    if not settings.align:
+        return groups, study
+    say("aligning")
+    aligned = align(groups, study.measured.sites if study else {})
+    return aligned, study if aligned is groups else gather(aligned, settings, say)
 
 
 def judged_by(settings: Settings, study: Study | None) -> str:

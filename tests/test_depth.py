@@ -307,3 +307,14 @@ def test_no_branches(make: Callable[[], ModelProto]) -> None:
     found = find(spa.analyze(make()))
     assert not found.blocks
     assert not found.held
+
+
+def test_the_law_sees_what_does_not_close() -> None:
+    """Without the bias at its end, what is left of the branch still adds something."""
+    groups = spa.analyze(_plain())
+    (block,) = find(groups).blocks
+    assert len(block.closing) == 2
+    for place in block.closing:
+        open_ = replace(block, closing=block.closing - {place})
+        with pytest.raises(spa.ValidationError, match="the law does not hold"):
+            check(groups, [open_], {})

@@ -176,5 +176,7 @@ def test_one_row() -> None:
     found = bench.row(replace(JOB, method="l1", inputs="none"))
     assert found.key == bench.key(replace(JOB, method="l1", inputs="none"))
     assert found.before > 85 and 0.45 < found.macs <= 0.52 and not found.error
+    folds = bench.row(replace(JOB, method="fold", inputs="none"))
+    assert not folds.error and not folds.refused and folds.after > found.after + 20
     assert quality.samples("images", True, 1).shape == (quality.WIDE_SAMPLES, 3, 56, 56)
     assert quality.samples("digits", False, 1).shape == (quality.SAMPLES, 1, 28, 28)

@@ -247,18 +247,20 @@ def test_quantised_weights(body: Callable[[Net, Tensor], Tensor]) -> None:
     assert site.rounds and back.dtype == stored.dtype and (back == stored).all()
 
 
-def test_a_quantised_convolution() -> None:
-    """Its data and its result are codes."""
+@pytest.mark.parametrize("last", [False, True])
+def test_a_quantised_convolution(last: bool) -> None:
+    """Its data and its result are codes, and its channels may stand last."""
     net = Net("qlinear", opset=21)
-    x = net.input("x", (2, 4, 9, 8))
+    x = net.input("x", (2, 9, 8, 4) if last else (2, 4, 9, 8))
     bias = net.const(net.rng.integers(-99, 99, OUT).astype(np.int32), "b")
-    y = net.node("QLinearConv", quantise(net, x), *CODE, _stored(net, OUT, 4, 3, 3), _scales(),
-                 POINTS, *CODE, bias, pads=[1] * 4)  # fmt: skip
+    y = coded(net, "QLinearConv", quantise(net, x), *CODE, _stored(net, OUT, 4, 3, 3), _scales(),
+              POINTS, *CODE, bias, pads=[1] * 4, channels_last=int(last),
+              shape=[2, 9, 8, OUT] if last else [2, OUT, 9, 8])  # fmt: skip
     model = net.model(dequantise(net, y), ir_version=10)
     graph = analyze(model).graph
     (site,) = sites(graph)
     assert site.bias is not None and site.bias.own
-    feeds = np.random.default_rng(1).standard_normal((2, 4, 9, 8)).astype(np.float32)
+    feeds = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
     got = made(model, site, run(model, feeds, site.x)) + graph.array("b") * site.bias.step
     want = (run(model, feeds, site.y).astype(np.float32) - CODE[1]) * CODE[0]
-    assert np.abs(got - np.moveaxis(want, 1, -1).reshape(-1, OUT)).max() < CODE[0]
+    assert np.abs(got - np.moveaxis(want, site.axis, -1).reshape(-1, OUT)).max() < CODE[0]

@@ -136,6 +136,21 @@ def test_quantised(name: str, form: str, tmp_path: Path) -> None:
     assert _apart(cut, wanted) < 2 * (_apart(cut_first, wanted) + before)
 
 
+@pytest.mark.parametrize("form", ["qoperator", "dynamic-int8"])
+@pytest.mark.parametrize("name", ["resnet18", "bert"])
+def test_what_onnxruntime_then_fuses(name: str, form: str, tmp_path: Path) -> None:
+    """Its optimiser puts operators of its own in, with channels last or scales inside."""
+    quantised = FORMS[form](MODELS[name](), tmp_path / "q.onnx")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(tmp_path / "o.onnx")
+    ort.InferenceSession(quantised.SerializeToString(), options, ["CPUExecutionProvider"])
+    model = onnx.load(tmp_path / "o.onnx")
+    assert any(node.domain == "com.microsoft" for node in model.graph.node)
+    sizes = Counter((g.size, g.kind) for g in spa.analyze(MODELS[name]()))
+    assert Counter((g.size, g.kind) for g in check(model, each=False)) == sizes
+
+
 def _twins(floats: Groups, groups: Groups) -> dict[int, int]:
     """Group of the original -> group of the quantised model, by a weight that both have."""
 

@@ -344,6 +344,8 @@ REPEAT = [
     # One channel becomes eight: those are the consumer's and the other term's alone.
     case("Expand-channels", 2, lambda net, a: net.add(
         net.conv(net.relu(a), 8), net.node("Expand", net.conv(a, 1), [2, 8, 6, 6]))),
+    case("Expand-of-zeros-summed", 1, lambda net, a: summed(net, net.add(
+        a, net.node("Expand", 0.0, [2, 8, 6, 6]))), exact=True),
     case("Expand-of-constant", 1, lambda net, a: net.add(
         a, net.node("Expand", net.uniform(-1, 1, 8, 1, 1), [2, 8, 6, 6])), exact=True),
     case("Tile-channels", 1, _moved("Tile", [1, 2, 1, 1]), exact=True),
