@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
 import spa
-from models.builder import Net, Tensor
+from models.builder import Dim, Net, Tensor
 from spa import run
 from spa.graph import Graph
 from spa.unblock import DOMAIN, block_size
@@ -20,13 +21,15 @@ from tests.oracle import check
 Body = Callable[[Net, Tensor], Tensor]
 
 
-def _model(body: Body, channels: int = 32, opset: int = 17) -> ModelProto:
+def _model(
+    body: Body, channels: int = 32, opset: int = 17, sides: tuple[Dim, Dim] = (12, 12)
+) -> ModelProto:
     net = Net("blocks", opset=opset)
-    x = net.conv(net.input("x", ("batch", 3, 12, 12)), channels)
+    x = net.conv(net.input("x", ("batch", 3, *sides)), channels)
     return net.model(net.conv(body(net, x), 5))
 
 
-def _blocked(body: Body, folder: Path, **options: int) -> tuple[ModelProto, Graph]:
+def _blocked(body: Body, folder: Path, **options: Any) -> tuple[ModelProto, Graph]:
     model = optimised(_model(body, **options), "all", folder)
     assert any(node.domain == DOMAIN for node in model.graph.node), "no blocks were made"
     return model, spa.analyze(model).graph
@@ -88,6 +91,27 @@ def test_zeros_that_fill_up_a_block_are_dropped(channels: int, tmp_path: Path) -
         sorted(c.shape for c in spa.analyze(m).graph.constants.values()) for m in (model, plain)
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_an_activation_of_a_later_opset(tmp_path: Path) -> None:
+    model, graph = _blocked(
+        lambda net, x: net.mul(x, net.div(net.node("Clip", net.add(x, 3.0), 0.0, 6.0), 6.0)),
+        tmp_path, opset=13,
+    )  # fmt: skip
+    assert np.allclose(_outputs(model), _outputs(graph.model), rtol=0, atol=1e-4)
+
+
+def test_blocks_as_an_axis_of_their_own(tmp_path: Path) -> None:
+    """So that sides which nobody knows can be broadcast."""
+
+    def body(net: Net, x: Tensor) -> Tensor:
+        one, other = (net.conv(net.relu(x), 32, stride=2) for _ in "ab")
+        return net.add(net.add(net.relu(one), other), net.relu(net.add(one, net.relu(other))))
+
+    model, graph = _blocked(body, tmp_path, sides=("height", "width"))
+    assert any(node.op_type == "Reshape" for node in model.graph.node)
+    assert not any(node.op_type == "Reshape" for node in graph.nodes)
+    assert np.allclose(_outputs(model), _outputs(graph.model), rtol=0, atol=1e-4)
 
 
 def test_groups_and_law(tmp_path: Path) -> None:
