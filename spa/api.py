@@ -192,8 +192,8 @@ def prune(
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
-        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge" (see
-            `spa.fit`) or "none".
+        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge",
+            "reconstruct" (see `spa.fit`), "fold" (see `spa.fold`) or "none".
         repair: "statistics" re-estimates those of BatchNormalization; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         align: put the channels of groups and heads in order before the choice, see `spa.align`.

@@ -332,11 +332,11 @@ def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
 @main.command()
 @common
 def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the criteria with what they need and where they come from."""
+    """List criteria and compensations with what they need and where they come from."""
     from spa import report
 
     if as_json:
-        emit({"criteria": report.criterion_rows()})
+        emit({"criteria": report.criterion_rows(), "compensations": report.compensation_rows()})
     elif not quiet:
         report.print_criteria(console())
 

@@ -1,8 +1,9 @@
 """Multiply-accumulates, parameters and bytes, as functions of the kept sizes.
 
-MACs count convolutions, matrix products, Attention and recurrent products, once each, at the sizes
-that the analysis bound the free axes to. Parameters count every stored weight, quantised ones
-included.
+MACs count convolutions, matrix products, Attention and recurrent products, at the sizes that the
+analysis bound the free axes to. Each counts once: in the body of a Loop or a Scan once for every
+round, where their number is known, and in both branches of an If. Parameters count every stored
+weight, quantised ones included.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import rules
+from spa import borders, rules
 from spa.axes import whole
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Groups
@@ -67,8 +68,9 @@ class CostModel:
             if rule is None or rule.macs is None or op.node.index in self._refused:
                 continue
             names = (*op.node.inputs, *reversed(op.node.outputs))  # -1 - k is output k
-            for product in rule.macs(op):
-                yield op.node.index, [(names[k], axis) for k, axis in product]
+            found = [[(names[k], axis) for k, axis in product] for product in rule.macs(op)]
+            for term in found if not op.node.home else self._repeated(op.node.home, found):
+                yield op.node.index, term
 
     def _param_terms(self) -> Iterator[tuple[int, Axes]]:
         graph = self._groups.graph
@@ -76,6 +78,18 @@ class CostModel:
             constant = graph.constants[name]
             if constant.tensor.data_type in WEIGHTS and graph.readers.get(name):
                 yield number, [(name, k) for k in range(len(constant.shape))]
+
+    def _repeated(
+        self, home: int, terms: list[list[tuple[str, int]]]
+    ) -> list[list[tuple[str, int]]]:
+        """The same for all rounds of a body, as an axis that nothing is removed from."""
+        graph, shapes = self._groups.graph, self._groups.shapes
+        rounds = borders.repeats(graph, home, shapes.shapes, shapes.values)
+        key = (f"rounds of body {home}", 0)
+        if rounds and key not in self._axes:
+            self._axes[key] = len(self._sizes)
+            self._sizes.append(rounds)
+        return [[*term, key] for term in terms] if rounds else []
 
     @property
     def _refused(self) -> dict[int, str]:
@@ -121,8 +135,12 @@ class CostModel:
         cells: list[NDArray[np.intp]] = []
         known: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
         axes = self._groups.views[0].ties.axes
-        for (name, k), row in self._axes.items():
-            ids = axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+        # All at once, so that no two have one `id`.
+        held = [
+            axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+            for (name, k), row in self._axes.items()
+        ]
+        for ids, row in zip(held, self._axes.values(), strict=True):
             key = id(ids)
             if key not in known:
                 of = np.stack(

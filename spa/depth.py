@@ -54,7 +54,9 @@ class _Finder:
 
     def sides(self, node: Node) -> Iterator[tuple[str, str]]:
         """(skip, branch): the ways to read a node as a sum of a branch and something else."""
-        if node.op_type not in _SUMS or node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:
+        if node.home or node.op_type not in _SUMS or len(node.inputs) != 2:
+            return
+        if node.domain not in ("", "ai.onnx"):
             return
         a, b = node.inputs
         if a != b and self.graph.activations.issuperset((a, b)):

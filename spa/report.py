@@ -16,6 +16,7 @@ from spa.chart import Point, dots
 from spa.compare import Row
 from spa.cost import CostModel
 from spa.criteria import CRITERIA
+from spa.fit import SOURCES
 from spa.groups import Groups, LockedAxis
 from spa.outcome import compensation_dict, compensation_lines, input_dict, input_line
 from spa.propagate import load_rules
@@ -71,6 +72,9 @@ def verification_lines(found: Verification | None) -> list[str]:
     if found.still:
         seen = ", ".join(f"{name}={found.sizes[0][name]}" for name in found.still)
         lines.append(f"free sizes that the original ran at with one number only: {seen}")
+    if found.unseen:
+        names = ", ".join(found.unseen[:3]) + (", ..." if found.unseen[3:] else "")
+        lines.append(f"If nodes that were seen to take only one of their branches: {names}")
     drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
     lines.append(f"drift from the original (relative L2 on random inputs, 0 is unchanged): {drift}")
     return lines
@@ -349,10 +353,15 @@ def criterion_rows() -> list[dict[str, str]]:
     return [{"name": c.name, "needs": c.needs, "source": c.source} for c in CRITERIA.values()]
 
 
+def compensation_rows() -> list[dict[str, str]]:
+    return [{"name": n, "needs": needs, "source": text} for n, (needs, text) in SOURCES.items()]
+
+
 def print_criteria(console: Console) -> None:
-    table = Table()
-    for title in ("criterion", "needs", "source"):
-        table.add_column(title, overflow="fold")
-    for row in criterion_rows():
-        table.add_row(row["name"], row["needs"], row["source"])
-    console.print(table)
+    for what, rows in (("criterion", criterion_rows()), ("compensation", compensation_rows())):
+        table = Table()
+        for title in (what, "needs", "source"):
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            table.add_row(row["name"], row["needs"], row["source"])
+        console.print(table)

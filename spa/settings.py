@@ -15,7 +15,7 @@ from spa.fit import METHODS
 from spa.score import pick
 
 SCOPES = ("curves", "global", "floor", "erk", "local")
-COMPENSATE = (*METHODS, "none")
+COMPENSATE = (*METHODS, "fold", "none")
 REPAIR = ("statistics", "none")
 ALL_KINDS = (*KINDS, "other")
 DEPTH = "depth"  # residual branches as a whole, see `spa.depth`

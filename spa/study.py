@@ -19,7 +19,7 @@ from spa.calibration import NOISE, Calibration, calibrate, is_noise
 from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
 from spa.curves import Curve, curves
-from spa.drift import distance, losses, outputs, weights
+from spa.drift import distance, is_exact, losses, outputs, weights
 from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
@@ -31,6 +31,7 @@ from spa.settings import DEPTH, Settings
 from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
+FEW = 16  # samples on which criteria run the network
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
 
@@ -142,12 +143,13 @@ def _judge(
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None
+        inputs = first(study.fit, FEW) if study else ()
         scores = score(
-            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen
+            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen, inputs
         )
         return Judged(scope, scores)
     say("drawing curves")
-    drawn = curves(groups, study.measured.sites)
+    drawn = curves(groups, study.measured.sites, study.measured.products)
     scores = [drawn[g].scores(group.size) for g, group in enumerate(groups)]
     if scope != "curves" or measure_ == "channels":
         return Judged("local" if scope == "curves" else scope, scores)
@@ -229,7 +231,8 @@ def make_up(
     )
     say("judging")
     probes = first(study.held, PROBES)
-    drifts = [_drifts(groups, removed, terms, done, probes) for terms in on_terms(study.measured)]
+    every = on_terms(study.measured) if is_exact(groups, removed) else [plainly(study.measured)]
+    drifts = [_drifts(groups, removed, terms, done, probes) for terms in every]
     done = replace(done, drift=drifts[0])
     if not all(after < before for before, after in drifts):
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
@@ -240,7 +243,12 @@ def on_terms(measured: Measured) -> list[Measured]:
     """The terms on which outputs are compared: as measured, and those of the file itself."""
     if not measured.settled:
         return [measured]
-    return [measured, replace(measured, statistics={}, settled={})]
+    return [measured, plainly(measured)]
+
+
+def plainly(measured: Measured) -> Measured:
+    """On the terms of the file itself."""
+    return replace(measured, statistics={}, settled={})
 
 
 def _drifts(
