@@ -4,7 +4,8 @@ Two streams of the calibration inputs go through the graph side by side: the den
 model with all removed slices at zero and every weight before this point already refitted. At each
 site the refit aims at the *dense* output from the *pruned* input (see `spa.fit`), and is kept only
 where it comes nearer to it on held-out inputs. At each BatchNormalization that the file still has,
-the running statistics move as those of the calibration inputs move from dense to pruned.
+the running statistics move as those of the calibration inputs move from dense to pruned; where it
+was folded, what is refitted gets the deviations of the dense outputs.
 """
 
 from __future__ import annotations
