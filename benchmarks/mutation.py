@@ -218,7 +218,7 @@ def install(mutant: Mutant) -> bool:
     for key in before:
         del RULES[key]
     names = {"__name__": f"ops.{mutant.family}", "__file__": "mutant"}
-    exec(compile(mutant.tree, "mutant", "exec"), names)
+    exec(compile(mutant.tree(), "mutant", "exec"), names)
     return before != {k for k, rule in RULES.items() if rule.family == mutant.family}
 
 

@@ -21,6 +21,9 @@ def cut(weights: dict[str, np.ndarray], plan: spa.Plan) -> dict[str, np.ndarray]
     """The weights that stay."""
     gone = {name for names in plan.blocks.values() for name in names}
     smaller = {name: value for name, value in weights.items() if name not in gone}
+    for name, order in plan.orders:
+        if name in smaller:
+            smaller[name] = order.put(smaller[name])
     for name in plan.kept.keys() & smaller.keys():
         for axis, kept in plan.kept[name].items():
             smaller[name] = smaller[name].take(kept, axis=axis)

@@ -21,7 +21,7 @@ HE = sqrt(2)  # gain that keeps the variance through a ReLU
 
 class Graph:
     def __init__(self, name: str, seed: int = 0, opset: int = 17) -> None:
-        self.graph = gs.Graph(name=name, opset=opset)
+        self.graph = self.main = gs.Graph(name=name, opset=opset)
         self.rng = np.random.default_rng(seed)
         self._counts: Counter[str] = Counter()
         self._scope = ""
@@ -47,7 +47,7 @@ class Graph:
 
     def input(self, name: str, shape: Sequence[Dim], dtype: Any = np.float32) -> Tensor:
         tensor = gs.Variable(name, dtype=np.dtype(dtype), shape=list(shape))
-        self.graph.inputs.append(tensor)
+        self.main.inputs.append(tensor)
         return tensor
 
     def const(self, values: Any, name: str = "const") -> Tensor:

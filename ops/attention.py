@@ -6,7 +6,7 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -91,6 +91,7 @@ for _op, _domain, _pattern, _cost in (
     ("Attention", "", _attention, _macs),
     ("FlexAttention", "ai.onnx.preview", _flex, _macs),
     ("LinearAttention", "", _linear, None),
+    ("LinearAttention", MICROSOFT, _linear, None),
 ):
     declare(
         _op,
@@ -140,8 +141,8 @@ declare(
     kinds=lambda op: _kinds(op) | {"I": "linear"},
     resize=_resize_projected,
     macs=_projected_macs,
-    quantised={0: Quantised(3, 6), 1: Quantised(4, 7, (1,))},
-    domain="com.microsoft",
+    quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
+    domain=MICROSOFT,
 )
 
 # Rotary positions ------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _turned(op: Op) -> tuple[str, str]:
         raise PatternError("the cosines are not given")
     if 2 * op.shape(7)[1] != size or size % 16:
         return "d", "*"
-    return "D 8 2" if op.attr("rotary_interleaved", 0) else "2 D 8", "p (D 8)"
+    return "D 8 2" if op.attr("rotary_interleaved", 0) else "2 D 8", "c (D 8)"
 
 
 def _grouped_sizes(op: Op) -> dict[str, int]:
@@ -259,7 +259,7 @@ def _rotary(op: Op) -> str:
     turned = "d" if fixed else "D 2" if op.attr("interleaved", 0) else "2 D"
     x = f"B S (H {turned})" if len(op.shape()) == 3 else f"B H S ({turned})"
     places = "B S" if len(op.shape(1)) == 2 else "*"
-    cache = "*" if fixed else "p D"
+    cache = "*" if fixed else "c D"
     return f"{x}, {places}, {cache}, {cache} -> {x}"
 
 

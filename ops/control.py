@@ -2,8 +2,8 @@
 
 from spa.rules import Axes, Op, rule, whole
 
-_SHAPES = "has another shape in the other branch, or one that is not known"
-_ROUNDS = "has another shape in the next round, or one that is not known"
+_SHAPES = "has another size in the other branch, or one that is not known"
+_ROUNDS = "has another size in the next round, or one that is not known"
 
 
 def _alone(op: Op) -> list[Axes]:
@@ -14,21 +14,26 @@ def _alone(op: Op) -> list[Axes]:
 
 
 def _one(op: Op, out: int, inputs: list[int], why: str) -> Axes:
-    """An output that is now this, now that input: they go together where they have its shape."""
+    """An output that is now this, now that input: their axes go together where the sizes agree."""
     shape = op.out_shapes[out]
-    if shape is None or any(op.shapes[k] != shape for k in inputs):
+    inputs = [k for k in inputs if k not in op.empty]
+    if shape is None or any(len(op.shapes[k] or ()) != len(shape) for k in inputs):
         for k in inputs:
             op.lock_input(k, why)
         return [whole(n) for n in shape or ()]
-    made = list(op.input(inputs[0]))
-    for k in inputs[1:]:
-        for at, axis in enumerate(op.input(k)):
-            op.tie(axis.ids, made[at].ids)
-            made[at] = made[at]._replace(zero=made[at].zero and axis.zero)
+    made = []
+    for size, axes in zip(shape, zip(*map(op.input, inputs), strict=True), strict=True):
+        if any(len(axis.ids) != size for axis in axes):
+            for axis in axes:
+                op.lock(axis, why)
+            axes = (whole(size),)
+        for axis in axes[1:]:
+            op.tie(axis.ids, axes[0].ids)
+        made.append(axes[0]._replace(zero=all(axis.zero for axis in axes)))
     return made
 
 
-@rule("If", text="ties what the branches make; locks it where their shapes differ")
+@rule("If", partial=True, text="ties what the branches make; locks axes where sizes differ")
 def if_(op: Op) -> list[Axes]:
     if not op.node.bodies:
         return _alone(op)
@@ -65,9 +70,9 @@ def _enter(op: Op) -> list[Axes]:
         if op.out_shapes[k] is None:
             op.lock_input(k, _ROUNDS)
         elif k < first + count:
+            axes = op.begin(k)
             for axis in axes:
                 op.kind(axis, "recurrent")
-            axes = [op.promised(k, at, axis) for at, axis in enumerate(axes)]
         else:
             at = _scanned(op, "input", k - count, len(axes))
             op.lock(axes.pop(at), "runs over the rounds")
@@ -75,7 +80,12 @@ def _enter(op: Op) -> list[Axes]:
     return outputs
 
 
-@rule("Loop Scan", enter=_enter, text="ties a state to what every round leaves of it")
+@rule(
+    "Loop Scan",
+    enter=_enter,
+    partial=True,
+    text="ties a state to what every round leaves of it",
+)
 def loop(op: Op) -> list[Axes]:
     if not op.node.bodies:
         return _alone(op)
@@ -87,8 +97,7 @@ def loop(op: Op) -> list[Axes]:
     outputs = []
     for k in range(count):
         outputs.append(_one(op, k, [first + k, ends + k], _ROUNDS))
-        for at, axis in enumerate(outputs[-1]):
-            op.keep_promise(first + k, at, axis)
+        op.come_round(first + k, outputs[-1])
     for k in range(count, len(op.out_shapes)):
         shape, made = op.out_shapes[k], list(op.input(ends + k))
         if shape is None or len(made) != len(shape) - 1:

@@ -105,6 +105,7 @@ declare(
     "FusedConv NhwcConv NhwcFusedConv",
     _fused,
     zero=lambda op: "0 1 + 2 + 3" if is_silent(op) else "",
+    summed="0 1 + 2 + 3",
     sizes=_groups,
     kinds=_kinds,
     resize=_resize_conv,
@@ -124,11 +125,11 @@ def _quantised(op: Op) -> str:
 
 
 _integer = {0: Quantised(point=2), 1: Quantised(point=3, axes=(0,), behind=True)}
-_linear = {0: Quantised(1, 2), 3: Quantised(4, 5, (0,))}
+_linear = {0: Quantised((1,), 2), 3: Quantised((4,), 5, (0,)), 8: Quantised((1, 4), axes=(0,))}
 for _op, _domain, _zero, _numbers in (
     ("ConvInteger", "", "0 1", _integer),
     ("QLinearConv", "", "0 3 + 8", _linear),
-    ("QLinearConv", "com.microsoft", "0 3 + 8", _linear),
+    ("QLinearConv", MICROSOFT, "0 3 + 8", _linear),
 ):
     declare(
         _op,
@@ -188,7 +189,7 @@ def _causal(op: Op) -> str:
     """N C *, C *, C, N C * -> N C *, N C *   (N * C where channels_last; else whole)"""
     if op.attr("input_channels", 0) or op.attr("state_window", 0) or len(op.node.outputs) > 2:
         return "*, *, *, * -> *, *, *"
-    x = "N step C" if op.attr("channels_last", 0) else "N C *"
+    x = "N * C" if op.attr("channels_last", 0) else "N C *"
     return f"{x}, C *, C, {x} -> {x}, {x}"
 
 

@@ -98,8 +98,8 @@ declare("SwiGLU", _swiglu, zero="0", domain=MICROSOFT)
 
 _ONE = "..., *, *, *, * -> ..."
 _TWO = "..., *, *, ..., *, *, *, * -> ..."
-_FIRST = {0: Quantised(1, 2)}
-_BOTH = {0: Quantised(1, 2), 3: Quantised(4, 5)}
+_FIRST = {0: Quantised((1,), 2)}
+_BOTH = {0: Quantised((1,), 2), 3: Quantised((4,), 5)}
 
 declare("QLinearLeakyRelu", _ONE, zero="0", quantised=_FIRST, domain=MICROSOFT)
 declare("QLinearSigmoid", _ONE, quantised=_FIRST, domain=MICROSOFT)
@@ -109,7 +109,7 @@ declare(
     "QLinearWhere",
     "..., ..., *, *, ..., *, *, *, * -> ...",
     zero="1 + 4",
-    quantised={1: Quantised(2, 3), 4: Quantised(5, 6)},
+    quantised={1: Quantised((2,), 3), 4: Quantised((5,), 6)},
     domain=MICROSOFT,
 )
 declare(

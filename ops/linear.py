@@ -72,13 +72,13 @@ for _op, _domain, _zero, _numbers in (
         "QLinearMatMul",
         "",
         "0 3",
-        {0: Quantised(1, 2, (-2,)), 3: Quantised(4, 5, (-1,))},
+        {0: Quantised((1,), 2, (-2,)), 3: Quantised((4,), 5, (-1,))},
     ),
     (
         "MatMulIntegerToFloat",
-        "com.microsoft",
+        MICROSOFT,
         "0 1 + 6",
-        {0: Quantised(2, 4, (-1,)), 1: Quantised(3, 5, (-1,))},
+        {0: Quantised((2,), 4, (-1,)), 1: Quantised((3,), 5, (-1,))},
     ),
 ):
     declare(
@@ -98,7 +98,7 @@ declare(
     kinds=_matmul_kinds,
     macs=_matmul_macs,
     quantised={0: Quantised(), 1: Quantised(behind=True, axes=(-1,))},
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 
@@ -106,8 +106,8 @@ declare(
     "DynamicQuantizeMatMul",
     text="... M K, ... K N, N, N, N -> ... M N   (inexact where a removed index is not zero)",
     macs=_matmul_macs,
-    quantised={1: Quantised(2, 3, (-1,))},
-    domain="com.microsoft",
+    quantised={1: Quantised((2,), 3, (-1,))},
+    domain=MICROSOFT,
 )
 def dynamic(op: Op) -> list[Axes]:
     # The range that A's scale is made of always holds zero.
@@ -156,10 +156,11 @@ declare(
     kinds=lambda op: {"K": "linear", "N": "linear"},
     macs=_gemm_macs,
     quantised={
-        0: Quantised(1, 2),
-        3: Quantised(4, 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
+        0: Quantised((1,), 2),
+        3: Quantised((4,), 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
+        6: Quantised((1, 4), axes=(-1,)),
     },
-    domain="com.microsoft",
+    domain=MICROSOFT,
 )
 
 
@@ -167,6 +168,7 @@ declare(
     "FusedGemm",
     _gemm,
     zero=lambda op: "0 1 + 2" if is_silent(op) else "",
+    summed="0 1 + 2",
     kinds=lambda op: {"K": "linear", "N": "linear"},
     macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
     domain=MICROSOFT,

@@ -21,8 +21,8 @@ def concat(op: Op) -> list[Axes]:
 
 @rule(
     "QLinearConcat",
-    quantised={k: Quantised(k + 1, k + 2) for k in range(2, 302, 3)},
-    domain="com.microsoft",
+    quantised={k: Quantised((k + 1,), k + 2) for k in range(2, 302, 3)},
+    domain=MICROSOFT,
     text="as Concat; scales and zero points beside",
 )
 def qlinear_concat(op: Op) -> list[Axes]:
@@ -109,9 +109,8 @@ def _resize_slice(node: Sized) -> Resized:
     for axis, start, end, step in _slices(op):
         size, left = op.shape()[axis], len(kept[axis])
         if left != size and abs(step) == 1:
-            side, back = ("left", 0) if step == 1 else ("right", 1)
-            edges = slice(start, end, step).indices(size)[:2]
-            new = tuple(int(np.searchsorted(kept[axis], e, side)) - back for e in edges)
+            edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
+            new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
                 start, end = new[0], new[1] if new[1] >= 0 else -left - 1
         starts.append(start)
@@ -358,9 +357,11 @@ def expand(op: Op) -> list[Axes]:
     shape = op.out_shape()
     axes = [whole(1)] * (len(shape) - len(op.input())) + op.input()
     grows = op.values[1] is not None
+    value = op.fixed(0)
+    silent = value is not None and not value.any()  # zeros, such as a first state
     return [
         [
-            axis if len(axis.ids) == n else op.fresh(n, zero=False) if grows else whole(n)
+            axis if len(axis.ids) == n else op.fresh(n, zero=silent) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]

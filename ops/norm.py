@@ -67,8 +67,8 @@ def along_axis(op: Op) -> list[Axes]:
 @rule(
     "QLinearSoftmax",
     text="..., *, *, *, * -> ...  (inexact on axis)",
-    quantised={0: Quantised(1, 2)},
-    domain="com.microsoft",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
 )
 def qlinear_softmax(op: Op) -> list[Axes]:
     outputs = follow(op, "..., *, *, *, * -> ...")
@@ -84,8 +84,8 @@ declare(
     "B s, B s, v C, p C, t C, C, C, *, *, *, *, *, *, *, *, *, *, * -> B s C, B",
     inexact="C",
     kinds=lambda op: {"C": "hidden"},
-    quantised={k: Quantised(k + 6, k + 11) for k in range(2, 7)},
-    domain="com.microsoft",
+    quantised={k: Quantised((k + 6,), k + 11) for k in range(2, 7)},
+    domain=MICROSOFT,
 )
 
 
@@ -122,7 +122,8 @@ def _channels(op: Op) -> int:
 
 
 def _image(op: Op) -> str:
-    return "N (G C) *" if _channels(op) == 1 else "N * (G C)"
+    places = " ".join(f"x{k}" for k in range(len(op.shape()) - 2))
+    return f"N (G C) {places}" if _channels(op) == 1 else f"N {places} (G C)"
 
 
 def _resize_groups(node: Sized) -> Resized:
@@ -139,7 +140,7 @@ def _fused_group_norm(op: Op) -> str:
 
 def _skip_group_norm(op: Op) -> str:
     """N * (G C), (G C), (G C), N * (G C), (G C) -> N * (G C), N * (G C)"""
-    skip = "N (G C)" if len(op.shape(3)) == 2 else _image(op)
+    skip = "N (G C)" if len(op.shape(3)) == 2 else _image(op)  # the places may be broadcast
     return f"{_image(op)}, (G C), (G C), {skip}, (G C) -> {_image(op)}, {_image(op)}"
 
 

@@ -17,8 +17,8 @@ declare(
     "QLinearAveragePool QLinearGlobalAveragePool",
     _quantised,
     zero="0",
-    quantised={0: Quantised(1, 2)},
-    domain="com.microsoft",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
 )
 # A reduction over all axes behind C, and written so for the mean of a layer normalisation.
 declare(

@@ -1,6 +1,6 @@
 """Quantisation of single tensors, per tensor, per axis or in blocks."""
 
-from spa.rules import Axes, Op, Quantised, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Quantised, declare, follow, rule
 
 
 def _pattern(op: Op) -> str:
@@ -12,7 +12,7 @@ def _pattern(op: Op) -> str:
     if op.attr("block_size", 0):
         at = op.axis(1)
         fits = op.shape()[at] % int(op.attr("block_size")) == 0
-        blocked = letters[:at] + ["(P b)" if fits else "l"] + letters[at + 1 :]
+        blocked = [*letters[:at], "(P b)" if fits else "l", *letters[at + 1 :]]
         letters[at] = "P" if fits else "p"
         data, per = " ".join(blocked), " ".join(letters)
         return f"{data}, {per}, {per} -> {data}"
@@ -27,13 +27,13 @@ def _block(op: Op) -> dict[str, int]:
     return {"b": size} if size else {}
 
 
-for _domain in ("", "com.microsoft"):
+for _domain in ("", MICROSOFT):
     declare(
         "DequantizeLinear",
         _pattern,
         zero="0 1",
         sizes=_block,
-        quantised={0: Quantised(1, 2, lambda node: (int(node.attrs.get("axis", 1)),))},
+        quantised={0: Quantised((1,), 2, lambda node: (int(node.attrs.get("axis", 1)),))},
         domain=_domain,
     )
     declare("QuantizeLinear", _pattern, zero="0", sizes=_block, domain=_domain)

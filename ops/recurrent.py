@@ -3,7 +3,7 @@
 Steps are whole: a state goes on from one to the next.
 """
 
-from spa.rules import Op, Product, Quantised, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 
 def _layout(seq: str, op: Op) -> str:
@@ -64,8 +64,8 @@ def _inexact(op: Op) -> str:
 
 
 def _dynamic(op: Op) -> str:
-    """s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H), then for each matrix scale and
-    zero point, d or d (4 H) -> s d B H, d B H, d B H"""
+    """s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H), then scale and zero
+    point of each matrix, d or d (4 H) -> s d B H, d B H, d B H"""
     per = ", ".join("d (4 H)" if len(op.shape(k)) > 1 else "d" for k in range(8, 12))
     x = "s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H)"
     return f"{x}, {per} -> s d B H, d B H, d B H"
@@ -85,8 +85,8 @@ declare(
     kinds=lambda op: {"H": "recurrent", "I": "linear"},
     resize=_resize,
     macs=_macs,
-    quantised={1: Quantised(8, 9, (0, 2)), 2: Quantised(10, 11, (0, 2))},
-    domain="com.microsoft",
+    quantised={1: Quantised((8,), 9, (0, 2)), 2: Quantised((10,), 11, (0, 2))},
+    domain=MICROSOFT,
 )
 for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
     declare(

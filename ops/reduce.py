@@ -28,8 +28,8 @@ def reduce(op: Op) -> list[Axes]:
 @rule(
     "QLinearReduceMean",
     text="drops the axes; inexact where they are live",
-    quantised={0: Quantised(1, 2)},
-    domain="com.microsoft",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
 )
 def qlinear_reduce(op: Op) -> list[Axes]:
     rank = len(op.shape())

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from spa.graph import Body, Graph, Node
+from spa.borders import tensor_of
+from spa.graph import Graph, Node
 from spa.protos import as_tensor, copy_fields
 from spa.shapes import Shape
 
@@ -114,7 +115,7 @@ class _Assembly:
         """The initializers of one graph."""
         body = self.graph.bodies[home]
         for tensor in body.proto.initializer:
-            name = body.names.get(tensor.name, tensor.name)
+            name = self.graph.known(home, tensor.name)
             if name in self.dead:
                 continue
             if name in self.pieces.stored:
@@ -131,7 +132,7 @@ class _Assembly:
             graph.node.append(self.pieces.nodes[node.index])
             if node.bodies:
                 self._fill(node, graph.node[-1])
-        self._update_types(graph, self.graph.bodies[home])
+        self._update_types(graph, home)
 
     def _fill(self, node: Node, written: NodeProto) -> None:
         """Write the bodies of a node, which leave what it is said to read."""
@@ -161,14 +162,15 @@ class _Assembly:
         sources = {c.source for c in graph.constants.values() if graph.readers.get(c.source)}
         return {name for name in sources - kept if graph.spelled(name) not in read}
 
-    def _update_types(self, graph: GraphProto, body: Body) -> None:
-        inner = graph.output if body.owner >= 0 else ()
+    def _update_types(self, graph: GraphProto, home: int) -> None:
+        inner = graph.output if home else ()
         for info in (*graph.input, *graph.value_info, *inner):
-            name = body.names.get(info.name, info.name)
+            name = self.graph.known(home, info.name)
             old, new = self.old.get(name), self.new.get(name)
             if old == new or old is None or new is None:
                 continue
-            for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
+            dims = tensor_of(info.type).tensor_type.shape.dim
+            for dim, size, before in zip(dims, new, old, strict=False):
                 if size == before:
                     continue
                 if dim.HasField("dim_value"):

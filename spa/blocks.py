@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,14 @@ def alike(scores: Scores) -> Scores:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Some of the blocks, and what they leave."""
+    """Some of the blocks, and what they leave; ``keep`` of them stay at least."""
 
     groups: Groups
     blocks: Sequence[Block]
     cost: CostModel
     measure: str
     share: float
+    keep: int = 1
 
     def without(self, chosen: Sequence[int]) -> Groups:
         """The groups without some blocks; those inside others are not named."""
@@ -67,8 +69,8 @@ class _Choice:
         return float(getattr(costs(counts), self.measure) / whole)
 
     def may_follow(self, chosen: Sequence[int], k: int) -> bool:
-        """Whether a block may go after others: one stays, and no sum loses both of its sides."""
-        if k in chosen or len(chosen) >= len(self.blocks) - 1:
+        """Whether a block may go after others: enough stay, and no sum loses both of its sides."""
+        if k in chosen or len(chosen) >= len(self.blocks) - self.keep:
             return False
         return all(self.blocks[j].sum != self.blocks[k].sum for j in chosen)
 
@@ -79,16 +81,31 @@ class _Choice:
                 chosen.append(k)
         return chosen
 
-    def nearest(self, chosen: list[int], order: Sequence[int]) -> list[int]:
-        """Where no width can make up the difference: on with the blocks that fit, and one that
-        does not where that is nearer."""
-        none = np.zeros(len(self.groups), np.int64)
+    def nearest(
+        self, chosen: list[int], order: Sequence[int], most: NDArray[np.int64]
+    ) -> list[int]:
+        """Where widths cannot make up the difference: on with the blocks that fit, and one that
+        does not where that is nearer.
+
+        Args:
+            order: in which blocks go. most: how many units every group may lose.
+        """
+        none = np.zeros_like(most)
+
+        def misses(some: list[int]) -> float:
+            """By how much no width comes near enough."""
+            costs = self.costs(some)
+            return max(self.left(costs, most) - self.share, self.share - self.left(costs, none))
+
         for k in order:
             more = [*chosen, k]
+            if misses(chosen) <= 0:
+                return chosen
             if self.may_follow(chosen, k) and self.left(self.costs(more), none) >= self.share:
                 chosen = more
-        options = [chosen, *([*chosen, k] for k in order if self.may_follow(chosen, k))]
-        return min(options, key=lambda c: abs(self.left(self.costs(c), none) - self.share))
+        return min(
+            [chosen, *([*chosen, k] for k in order if self.may_follow(chosen, k))], key=misses
+        )
 
 
 def by_order(
@@ -107,9 +124,9 @@ def by_order(
         scores: of the blocks. units: the scores of the units of every group. scope: see
             `spa.allocate`.
     """
-    choice = _Choice(groups, blocks, cost, *target)
+    keep = ceil(FLOOR * len(blocks)) if scope == "floor" else 1
+    choice = _Choice(groups, blocks, cost, *target, keep)
     alone = np.argsort(scores, kind="stable").tolist()
-    most = len(blocks) - (int(np.ceil(FLOOR * len(blocks))) if scope == "floor" else 0)
     if target[0] == "channels":
         count = len(blocks) - round(target[1] * len(blocks))
         return choice.without(choice.in_order(alone[:count]))
@@ -125,7 +142,7 @@ def by_order(
         some = order[:p]
         mine = owner[some] == count
         counts = steps.allowed(np.bincount(owner[some][~mine], minlength=count))
-        return choice.in_order(place[some][mine].tolist()[:most]), counts
+        return choice.in_order(place[some][mine].tolist()), counts
 
     low, high = 0, len(order) + 1  # at low the target is not passed
     while high - low > 1:
@@ -134,7 +151,7 @@ def by_order(
         stays = choice.left(choice.costs(chosen), counts) >= choice.share
         low, high = (middle, high) if stays else (low, middle)
     chosen, _ = first(low)
-    return choice.without(chosen if open_ else choice.nearest(chosen, alone))
+    return choice.without(choice.nearest(chosen, alone, steps.allowed(steps.sizes)))
 
 
 def by_curves(
@@ -155,9 +172,8 @@ def by_curves(
     choice = _Choice(groups, blocks, cost, *target)
     steps = Steps(groups, limits, limits.round_to or BLOCKS[0])
     chosen = _Way(choice, losses, paths(groups, curves, weights, steps)).chosen()
-    if limits.groups is not None and not limits.groups:
-        chosen = choice.nearest(chosen, np.argsort(losses, kind="stable").tolist())
-    return choice.without(chosen)
+    order, most = np.argsort(losses, kind="stable").tolist(), steps.allowed(steps.sizes)
+    return choice.without(choice.nearest(chosen, order, most))
 
 
 class _Way:

@@ -7,6 +7,7 @@ that both branches have, or those of the branch that is always taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,21 @@ Values = Mapping[str, NDArray[Any]]
 _ENDLESS = 1 << 20  # rounds; a loop that only its condition ends is given more
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """What is known of the rounds of loops before their bodies are looked at.
+
+    unsteady: states whose shape is another in later rounds, or not known, by what they start with.
+    lists: sequences that start empty -> what they hold later, by their names in the body.
+    """
+
+    unsteady: frozenset[str] = frozenset()
+    lists: Mapping[str, TypeProto] = field(default_factory=dict)
+
+
+FIRST = Rounds()
+
+
 def states(node: Node) -> int:
     """How many tensors a Loop or a Scan carries from round to round."""
     if node.op_type == "Loop":
@@ -30,13 +46,18 @@ def states(node: Node) -> int:
     return node.given - int(node.attrs["num_scan_inputs"])
 
 
-def carried(node: Node) -> list[tuple[str, str]]:
-    """The first value of every state, and what a round leaves; of the node behind the body."""
+def carried(graph: Graph, node: Node) -> list[tuple[str, str, str]]:
+    """What every state of a loop starts with, its name in the body, and what a round leaves; of the
+    node behind the body."""
+    if node.op_type == "If":
+        return []
     first = 2 if node.op_type == "Loop" else 0
     behind = node.given + (node.op_type == "Loop")
     count = states(node)
     starts, ends = node.inputs[first : first + count], node.inputs[behind : behind + count]
-    return list(zip(starts, ends, strict=True))
+    body = graph.bodies[node.bodies[0]]
+    inside = [body.names[i.name] for i in body.proto.input[first : first + count]]
+    return list(zip(starts, inside, ends, strict=True))
 
 
 def scan_axis(node: Node, which: str, k: int, rank: int) -> int:
@@ -82,10 +103,12 @@ def left(
             if len(known) == len(ends) and len({shape_of(t) for t in known}) == 1:
                 found[name] = known[0]
         return found
-    pairs = carried(node)
-    for name, (start, end) in zip(node.outputs, pairs, strict=False):
-        if {start, end} <= types.keys() and shape_of(types[start]) == shape_of(types[end]):
-            found[name] = types[end]
+    pairs = carried(graph, node)
+    for name, (start, inner, end) in zip(node.outputs, pairs, strict=False):
+        if {start, inner, end} <= types.keys():
+            shapes_ = {shape_of(types[n]) for n in (start, inner, end)}
+            if len(shapes_ - {None} if start in graph.empty else shapes_) == 1:
+                found[name] = types[end]
     rounds = trips(graph, node, shapes, values)
     scanned = node.inputs[node.given + (node.op_type == "Loop") + len(pairs) :]
     for k, (name, end) in enumerate(zip(node.outputs[len(pairs) :], scanned, strict=True)):
@@ -94,6 +117,21 @@ def left(
             axis = scan_axis(node, "output", k, len(shape) + 1)
             found[name] = _tensor(types[end], (*shape[:axis], rounds, *shape[axis:]))
     return found
+
+
+def learned(graph: Graph, node: Node, types: Types, rounds: Rounds) -> Rounds:
+    """The same, with what the body of a loop shows at its end."""
+    unsteady, lists = set(rounds.unsteady), dict(rounds.lists)
+    for start, inner, end in carried(graph, node):
+        before, after = (shape_of(types[n]) if n in types else None for n in (start, end))
+        if start in graph.empty and before is None and start not in unsteady:
+            if after is not None and inner not in lists:
+                lists[inner] = types[end]
+                continue
+            before = shape_of(lists[inner]) if inner in lists else None
+        if before != after:
+            unsteady.add(start)
+    return Rounds(frozenset(unsteady), lists)
 
 
 def joined(node: Node, values: Values) -> list[NDArray[Any] | None]:
@@ -181,10 +219,15 @@ def counts(graph: Graph) -> frozenset[str]:
 _SAME = {"Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape"}
 
 
+def tensor_of(type_: TypeProto) -> TypeProto:
+    """The type of the elements of a sequence; any other as it is."""
+    return type_.sequence_type.elem_type if type_.HasField("sequence_type") else type_
+
+
 def shape_of(type_: TypeProto) -> tuple[int, ...] | None:
-    """The shape of a tensor, if all of it is known."""
-    tensor = type_.tensor_type
-    if not type_.HasField("tensor_type") or not tensor.HasField("shape"):
+    """The shape of a tensor, or of the elements of a sequence, if all of it is known."""
+    tensor = tensor_of(type_).tensor_type
+    if not tensor.HasField("shape"):
         return None
     known = all(d.HasField("dim_value") for d in tensor.shape.dim)
     return tuple(d.dim_value for d in tensor.shape.dim) if known else None

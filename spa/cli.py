@@ -108,6 +108,11 @@ def main() -> None:
     type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
 )
+@click.option(
+    "--align",
+    is_flag=True,
+    help="First line up what every group of a convolution or a norm, and every head, needs least.",
+)
 @calibration_inputs
 @click.option("--plan-out", type=MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=MODEL, help="Replay this plan.")
@@ -327,11 +332,11 @@ def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
 @main.command()
 @common
 def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the criteria with what they need and where they come from."""
+    """List criteria and compensations with what they need and where they come from."""
     from spa import report
 
     if as_json:
-        emit({"criteria": report.criterion_rows()})
+        emit({"criteria": report.criterion_rows(), "compensations": report.compensation_rows()})
     elif not quiet:
         report.print_criteria(console())
 

@@ -28,7 +28,7 @@ from spa.score import check_names
 from spa.selection import choose
 from spa.settings import Settings, listed
 from spa.steps import select_in_steps
-from spa.study import Study, gather, make_up
+from spa.study import Study, make_up, prepare
 
 DEFAULT = ("obspa", "l1", "random")
 JUDGES = 4096  # samples at most that all rows are judged on
@@ -101,7 +101,7 @@ def compare(
         raise UsageError("labels go with data: made-up inputs have none")
     groups = analyze(model, exact=use.exact, progress=say)
     free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-    study = gather(groups, replace(use, criterion="obspa"), say)
+    groups, study = prepare(groups, replace(use, criterion="obspa"), say)
     if study is None:
         raise ModelError("onnxruntime runs this model on no made-up inputs: give some with --data")
     judge = _Judge(groups, study, use, labels)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
 from spa.fold import fold
-from spa.graph import Graph
 from spa.groups import Groups, Removed
-from spa.logits import folded, matches, missed, moved, rows, sides
+from spa.logits import folded, match, moved, sides
 from spa.measure import (
     Measured,
     channel_statistics,
@@ -37,13 +36,14 @@ from spa.measure import (
 from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
 from spa.products import Product
+from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
 from spa.settle import settle
 from spa.sites import Floats, Place, Site
+from spa.stays import Stays, is_alone, read_at
 from spa.stream import Stream
 from spa.validate import mask
-from spa.widths import Width, carried, far, lines, normalised, widths
-from spa.widths import rows as line_rows
+from spa.widths import Width, rescaled, spread, widths
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
@@ -54,7 +54,7 @@ class Compensation:
     """What was changed.
 
     values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a site -> its error on held-out inputs before and after, as shares of the
+    helped: name of a node -> its error on held-out inputs before and after, as shares of the
         energy of its output.
     rejected: the sites whose weights stayed as they were, because no change helped.
     repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
@@ -120,7 +120,12 @@ class _Walk:
         self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
         self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        more = [p for w in self.widths.values() for p in w.places]
+        self.recurrences = {
+            r.node: r
+            for r in (recurrences(self.graph) if method in LOGITS else ())
+            if len(self._states(r)) < self.graph.constants[self._name(r.weight)].shape[2]
+        }
+        more = [p for w in (self.widths, self.recurrences) for v in w.values() for p in v.places]
         self.dense = own(whole, self.graph, stops, more)
         folded_ = fold(groups, removed) if method == "fold" else {}
         changed = replace(groups, graph=replace(self.graph, changed=folded_))
@@ -134,21 +139,25 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        alive = {k: s for k, s in self.stops.items() if k not in self.graph.dead}
-        asked = goals(self.graph, alive)
-        shown = [w for k, w in self.widths.items() if k not in self.graph.dead]
-        asked += [n for w in shown for n in (w.x, w.y)]
+        dead = self.graph.dead
+        asked = goals(self.graph, {k: s for k, s in self.stops.items() if k not in dead})
+        asked += [n for k, w in self.widths.items() if k not in dead for n in (w.x, w.y)]
+        for k, r in self.recurrences.items():
+            asked += [] if k in dead else [r.y, *self._given(r).values()]
         with (
             Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
-            for node, site in sorted({**self.stops, **self.widths}.items(), key=first):
+            for node, site in self._in_order():
                 if node in self.graph.dead:
-                    if not isinstance(site, (Width, Product)):
+                    if not isinstance(site, (Width, Product, Recurrence)):
                         self._settle_dense(node, site)
                     continue
                 if isinstance(site, Width):
                     self._width(site)
+                    continue
+                if isinstance(site, Recurrence):
+                    self._recurrence(site)
                     continue
                 if isinstance(site, Product):
                     self._product(site)
@@ -175,11 +184,16 @@ class _Walk:
             values = settle(site, affine, self.measured.sites[node].weights, bias, self.graph)
         self._tell(self.dense, self.from_dense, values)
 
+    def _in_order(self) -> list[tuple[int, Site | Product | Width | Recurrence | None]]:
+        """A recurrence comes after the site that is its node's input."""
+        every = [*self.stops.items(), *self.widths.items(), *self.recurrences.items()]
+        return sorted(every, key=lambda item: item[0])
+
     # --- sites
 
     def _site(self, site: Site, x: list[Floats], z: list[Floats]) -> None:
         w = self.measured.sites[site.node].weights
-        stays = _Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
+        stays = Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
         if not untouched and self.method in METHODS and stays.into.any():
             self._refit(site, w, stays, x, z)
@@ -196,9 +210,7 @@ class _Walk:
             settled = settle(site, affine, new, shifted, self.graph)
             self._tell(self.pruned, self.from_pruned, settled)
 
-    def _refit(
-        self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
-    ) -> None:
+    def _refit(self, site: Site, w: Floats, stays: Stays, x: list[Floats], z: list[Floats]) -> None:
         fitted, held = (
             self._moments(site, w, stays, x[part], z[part], part.start or 0, need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
@@ -237,7 +249,7 @@ class _Walk:
             new_bias = site.bias.moved(bias, all_)
             self._set(site.bias.place, new_bias.astype(bias.dtype))
 
-    def _rounded(self, site: Site, w: Floats, stays: _Stays, v: Matrix) -> Matrix:
+    def _rounded(self, site: Site, w: Floats, stays: Stays, v: Matrix) -> Matrix:
         """Weights as they can be stored."""
         shape = self.graph.constants[site.weight].shape
         back = site.forward(site.backward(stays.put(v, w), shape))
@@ -247,7 +259,7 @@ class _Walk:
         self,
         site: Site,
         w: Floats,
-        stays: _Stays,
+        stays: Stays,
         x: Sequence[Floats],
         z: Sequence[Floats],
         first: int,
@@ -298,47 +310,83 @@ class _Walk:
         same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
         if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
             return
-        kept = np.flatnonzero(left[0][alive[0]])
-        dense, pruned = (
-            [sides(product, *pair) for pair in zip(*both, strict=True)] for both in (x, z)
-        )
-        fit = [rows(product, v[: self.fits], self.seed) for v in (dense, pruned)]
-        if fit[0] is None or fit[1] is None:
+        if any(product.heads_at(product.views[0](v).shape[:-2]) is None for v in z[0]):
             return
-        (q, k), (s, t) = ([v[alive] for v in f] for f in (fit[0], fit[1]))
-        choices = matches(
-            q,
-            s[:, :, kept],
-            k,
-            t[:, :, kept],
+        kept = np.flatnonzero(left[0][alive[0]])
+        found = match(
+            product,
+            [sides(product, *pair) for pair in zip(*x, strict=True)],
+            [sides(product, *pair) for pair in zip(*z, strict=True)],
+            self.fits,
             kept,
-            side.site.bias is not None,
+            alive,
             self.method == "refit",
+            self.seed,
         )
-        held = dense[self.fits :], pruned[self.fits :]
-        errors = [missed(product, *held, kept, alive, choice) for choice in (None, *choices)]
-        best = int(np.argmin(errors))
+        if found is None:
+            return
+        best, before, after = found
         name = self.graph.nodes[product.node].name
-        if best == 0:
+        if best is None:
             self.rejected.append(name)
             return
-        self.helped[name] = errors[0], errors[best]
+        self.helped[name] = before, after
         site, old = side.site, self.graph.array(side.site.weight)
         w = site.forward(np.asarray(self.values.get(site.place, old), np.float32))
         at = site.bias.place if site.bias else None
         bias = None if at is None else self.values.get(at, stored(self.dense, self.graph, at))
-        w, bias = folded(side, alive, kept, choices[best - 1], w, bias)
+        w, bias = folded(side, alive, kept, best, w, bias)
         self._set(site.place, site.backward(w, old.shape).astype(old.dtype))
         if at is not None and bias is not None:
             self._set(at, bias.astype(stored(self.dense, self.graph, at).dtype))
-        new = [moved(product, alive, kept, choices[best - 1], v) for v in z[0]]
-        self.from_pruned.put(side.name, new)
+        self.from_pruned.put(side.name, [moved(product, alive, kept, best, v) for v in z[0]])
 
     def _outputs(self, site: Site) -> NDArray[np.bool_]:
         """Which outputs of a site are kept."""
         shape = self.graph.constants[site.weight].shape
-        stays = _Stays(site, self.kept.axes(site.weight), shape)
+        stays = Stays(site, self.kept.axes(site.weight), shape)
         return np.asarray(stays.all.any((0, 2, 3)))
+
+    # --- recurrences
+
+    def _states(self, recurrence: Recurrence) -> Index:
+        """The hidden units that are kept."""
+        name = self._name(recurrence.weight)
+        axes = self.kept.axes(name)
+        return np.arange(self.graph.constants[name].shape[2]) if axes is None else axes[2]
+
+    def _given(self, recurrence: Recurrence) -> dict[int, str]:
+        """What the node reads that is computed, by position."""
+        inputs = self.graph.nodes[recurrence.node].inputs
+        return {k: n for k, n in enumerate(inputs) if n in self.graph.activations}
+
+    def _recurrence(self, recurrence: Recurrence) -> None:
+        """Let the kept states do what the removed ones did for the gates."""
+        node, kept = self.graph.nodes[recurrence.node], self._states(recurrence)
+        given = self._given(recurrence)
+        dense = self.from_dense([recurrence.y, *(given[k] for k in (5,) if k in given)])
+        pruned = self.from_pruned([*given.values()])
+        y = [b[recurrence.y] for b in dense]
+        fixed = {
+            k: self.values.get((node.index, k), stored(self.pruned, self.graph, (node.index, k)))
+            for k, name in enumerate(node.inputs)
+            if name and k not in given
+        }
+        first = [b[given[5]] if 5 in given else fixed.get(5) for b in dense]
+        states = [states_before(recurrence, *pair) for pair in zip(y, first, strict=True)]
+        read = [{**fixed, **{k: b[n] for k, n in given.items()}} for b in pruned]
+        r = np.asarray(self.graph.array(self._name(recurrence.weight)))
+        full = self.method == "refit"
+        best, plain, after = refitted(
+            self.graph, recurrence, r, states, y, read, self.fits, kept, full
+        )
+        name = f"{node.name}, recurrence"
+        if best is None:
+            self.rejected.append(name)
+            return
+        self.helped[name] = plain, after
+        for at, value in zip(recurrence.places, best, strict=True):
+            self._set(at, value)
 
     # --- layer normalisations
 
@@ -360,27 +408,12 @@ class _Walk:
         y = [b[width.y] for b in self.from_dense([width.y])]
         z = [b[width.x] for b in self.from_pruned([width.x])]
         old = [stored(self.dense, self.graph, p) for p in width.places]
-        scale = old[0][kept].astype(np.float64)
-        bias = old[1][kept].astype(np.float64) if width.bias else np.zeros(len(kept))
-        parts_ = slice(self.fits), slice(self.fits, None)
-        (fit_y, held_y), (fit_z, held_z) = ([line_rows(v[p]) for p in parts_] for v in (y, z))
-        fit, held = (normalised(width, v[:, kept]) for v in (fit_z, held_z))
-        choices = [(scale, bias)]
-        if self.repair:
-            choices += lines(fit_y[:, kept], fit, scale, bias, width.bias is not None)
-        errors = [far(held_y[:, kept], held, line) for line in choices]
-        best = int(np.argmin(errors))
-        if best:
+        line, told = rescaled(width, y, z, self.fits, kept, old, self.repair)
+        if line is not None:
             self.repaired.append(self.graph.nodes[width.node].name)
-        told = carried(width, fit_z, kept, choices[best])
-        for at, before, value, in_stream in zip(
-            width.places, old, choices[best], told, strict=False
-        ):
-            new, other = np.zeros_like(before), np.zeros_like(before)
-            new[kept], other[kept] = value, in_stream
-            if best:
-                self.values[at] = new
-            self._tell(self.pruned, self.from_pruned, {at: other})
+            self.values.update(zip(width.places, spread(line, kept, old), strict=True))
+        settled = zip(width.places, spread(told, kept, old), strict=True)
+        self._tell(self.pruned, self.from_pruned, dict(settled))
 
     # --- statistics
 
@@ -408,59 +441,3 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
-
-
-def read_at(graph: Graph, name: str) -> Place:
-    """An input that is this constant."""
-    node = graph.readers[name][0]
-    return node, graph.nodes[node].inputs.index(name)
-
-
-def first(item: tuple[int, Any]) -> int:
-    return item[0]
-
-
-def is_alone(groups: Groups, removed: Removed, product: Product) -> bool:
-    """Whether what is removed of the channels of both sides is read by the product alone."""
-    weights = {(s.site.weight, 1 - s.site.in_axis): s for s in product.sides}
-    places = [s.site.place for s in product.sides]
-    places += [s.site.bias.place for s in product.sides if s.site.bias is not None]
-    own_names = {groups.graph.nodes[node].inputs[position] for node, position in places}
-    for g, gone in removed.items():
-        for member in groups[g].members:
-            side = weights.get((member.tensor, member.axis))
-            if side is None or not len(gone):
-                continue
-            touched = np.isin(side.channels, member.index[gone])
-            some, every = (np.asarray(f(touched, axis=1)) for f in (np.any, np.all))
-            others = {m.tensor for m in groups[g].members} - own_names
-            if others and not np.array_equal(some, every):
-                return False
-    return True
-
-
-class _Stays:
-    """What is kept of a site's weights.
-
-    all: shape (g, o, i, t). alive: groups, (g,). out: outputs of a group, (o,). into: inputs, (i,).
-    """
-
-    def __init__(
-        self, site: Site, axes: Sequence[NDArray[np.intp]] | None, shape: tuple[int, ...]
-    ) -> None:
-        stays = np.zeros(shape, np.float32)
-        stays[np.ix_(*(axes or [np.arange(n) for n in shape]))] = 1
-        self.all = site.forward(stays) != site.forward(np.zeros_like(stays))
-        self.alive = self.all.any((1, 2, 3))
-        self.out = self.all[self.alive].any((0, 2, 3))
-        self.into = self.all[self.alive].any((0, 1, 3))
-
-    @property
-    def places(self) -> list[NDArray[np.intp]]:
-        return [np.flatnonzero(a) for a in (self.alive, self.out, self.into)]
-
-    def put(self, v: Matrix, w: Floats) -> Floats:
-        """Weights of what is kept, shape (g, o, i t), in the shape of all."""
-        whole = np.zeros_like(w)
-        whole[np.ix_(*self.places)] = v.reshape(*v.shape[:2], -1, w.shape[3])
-        return whole

@@ -135,8 +135,12 @@ class CostModel:
         cells: list[NDArray[np.intp]] = []
         known: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
         axes = self._groups.views[0].ties.axes
-        for (name, k), row in self._axes.items():
-            ids = axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+        # All at once, so that no two have one `id`.
+        held = [
+            axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+            for (name, k), row in self._axes.items()
+        ]
+        for ids, row in zip(held, self._axes.values(), strict=True):
             key = id(ids)
             if key not in known:
                 of = np.stack(

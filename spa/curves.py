@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spa import reals
+from spa import reals, scales
 from spa.evidence import Evidence, Scores
 from spa.fit import Index, Matrix
 from spa.groups import Group, Groups
@@ -63,7 +63,7 @@ def by_curves(evidence: Evidence) -> list[Scores]:
 def _by_weights(groups: Groups, group: Group) -> Curve:
     """Without a view of its inputs: a unit is worth its share of the energy of the weights."""
     shares = np.zeros(group.size)
-    members = [m for m in group.members if not reals.is_beside(groups.graph, m.tensor)]
+    members = [m for m in group.members if not scales.is_beside(groups.graph, m.tensor)]
     for member in members or group.members:
         w = reals.real(groups.graph, member.tensor).astype(np.float64)
         lines = np.square(np.moveaxis(w, member.axis, 0).reshape(w.shape[member.axis], -1)).sum(1)

@@ -10,7 +10,7 @@ all one thing, a sum whose one side is made from the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from spa import rules
@@ -73,15 +73,15 @@ class _Finder:
         alike = found.sum in self.shapes and self.shapes[found.sum] == self.shapes.get(skip)
         if not alike or not any(map(self._sums, dead)):
             return ""
-        sources = {s for name in self._beside(node, skip) for s in self._origins(name)}
+        sources = self._sources(self._beside(node, skip))
         if not self._is_made_from(branch, sources, dead):
             return ""
         closing = self.closer.close(branch)
         if closing is None:
             return "no weights at the end of the branch make it zero"
-        leak = self.closer.leak(branch, node.index)
-        if leak:
-            return f"{leak!r}, at the end of the branch, is read elsewhere"
+        alive = next((k for k in sorted(self.closer.way(branch)) if k not in dead), None)
+        if alive is not None:
+            return f"what {self.graph.nodes[alive].name!r} makes at its end is read elsewhere"
         return replace(found, closing=closing)
 
     def _sums(self, node: int) -> bool:
@@ -98,6 +98,18 @@ class _Finder:
                 return
             yield from (name for name in above.inputs if name != node.outputs[0])
             node = above
+
+    def _sources(self, names: Iterable[str]) -> set[str]:
+        """These tensors, those that they are only another view of, and what they are sums of."""
+        found, waiting = set[str](), list(names)
+        while waiting:
+            for name in self._origins(waiting.pop()):
+                if name not in found:
+                    found.add(name)
+                    made = self.graph.makers.get(name, -1)
+                    if made >= 0 and self.graph.nodes[made].op_type in _SUMS:
+                        waiting += self.graph.nodes[made].inputs
+        return found
 
     def _origins(self, name: str) -> Iterator[str]:
         """A tensor, and those that it is only another view of."""
@@ -151,23 +163,15 @@ class _Closer:
         known = self._known[name]
         return known[0] if known else None
 
-    def leak(self, name: str, node: int) -> str | None:
-        """A tensor on the way from the closing weights to ``name`` that is read elsewhere than on
-        this way; ``name`` itself is read by ``node`` alone."""
-        zeros, waiting = set[str](), [name]
+    def way(self, name: str) -> set[int]:
+        """The nodes from those with the closing weights to the one that makes a tensor."""
+        found, waiting = set[int](), [name]
         while waiting:
             at = waiting.pop()
-            zeros.add(at)
             known = self._known[at]
-            waiting += [n for n in (known[1] if known else ()) if n not in zeros]
-        way = {self.graph.makers[n] for n in zeros}
-        made = [n for k in sorted(way) for n in self.graph.nodes[k].outputs if n]
-        for at in made:
-            read = set(self.graph.readers.get(at, ()))
-            here = {node} if at == name else way if at in zeros else set()
-            if not read <= here or at in self.graph.outputs:
-                return at
-        return None
+            found.add(self.graph.makers[at])
+            waiting += [n for n in (known[1] if known else ()) if self.graph.makers[n] not in found]
+        return found
 
     def _find(
         self, name: str, depth: int

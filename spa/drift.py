@@ -29,6 +29,7 @@ from spa.sites import Place, Site
 from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
+SHOWN = 8  # inner tensors that are held at a time
 FELT = 1e-3  # and more, until its loss is no longer that of units which are all but dead
 
 
@@ -79,12 +80,14 @@ def _shares(
     apart = own(parts(graph), graph, every_stop(graph))
     apart = holding(apart, _resettled(graph, apart, measured))
     spread = {name: _Spread() for b in blocks for name in (b.branch, b.sum)}
-    shown = apart.showing(sorted(spread.keys() - set(graph.outputs)))
-    with runs.session(shown, optimize=True) as running:
-        for feeds in batches:
-            made = runs.run(running, feeds)
-            for name, of in spread.items():
-                of.add(np.asarray(made[name], np.float64))
+    names = list(spread)
+    for some in (names[k : k + SHOWN] for k in range(0, len(names), SHOWN)):
+        shown = apart.showing(name for name in some if name not in graph.outputs)
+        with runs.session(shown, optimize=True) as running:
+            for feeds in batches:
+                made = runs.run(running, feeds)
+                for name in some:
+                    spread[name].add(np.asarray(made[name], np.float64))
     return [spread[b.branch].variance() / max(spread[b.sum].variance(), 1e-300) for b in blocks]
 
 

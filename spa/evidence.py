@@ -6,7 +6,7 @@ time: `by_axis` makes those out of one small function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import reals
-from spa.graph import Graph
+from spa import reals, scales
+from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
+from spa.run import Feeds
+from spa.shapes import Shapes
 from spa.sites import Floats, Site, sites
 
 Scores = NDArray[np.float64]
@@ -37,12 +39,14 @@ class Evidence:
 
     seen: node index of a site -> what calibration inputs showed there; empty where there are none.
     aggregate: scores by member, shape (members, units), to one for every unit.
+    inputs: a few batches of calibration inputs.
     """
 
     groups: Groups
     random: np.random.Generator
     seen: Mapping[int, Seen]
     aggregate: Aggregate = _mean
+    inputs: Sequence[Feeds] = ()
 
     @cached_property
     def readers(self) -> list[list[tuple[Site, Index]]]:
@@ -86,6 +90,11 @@ def out_axis(site: Site) -> int:
     return 1 - site.in_axis
 
 
+def carriers(shapes: Shapes, node: Node) -> list[str]:
+    """The outputs of a node that may carry units on: not the scale of what is quantised."""
+    return [n for n in node.outputs if n and shapes.shapes.get(n) != ()]
+
+
 def stored(graph: Graph, name: str) -> Floats:
     """The numbers of a constant as floats that do not overflow; of quantised ones what they stand
     for."""
@@ -95,7 +104,7 @@ def stored(graph: Graph, name: str) -> Floats:
 def large(graph: Graph, group: Group) -> list[Member]:
     """The members that count: vectors such as biases and statistics only where nothing is larger,
     scales and zero points not"""
-    weights = [m for m in group.members if not reals.is_beside(graph, m.tensor)] or group.members
+    weights = [m for m in group.members if not scales.is_beside(graph, m.tensor)] or group.members
     return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or list(weights)
 
 

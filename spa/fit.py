@@ -189,3 +189,19 @@ METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
 LOGITS = ("refit", "bias")  # the methods that match products of activations too, see spa.logits
 # What of Moments is made for a method alone.
 NEEDS = {"sweep": "whole", "merge": "standing", "reconstruct": "standing"}
+# What every way to make up for what is removed looks at, and where it comes from. Held-out inputs
+# judge them all.
+SOURCES: dict[str, tuple[str, str]] = {
+    "bias": ("calibration inputs", "An et al. 2024, Fluctuation-based Adaptive Structured Pruning"),
+    "refit": (
+        "calibration inputs",
+        "affine least squares, at queries and keys of their products: CORP 2026, arXiv 2602.05243",
+    ),
+    "sweep": ("calibration inputs", "Frantar and Alistarh 2023, SparseGPT; as OBSPA's prototype"),
+    "merge": ("weights", "Kim et al. 2020, Neuron Merging: Compensating for Pruned Neurons"),
+    "reconstruct": ("weights", "Bai et al. 2023, Unified Data-Free Compression"),
+    "fold": (
+        "weights",
+        "Wang et al. 2025, Forget the Data and Fine-Tuning! Just Fold the Network to Compress",
+    ),
+}

@@ -128,11 +128,12 @@ class _Fold:
         gain = scale / np.sqrt(var + epsilon)
         new = share @ np.abs(scale)
         new = np.where(new > 0, new, 1.0)
-        middle = ratio * (share @ (gain * mean)) / new
-        values = new, share @ bias, middle, np.full(len(stay), 1 - epsilon)
+        part = new / np.sqrt(var[stay] + epsilon)  # the variance at the place stays what it was
+        middle = ratio * (share @ (gain * mean)) / part
+        values = new, share @ bias, middle, var[stay]
         for name, value in zip(node.inputs[1:5], values, strict=True):
             self._put(self._members[name, 0], stay, value[:, None])
-        return new
+        return part
 
     def _rows(self, member: Member) -> Matrix:
         """The weights of every unit in one member, shape (units, weights)."""

@@ -106,6 +106,22 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Order:
+    """Where the parts of a constant come from, see `spa.align`: in every block of axis 0, index k
+    of ``axis`` is what was index ``order[block][k]``."""
+
+    axis: int
+    order: tuple[tuple[int, ...], ...]
+
+    def put(self, value: NDArray[Any]) -> NDArray[Any]:
+        """A value in this order."""
+        if len(self.order) == 1:
+            return np.asarray(value.take(self.order[0], axis=self.axis))
+        blocks = zip(np.split(value, len(self.order)), self.order, strict=True)
+        return np.concatenate([block.take(order, axis=self.axis) for block, order in blocks])
+
+
+@dataclass(frozen=True)
 class Block:
     """A residual branch that can be removed as a whole, see `spa.depth`: sum = skip + branch.
 
@@ -146,6 +162,7 @@ class Graph:
     given: ModelProto | None = None
     changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
+    orders: tuple[tuple[str, Order], ...] = ()
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
@@ -172,6 +189,19 @@ class Graph:
         return frozenset(found)
 
     @cached_property
+    def empty(self) -> frozenset[str]:
+        """Sequences that hold nothing, or held nothing when a loop began: then what they hold is
+        what its rounds put there."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.op_type == "SequenceEmpty":
+                found.update(node.outputs)
+            elif node.enters:
+                pairs = zip(node.inputs, node.outputs, strict=True)
+                found.update(inner for name, inner in pairs if name in found)
+        return frozenset(found)
+
+    @cached_property
     def hidden(self) -> frozenset[str]:
         """Tensors that are made inside bodies, so that no output can show them."""
         return frozenset(
@@ -181,6 +211,15 @@ class Graph:
     def spelled(self, name: str) -> str:
         """The name of a tensor in the file."""
         return self.spelling.get(name, name)
+
+    def known(self, home: int, name: str) -> str:
+        """The tensor that a name in the file means in one of its graphs."""
+        while home:
+            body = self.bodies[home]
+            if name in body.names:
+                return body.names[name]
+            home = self.nodes[body.owner].home
+        return name
 
     def proto_of(self, index: int, model: ModelProto) -> NodeProto:
         """A node in a copy of the model."""

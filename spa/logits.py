@@ -122,6 +122,35 @@ def matches(
     return found
 
 
+def match(
+    product: Product,
+    dense: Sequence[PAIR],
+    pruned: Sequence[PAIR],
+    fits: int,
+    kept: Index,
+    alive: Index,
+    full: bool,
+    seed: int,
+) -> tuple[Match | None, float, float] | None:
+    """The best match of some batches by what the others miss, None where none helps; and what is
+    missed without and with it. None in all where a batch does not tell its heads.
+
+    Args:
+        dense, pruned: both sides in every batch. fits: how many of the batches are to fit on.
+        kept: places that are left of every head. alive: the heads that are left.
+    """
+    if any(product.heads_at(q.shape[:1]) is None for q, _ in dense):
+        return None
+    fit = [rows(product, v[:fits], seed) for v in (dense, pruned)]
+    (q, k), (s, t) = ([v[alive] for v in f] for f in fit if f is not None)
+    affine = product.sides[0].site.bias is not None
+    choices = [None, *matches(q, s[:, :, kept], k, t[:, :, kept], kept, affine, full)]
+    held = dense[fits:], pruned[fits:]
+    errors = [missed(product, *held, kept, alive, choice) for choice in choices]
+    best = int(np.argmin(errors))
+    return choices[best], errors[0], errors[best]
+
+
 def without(seen: SeenProduct, gone: Index) -> tuple[Index, Match]:
     """What is kept of every head, shape (heads, kept), and how it makes up for the rest.
 

@@ -33,6 +33,7 @@ Matrix = NDArray[np.float64]
 
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
+BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 
@@ -46,6 +47,7 @@ class Seen:
     covariance: of its inputs, centred, shape (g, i u, i u).
     zeros: the share of zeros among its inputs, shape (g, i).
     shrink: how much of the correlations is not believed.
+    entropy: of the values of its inputs, in nats, shape (g, i), see `entropies`.
     energy: E |W x - mean|^2, or E |W x|^2 where the site has no bias to take up a mean.
     """
 
@@ -56,6 +58,7 @@ class Seen:
     zeros: Matrix
     energy: float
     shrink: float = SHRINK
+    entropy: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def taps(self) -> int:
@@ -131,6 +134,22 @@ def measure(
                 run.replace(named(apart, new.items()))
             found[node] = seen
     return Measured(found, statistics, settled, made_up, seen_products)
+
+
+def entropies(rows: Floats) -> Matrix:
+    """The entropy of every channel's values over equal bins of their range, by some rows.
+
+    Args:
+        rows: shape (g, rows, i, t).
+    """
+    x = rows[:, :SAMPLED, :, rows.shape[3] // 2].swapaxes(1, 2)  # (g, i, rows)
+    low, high = x.min(2, keepdims=True), x.max(2, keepdims=True)
+    bins = np.minimum((x - low) / np.where(high > low, high - low, 1) * BINS, BINS - 1)
+    channel = np.arange(x[..., 0].size).reshape(*x.shape[:2], 1)
+    flat = (bins.astype(np.int64) + channel * BINS).ravel()
+    share = np.bincount(flat, minlength=channel.size * BINS).reshape(*x.shape[:2], BINS)
+    share = share / x.shape[2]
+    return np.asarray(-(share * np.log(np.where(share > 0, share, 1))).sum(2))
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -219,6 +238,7 @@ def _look(
         zeros,
         energy,
         SHRINK_MADE_UP if made_up else SHRINK,
+        entropies(rows),
     )
     return seen, deviation
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.evidence import out_axis, slices, stored
+from spa.evidence import carriers, out_axis, slices, stored
 from spa.fit import solve
 from spa.graph import Node
 from spa.groups import Group, Groups, Removed
@@ -90,13 +90,13 @@ def combined(
     likeness: Likeness, stay: NDArray[np.intp], gone: NDArray[np.intp]
 ) -> Iterator[tuple[int, int, float]]:
     """Removed unit, a kept one, and the scale at which this is a part of what stands in: all kept
-    ones together, such that the weights and the bias are nearest in the least squares (UDFC, Bai
-    et al. 2023; LBYL, Park et al. 2024)."""
+    ones together, such that the weights are nearest in the least squares (UDFC, Bai et al. 2023).
+    Biases are not looked at: to match them as well costs more than it brings."""
     norms = np.diag(likeness.products)
     stay, gone = stay[norms[stay] > 0], gone[norms[gone] > 0]
     if not len(stay) or not len(gone):
         return
-    whole = likeness.products + np.outer(likeness.bias, likeness.bias)
+    whole = likeness.products
     scales = solve(whole[np.ix_(stay, stay)], whole[np.ix_(stay, gone)], RIDGE)
     for unit, column in zip(gone.tolist(), scales.T.tolist(), strict=True):
         for other, scale in zip(stay.tolist(), column, strict=True):
@@ -107,7 +107,7 @@ class _Flow:
     """How alike the units of a group are at every tensor that carries them."""
 
     def __init__(self, groups: Groups, group: Group, by_node: dict[int, Site]) -> None:
-        self._graph, self._by_node = groups.graph, by_node
+        self._graph, self._shapes, self._by_node = groups.graph, groups.shapes, by_node
         self._size = group.size
         self._members = {(m.tensor, m.axis): m for m in group.members}
         self._at: dict[str, Likeness] = {}
@@ -152,7 +152,7 @@ class _Flow:
             if node.op_type == "Add" and len(given) == 1:
                 k = next(k for k, n in enumerate(node.inputs) if n not in self._at)
                 out = Likeness(out.products, out.bias + self._vector(node, k))
-        self._at.update(dict.fromkeys(node.outputs, out))
+        self._at.update(dict.fromkeys(carriers(self._shapes, node), out))
 
     def _vector(self, node: Node, position: int) -> Matrix:
         """What a node stores for every unit; zeros where that is not a vector of the group."""

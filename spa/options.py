@@ -12,7 +12,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "criterion": (
         "obspa",
         *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
-        *("wanda", "flap", "apoz", "obs-diagonal"),
+        *("wanda", "flap", "apoz", "entropy", "cfsp", "obs-diagonal", "perturbation"),
     ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),

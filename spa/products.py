@@ -135,16 +135,15 @@ def _made(graph: Graph, site: Site) -> str:
 
 def _candidates(graph: Graph) -> Iterator[_Found]:
     for node in graph.nodes:
-        if node.domain not in ("", "ai.onnx"):
-            continue
+        if node.home or node.domain not in ("", "ai.onnx"):
+            continue  # what a body makes cannot be seen
         read = node.inputs[:2]
         if len(read) < 2 or not graph.activations.issuperset(read) or read[0] == read[1]:
             continue
         if node.op_type == "MatMul":
             yield _Found(node, (read[0], read[1]), (_as_rows, _as_columns), _softmax(graph, node))
         elif node.op_type == "Attention" and not any(node.inputs[4:6]):
-            q, k = (int(node.attrs.get(f"{n}_num_heads", 0)) for n in ("q", "kv"))
-            yield _Found(node, (read[0], read[1]), (_heads(q, q), _heads(k, q)), True)
+            yield _Found(node, (read[0], read[1]), (_as_rows, _as_rows), True)
 
 
 def _as_rows(x: Floats) -> Floats:
@@ -161,7 +160,7 @@ def _heads(count: int, queries: int) -> Callable[[Floats], Floats]:
     def view(x: Floats) -> Floats:
         if x.ndim == 3:
             x = np.swapaxes(x.reshape(*x.shape[:2], count, -1), 1, 2)
-        times = queries // count if count and queries else 1
+        times = queries // count
         return np.repeat(x, times, axis=1) if times > 1 else x
 
     return view
@@ -261,8 +260,14 @@ def _cut_open(apart: Parts, ends: Values, names: Sequence[str]) -> Parts:
 def _product(
     found: _Found, ends: tuple[str, str], makers: dict[str, Site], seen: Sequence[Values]
 ) -> Product | None:
-    sides = []
-    for name, end, view in zip(found.names, ends, found.views, strict=True):
+    sides, views = [], found.views
+    if found.node.op_type == "Attention":
+        q, k = (
+            int(found.node.attrs.get(f"{side}_num_heads", 0)) or seen[0][name].shape[1]
+            for side, name in zip(("q", "kv"), found.names, strict=True)
+        )
+        views = _heads(q, q), _heads(k, q)
+    for name, end, view in zip(found.names, ends, views, strict=True):
         read = _read([view(np.asarray(v[name], np.float64)) for v in seen])
         if read is None:
             return None
@@ -292,7 +297,7 @@ def _product(
         (made[order[0]], made[order[1]]),
         heads.reshape(-1).astype(np.intp),
         found.centred,
-        (found.views[order[0]], found.views[order[1]]),
+        (views[order[0]], views[order[1]]),
     )
 
 

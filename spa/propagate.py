@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, TypeProto
+from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
 from spa.axes import Axes, Promise, Recorder, is_whole, whole
@@ -23,6 +25,8 @@ from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
 from spa.rules import Op
 from spa.shapes import Shapes
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
             outputs = _lock_all(op, f"operator {node.op_type} has no rule")
         else:
             try:
-                if not node.bodies:
+                if not rule.partial:
                     _check_known(op)
                 outputs = rule.enter(op) if node.enters and rule.enter else rule.run(op)
                 _check(op, outputs)
@@ -129,6 +133,28 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
             if not is_whole(axis):
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
     return Ties(axes, recorder, ops, tuple(unknown), refused, misfit)
+
+
+def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:
+    """The types of a node's outputs as far as its rule tells them, for operators that ONNX does
+    not know."""
+    load_rules()
+    rule = rules.find(node.op_type, node.domain)
+    known = all(name in shapes.shapes for name in node.inputs if name)
+    if rule is None or rule.shapes is None or not known:
+        return {}
+    axes = [[whole(n) for n in shapes.shapes[name]] if name else None for name in node.inputs]
+    try:
+        made = rule.shapes(_op(graph, shapes, node, axes, Recorder()))
+    except (PatternError, IndexError, ValueError, TypeError, KeyError):
+        return {}
+    kinds = [shapes.dtypes[name] for name in node.inputs if name]
+    kind = next((k for k in kinds if k in _FLOATS), kinds[0])
+    return {
+        name: make_tensor_type_proto(kind, list(shape))
+        for name, shape in zip(node.outputs, made, strict=False)
+        if name and shape is not None
+    }
 
 
 def _op(
@@ -153,6 +179,11 @@ def _op(
         static=[name not in shapes.moving for name in node.inputs],
         activation=[name in graph.activations for name in node.inputs],
         recorder=recorder,
+        empty=frozenset(
+            k
+            for k, name in enumerate(node.inputs)
+            if name in graph.empty and name not in shapes.shapes
+        ),
     )
 
 

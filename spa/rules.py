@@ -7,6 +7,7 @@ as a pattern (see `spa.patterns`). An operator that stores a size also has a *re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
-from spa.follow import follow
+from spa.follow import follow, foretell
 
 if TYPE_CHECKING:
     from spa.graph import Node
@@ -49,6 +50,7 @@ class Op:
 
     values: what each input holds, where that is computed from sizes and constants alone.
     static: whether that is the same whatever the free sizes are.
+    empty: the inputs that are sequences with nothing in them, see `Graph.empty`.
     """
 
     node: Node
@@ -60,6 +62,7 @@ class Op:
     static: Sequence[bool]
     activation: Sequence[bool]
     recorder: Recorder
+    empty: frozenset[int] = frozenset()
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -159,17 +162,29 @@ class Op:
             if ids is not None
         ]
         flat = np.stack([line.ravel() for line in lines])
-        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index))
+        given = tuple(ids for ids in factors if ids is not None)
+        self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index, given))
 
-    def promised(self, k: int, at: int, axis: Axis) -> Axis:
-        """The axis of a state where a loop enters its body, see `Recorder`."""
-        spoken = (self.node.bodies[0], k, at) in self.recorder.spoken
-        return axis._replace(zero=axis.zero and not spoken)
+    def begin(self, k: int) -> Axes:
+        """The axes of a state where a loop enters its body, see `Recorder`."""
+        body, spoken = self.node.bodies[0], self.recorder.spoken
+        axes = self.input(k)
+        if k in self.empty:
+            axes = self.recorder.begun[body, k] = [self.fresh(n) for n in self.out_shape(k)]
+        return [
+            axis._replace(zero=axis.zero and (body, k, at) not in spoken)
+            for at, axis in enumerate(axes)
+        ]
 
-    def keep_promise(self, k: int, at: int, axis: Axis) -> None:
+    def come_round(self, k: int, left: Axes) -> None:
         """Say what the rounds leave of a state."""
-        if self.input(k)[at].zero and not axis.zero:
-            self.recorder.broken.add((self.node.bodies[0], k, at))
+        body = self.node.bodies[0]
+        begun = self.recorder.begun.get((body, k))
+        for at, (start, end) in enumerate(zip(begun or self.input(k), left, strict=False)):
+            if begun:
+                self.tie(start.ids, end.ids)
+            if start.zero and not end.zero:
+                self.recorder.broken.add((body, k, at))
 
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
@@ -220,19 +235,21 @@ Macs = Callable[[Op], list[Product]]
 class Quantised:
     """How an input holds real numbers: scale * (stored - point).
 
-    scale, point: the inputs that hold those; -1 for none, which is 1 and 0.
+    scales: the inputs whose product is the scale. point: the one that holds it, or -1 for zero.
     axes: the axes of the input that those of scale and point stand for, where they have fewer; a
         function where attributes decide. One that has as many counts for blocks.
     behind: the scale is multiplied to what the node makes, by a Mul that reads it.
     unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
-        indices stay where they are, and have as many.
+        indices stay where they are, and have as many. pack: (node, numbers) -> the nearest that can
+        be stored.
     """
 
-    scale: int = -1
+    scales: tuple[int, ...] = ()
     point: int = -1
     axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
     behind: bool = False
     unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+    pack: Callable[[Node, NDArray[Any]], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -245,6 +262,8 @@ class Rule:
     macs: its multiply-accumulates; None when it has none.
     enter: for an operator with a body, what the body is given.
     quantised: the inputs that hold quantised numbers, and how.
+    shapes: those of its outputs by those of its inputs; None where no pattern tells them.
+    partial: whether it copes with shapes that are not known.
     """
 
     op_type: str
@@ -256,6 +275,8 @@ class Rule:
     macs: Macs | None = None
     quantised: Mapping[int, Quantised] = field(default_factory=dict)
     enter: Run | None = None
+    shapes: Callable[[Op], list[Shape | None]] | None = None
+    partial: bool = False
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -294,12 +315,16 @@ def _register(
     family: str,
     quantised: Mapping[int, Quantised],
     enter: Run | None = None,
+    shapes: Callable[[Op], list[Shape | None]] | None = None,
+    partial: bool = False,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, quantised, enter)
+        RULES[key] = Rule(
+            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes, partial
+        )
 
 
 def declare(
@@ -307,6 +332,7 @@ def declare(
     pattern: str | Callable[[Op], str],
     *,
     zero: str | Callable[[Op], str] = "",
+    summed: str = "",
     inexact: str | Callable[[Op], str] = "",
     sizes: Callable[[Op], dict[str, int]] | None = None,
     kinds: Callable[[Op], dict[str, str]] | None = None,
@@ -325,6 +351,7 @@ def declare(
             ``"+"`` where all inputs are.
             Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
             commas; the last one stands for the rest.
+        summed: the same for what is summed inside, where an activation behind that differs.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
@@ -335,12 +362,16 @@ def declare(
         text = pattern if isinstance(pattern, str) else pattern(op)
         letters = inexact if isinstance(inexact, str) else inexact(op)
         silent = zero if isinstance(zero, str) else zero(op)
-        return follow(
-            op, text, silent, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
-        )
+        size, kind = sizes(op) if sizes else {}, kinds(op) if kinds else {}
+        return follow(op, text, silent, letters, size, kind, summed)
 
-    text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), quantised or {})
+    def shapes(op: Op) -> list[Shape | None]:
+        text = pattern if isinstance(pattern, str) else pattern(op)
+        return foretell(op, text, sizes(op) if sizes else {})
+
+    text = pattern if isinstance(pattern, str) else pattern.__doc__ or "by attributes"
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    _register(ops, run, text, domain, resize, macs, _family(), quantised or {}, shapes=shapes)
 
 
 def rule(
@@ -350,6 +381,7 @@ def rule(
     macs: Macs | None = None,
     enter: Run | None = None,
     quantised: Mapping[int, Quantised] | None = None,
+    partial: bool = False,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -358,7 +390,8 @@ def rule(
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
         family = run.__module__.rsplit(".", 1)[-1]
-        _register(ops, run, said, domain, resize, macs, family, quantised or {}, enter)
+        held = quantised or {}
+        _register(ops, run, said, domain, resize, macs, family, held, enter, partial=partial)
         return run
 
     return register

@@ -45,6 +45,7 @@ class Settings:
     samples: int = 512
     preprocess: str | None = None
     memory: int = 4 << 30  # in bytes; also read from a text such as 4GB
+    align: bool = False  # see `spa.align`
 
     def __post_init__(self) -> None:
         for name in ("exclude", "only", "kinds"):

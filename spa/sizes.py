@@ -100,7 +100,8 @@ def _tried(free: Free, offset: int, samples: Collection[str]) -> Iterator[Sizes]
         yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
     yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
     yield bind(repeat(4 + 2 * offset), repeat(4 + 2 * offset), 4 + 2 * offset)
-    yield from _sums(free, batch, sequence[offset:])
+    for one in (batch, 1):  # some caches grow by several steps only for a batch of one
+        yield from _sums(free, one, sequence[offset:])
     for length in (512, 16000):  # frames and seconds of sound
         yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
     # A size that was written into the graph when it was traced is the only one that works.
@@ -287,9 +288,11 @@ _WEIGHT = {"Conv": 1, "MatMul": 1, "Gemm": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
 
 
 def _asks(graph: Graph, node: Node) -> bool:
-    k = _WEIGHT.get(node.op_type)
+    k = _WEIGHT.get(node.op_type.removeprefix("Fused"))
+    turned = node.op_type == "FusedMatMul" and any(n.startswith("trans") for n in node.attrs)
     return (
         k is not None
+        and not turned
         and len(node.inputs) > k
         and node.inputs[k] in graph.constants
         and len(graph.constants[node.inputs[k]].shape) > 1
@@ -317,11 +320,12 @@ def feature_axis(graph: Graph, name: str, rank: int) -> tuple[int, int] | None:
         return None
     node, order = read
     shape = graph.constants[node.inputs[1]].shape
-    if node.op_type == "Conv":
+    op_type = node.op_type.removeprefix("Fused")
+    if op_type == "Conv":
         at, size = 1, shape[1] * int(node.attrs.get("group", 1))
-    elif node.op_type == "MatMul":
+    elif op_type == "MatMul":
         at, size = rank - 1, shape[-2]
-    elif node.op_type == "Gemm":
+    elif op_type == "Gemm":
         at = 0 if node.attrs.get("transA") else 1
         size = shape[1] if node.attrs.get("transB") else shape[0]
     else:

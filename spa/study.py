@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.allocate import Limits, allocate
+from spa.align import align
+from spa.allocate import TOLERANCE, Limits, allocate
 from spa.batches import Batches
 from spa.blocks import alike, by_curves, by_order, by_weights
 from spa.budget import spend
@@ -20,6 +21,7 @@ from spa.compensate import Compensation, compensate
 from spa.cost import CostModel
 from spa.curves import Curve, curves
 from spa.drift import distance, is_exact, losses, outputs, weights
+from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
 from spa.progress import Progress
@@ -30,6 +32,7 @@ from spa.settings import DEPTH, Settings
 from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
+FEW = 16  # samples on which criteria run the network
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
 
@@ -74,6 +77,17 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
     return Study(measured, fit.batches, held.batches, inputs)
 
 
+def prepare(groups: Groups, settings: Settings, say: Progress) -> tuple[Groups, Study | None]:
+    """What `gather` finds; with ``settings.align`` of the model with its lines in order, and the
+    groups of that."""
+    study = gather(groups, settings, say)
+    if not settings.align:
+        return groups, study
+    say("aligning")
+    aligned = align(groups, study.measured.sites if study else {})
+    return aligned, study if aligned is groups else gather(aligned, settings, say)
+
+
 def judged_by(settings: Settings, study: Study | None) -> str:
     """The criterion at work: without inputs obspa has only weights to look at."""
     return "l1" if study is None and settings.criterion == "obspa" else settings.criterion
@@ -111,6 +125,8 @@ def select(
         say("weighing blocks")
         groups = _shorter(groups, judged, (measure_, share), settings, study, limits, cost)
         cost, limits = cost.without(groups.graph), replace(limits, groups=free - groups.dead)
+        if not free and measure_ != "channels":
+            _check_reached(cost, len(groups), measure_, share)
     say("allocating")
     if judged.scope != "curves":
         scope = judged.scope
@@ -128,8 +144,9 @@ def _judge(
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None
+        inputs = first(study.fit, FEW) if study else ()
         scores = score(
-            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen
+            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen, inputs
         )
         return Judged(scope, scores)
     say("drawing curves")
@@ -140,6 +157,17 @@ def _judge(
     say("measuring drift")
     worth = weights(groups, study.measured, drawn, first(study.held, PROBES))
     return Judged(scope, scores, drawn, worth)
+
+
+def _check_reached(cost: CostModel, count: int, measure_: str, share: float) -> None:
+    """Raises TargetError where branches alone do not come within 2 points."""
+    left = getattr(cost(np.zeros(count, np.int64)), measure_) / max(getattr(cost(), measure_), 1)
+    if abs(left - share) > TOLERANCE:
+        raise TargetError(
+            f"{measure_}={share:g} cannot be met within 2 points with whole branches alone: the "
+            f"nearest is {measure_}={left:.3f}; choose that target, or let widths make up the "
+            "difference, such as --kinds depth,ffn,heads,conv"
+        )
 
 
 def _shorter(

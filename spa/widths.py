@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spa.fit import STRENGTHS, Index, Matrix
 from spa.graph import Graph, Node
@@ -115,3 +117,42 @@ def carried(width: Width, z: Matrix, kept: Index, line: Line) -> Line:
     own = np.square(zeroed - other).mean(0)
     slope = ((n - middle) * (zeroed - other)).mean(0) / np.maximum(own, 1e-30)
     return line[0] * slope, line[0] * (middle - slope * other) + line[1]
+
+
+def rescaled(
+    width: Width,
+    y: Sequence[Floats],
+    z: Sequence[Floats],
+    fits: int,
+    kept: Index,
+    old: Sequence[NDArray[Any]],
+    repair: bool,
+) -> tuple[Line | None, Line]:
+    """The line that held-out batches find best, None for that which is stored; and what to tell a
+    network in which removed channels are zero.
+
+    Args:
+        y: the dense outputs in every batch. z: what the node reads in the pruned network.
+        fits: how many of the batches are to fit on. old: what is stored at `Width.places`.
+        repair: whether other lines are tried at all.
+    """
+    stored = [v[kept].astype(np.float64) for v in old]
+    scale, bias = stored[0], stored[1] if width.bias else np.zeros(len(kept))
+    parts = slice(fits), slice(fits, None)
+    (fit_y, held_y), (fit_z, held_z) = ([rows(v[p]) for p in parts] for v in (y, z))
+    fit, held = (normalised(width, v[:, kept]) for v in (fit_z, held_z))
+    choices = [(scale, bias)]
+    if repair:
+        choices += lines(fit_y[:, kept], fit, scale, bias, width.bias is not None)
+    best = int(np.argmin([far(held_y[:, kept], held, line) for line in choices]))
+    return choices[best] if best else None, carried(width, fit_z, kept, choices[best])
+
+
+def spread(line: Line, kept: Index, old: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """A line in the shapes of what is stored, zero at removed channels."""
+    found = []
+    for before, value in zip(old, line, strict=False):
+        new = np.zeros_like(before)
+        new[kept] = value
+        found.append(new)
+    return found

@@ -29,6 +29,7 @@ from onnx import helper
 
 from spa import rules
 from spa.groups import Groups
+from spa.protos import PACKED
 from spa.rules import Op
 
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -150,6 +151,8 @@ def alone(groups: Groups, op: Op) -> Lone | None:
     outputs = {k: n for k, n in enumerate(node.outputs) if n}
     if any(n not in shapes.shapes or n in shapes.values for n in outputs.values()):
         return None
+    if any(shapes.dtypes[n] in PACKED for n in outputs.values()):
+        return None
     return Lone(op, inputs, fixed, dtypes, outputs, data) if inputs else None
 
 
@@ -192,14 +195,17 @@ class Runner:
             proto.attribute.extend(kept)
             if value is not None:
                 proto.attribute.append(helper.make_attribute(name, value))
+        # onnxruntime's own operators hold the shapes that are declared against attributes.
+        dims: dict[int, Sequence[int | None]] = {
+            k: [None] * len(lone.shape(k)) for k in lone.inputs
+        }
+        if node.domain:
+            dims = {k: (shapes or {}).get(k, lone.shape(k)) for k in lone.inputs}
         infos = [
             helper.make_tensor_value_info(
                 f"i{k}",
                 helper.np_dtype_to_tensor_dtype(lone.dtypes[k]),
-                # onnxruntime's own operators hold declared shapes against attributes.
-                (shapes or {}).get(k, lone.shape(k))
-                if node.domain
-                else [None] * len(lone.shape(k)),
+                dims[k],
             )
             for k in lone.inputs
         ]
@@ -421,7 +427,7 @@ class Finder:
         units = [c for c in classes.values() if len(c) > 1]
         odd = [c for c in units if not self._symmetric([c])]
         joined: set[int] = set()
-        for chosen in (*combinations(range(len(odd)), 2), *combinations(range(len(odd)), 3)):
+        for chosen in chain.from_iterable(combinations(range(len(odd)), n) for n in (2, 3, 4)):
             parts = [odd[k] for k in chosen]
             if joined & set(chosen) or len({len(part) for part in parts}) > 1:
                 continue

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.fit import DAMPING, METHODS, Index, Matrix, by_merge, by_sweep, moments, refit, restored
+from spa.fit import (
+    DAMPING,
+    METHODS,
+    SOURCES,
+    Index,
+    Matrix,
+    by_merge,
+    by_sweep,
+    moments,
+    refit,
+    restored,
+)
 from spa.options import CHOICES
 from spa.settings import COMPENSATE
 
@@ -13,7 +24,8 @@ KEPT: list[list[int]] = [[0, 2, 3, 6], [4, 5, 6], [0, 1, 2], [6]]
 
 
 def test_the_command_line_names_all() -> None:
-    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "none")
+    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "fold", "none")
+    assert tuple(SOURCES) == COMPENSATE[:-1]
 
 
 def inputs(g: int, f: int) -> Matrix:

@@ -101,6 +101,37 @@ def test_what_depends_is_made_up_for(bias: bool) -> None:
     assert drifts[0] > 1e-2 and drifts[1] < 1e-4
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_attention_in_one_operator_is_made_up_for(flat: bool) -> None:
+    """Two queries share a key; queries and keys flat, or with an axis of heads."""
+    net, random = Net("fused", opset=23), np.random.default_rng(7)
+    x = net.input("x", ("n", 6, 12))
+    sides = []
+    for name, heads in (("q", 4), ("k", 2), ("v", 2)):
+        first, second = random.normal(size=(12, heads, 3)), random.normal(size=(heads, 3, 8))
+        w = np.einsum("ihr,hrd->ihd", first, second).reshape(12, -1).astype(np.float32) / 6
+        y = net.matmul(x, net.const(w, name))
+        sides.append(y if flat else net.transpose(net.reshape(y, (0, 0, heads, 8)), 0, 2, 1, 3))
+    heads = {"q_num_heads": 4, "kv_num_heads": 2} if flat else {}
+    y = net.node("Attention", *sides, shape=None, **heads)
+    if not flat:
+        y = net.node("Transpose", y, perm=[0, 2, 1, 3], shape=("n", 6, 4, 8))
+        y = net.reshape(y, (0, 0, 32))
+    else:
+        y.shape = ("n", 6, 32)
+    model = net.model(net.linear(y, 4))
+    data = np.random.default_rng(0).normal(size=(256, 6, 12)).astype(np.float32)
+    drifts = []
+    for how in ("none", "refit"):
+        options = {"only": "k", "kinds": "head-dim", "round_to": 1, "compensate": how}
+        result = spa.prune(model, "channels=0.5", data={"x": data}, **options)
+        assert [len(r) for r in result.removed.values()] == [4]
+        with runs.session(model) as one, runs.session(result.model) as other:
+            a, b = (next(iter(runs.run(r, {"x": data[:32]}).values())) for r in (one, other))
+        drifts.append(float(np.abs(a - b).max() / np.abs(a).max()))
+    assert drifts[0] > 1e-2 and drifts[1] < 1e-4
+
+
 def test_the_order_is_by_what_products_lose() -> None:
     """Of one unit a head loses what its part of all products is, when nothing makes up for it."""
     groups = spa.analyze(BLOCKS["self_attention"][0]())

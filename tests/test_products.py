@@ -12,10 +12,10 @@ import spa
 from models.blocks.table import BLOCKS
 from models.builder import Net
 from spa.calibration import calibrate
-from spa.compensate import is_alone
 from spa.graph import Graph
 from spa.parts import parts
 from spa.products import Product, products
+from spa.stays import is_alone
 from spa.stream import Stream
 
 FOUND = (

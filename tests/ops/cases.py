@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from models.builder import Net, Tensor
+from models.builder import Dim, Net, Tensor
 from models.graph import graphs_of
+from spa.rules import MICROSOFT
 from tests.oracle import check
 
 IMAGE = (2, 3, 6, 6)
@@ -87,6 +88,20 @@ def consume(net: Net, y: Tensor, shape: tuple[int, ...] = IMAGE) -> Tensor:
     return net.conv(y, 5, 1)
 
 
+def contrib(
+    net: Net, op: str, inputs: Sequence[Any], *shapes: Sequence[Dim], **attrs: Any
+) -> list[Tensor]:
+    """A node of onnxruntime's own domain, for whose outputs ONNX infers no shapes."""
+    given = list(inputs)
+    while given[-1] is None:
+        given.pop()
+    return net.nodes(op, given, len(shapes), shapes=shapes, domain=MICROSOFT, **attrs)
+
+
+# Without a kernel on the CPU; shapes are then as the patterns say.
+UNSEEN: dict[str, Any] = {"runnable": False}
+
+
 def summed(net: Net, y: Tensor) -> Tensor:
     """The sum over the channels, which sees what a removed channel leaves behind."""
     if y.dtype != np.float32:
@@ -108,7 +123,7 @@ def dequantise(net: Net, q: Tensor) -> Tensor:
     return net.node("DequantizeLinear", q, *CODE)
 
 
-def contrib(
+def coded(
     net: Net, op: str, *inputs: Any, shape: Sequence[Any], dtype: Any = np.uint8, **attrs: Any
 ) -> Tensor:
     return net.nodes(op, inputs, shapes=[shape], dtype=dtype, domain="com.microsoft", **attrs)[0]

@@ -11,19 +11,10 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
-from spa.rules import MICROSOFT
-from tests.ops.cases import TOKENS, Body, Case, case
+from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, contrib
 
 BATCH, STEPS, WIDTH = 2, 5, 8
 CACHED = 3
-# onnxruntime has no kernel on the CPU, so that nothing but the file tells shapes.
-UNSEEN: dict[str, Any] = {"runnable": False, "typed": True}
-
-
-def _made(net: Net, op: str, inputs: list[Any], shapes: list[tuple[int, ...]], **attrs: Any) -> Any:
-    while inputs and inputs[-1] is None:
-        inputs.pop()
-    return net.nodes(op, inputs, len(shapes), shapes=shapes, domain=MICROSOFT, **attrs)
 
 
 def _lengths(net: Net, *values: int) -> Tensor:
@@ -51,7 +42,7 @@ def _projected(
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, v)]
         if past or shown:
             shapes.append((2, BATCH, heads, keys, size))
-        made = _made(net, "Attention", inputs, shapes, num_heads=heads, **sizes, **attrs)
+        made = contrib(net, "Attention", inputs, *shapes, num_heads=heads, **sizes, **attrs)
         return (net.linear(made[0], 5), made[1]) if shown else made[0]
 
     return body
@@ -62,7 +53,7 @@ def _packed(net: Net, a: Tensor) -> Tensor:
     rows = net.reshape(a, [-1, WIDTH])
     inputs = [rows, net.weight(WIDTH, 24, fan=WIDTH), net.uniform(-1, 1, 24)]
     inputs += [net.const(np.arange(10, dtype=np.int32).reshape(2, 5)), _lengths(net, 0, 5, 10)]
-    y = _made(net, "PackedAttention", inputs, [(10, 8)], num_heads=2)[0]
+    y = contrib(net, "PackedAttention", inputs, (10, 8), num_heads=2)[0]
     return net.reshape(net.linear(y, 6), [BATCH, STEPS, 6])
 
 
@@ -112,7 +103,7 @@ def _multi(
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, heads * v)]
         shapes += [(BATCH, heads, keys, n) for n in (size, v)] if past or outputs > 1 else []
         shapes += [(BATCH, heads, STEPS, keys)] if outputs == 4 else []
-        made = _made(net, "MultiHeadAttention", inputs, shapes, num_heads=heads, **attrs)
+        made = contrib(net, "MultiHeadAttention", inputs, *shapes, num_heads=heads, **attrs)
         return made[0] if outputs == 1 else (net.linear(made[0], 5), made[outputs - 1])
 
     return body
@@ -134,7 +125,7 @@ def _masked(*, bias: bool = False, past: bool = False, apart: bool = False) -> B
         shapes: list[tuple[int, ...]] = [(BATCH, 1, 8)]
         shapes += [(BATCH, 2, CACHED, 4)] * 2 if past else []
         attrs = {"num_heads": 2, "past_present_share_buffer": int(past)}
-        return _made(net, "DecoderMaskedMultiHeadAttention", inputs, shapes, **attrs)[0]
+        return contrib(net, "DecoderMaskedMultiHeadAttention", inputs, *shapes, **attrs)[0]
 
     return body
 
@@ -147,7 +138,7 @@ def _tokens(*, together: bool) -> Body:
             parts = [net.reshape(parts[0], [-1, 2, 3, 4]), None, None]
         places = net.const(np.arange(10, dtype=np.int32).reshape(2, 5))
         inputs = [*parts, net.uniform(-1, 1, 24), places, _lengths(net, 0, 5, 10)]
-        y = _made(net, "PackedMultiHeadAttention", inputs, [(10, 8)], num_heads=2)[0]
+        y = contrib(net, "PackedMultiHeadAttention", inputs, (10, 8), num_heads=2)[0]
         return net.reshape(net.linear(y, 6), [BATCH, STEPS, 6])
 
     return body
@@ -199,7 +190,7 @@ def _grouped(
         inputs += [net.uniform(-1, 1, heads) if sink else None]
         shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
         sizes = {"num_heads": heads, "kv_num_heads": keys}
-        made = _made(net, "GroupQueryAttention", inputs, shapes, **sizes, **attrs)
+        made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
         return (net.linear(made[0], 5), made[1]) if shown else made[0]
 
     return body
@@ -229,6 +220,18 @@ GROUPED = [
 ]  # fmt: skip
 
 
+def _linear(net: Net, a: Tensor) -> Tensor:
+    """Attention without a softmax, which carries a state."""
+    q, k, v = (net.linear(a, n) for n in (16, 8, 6))
+    decay = net.node("Neg", net.sigmoid(net.linear(a, 2)))
+    sizes = {"q_num_heads": 4, "kv_num_heads": 2, "update_rule": "gated"}
+    inputs = [q, k, v, None, decay]
+    return contrib(net, "LinearAttention", inputs, (BATCH, STEPS, 12), (BATCH, 2, 4, 3), **sizes)[0]
+
+
+LINEAR = [case("linear", 5, _linear, shape=TOKENS, exact=True)]
+
+
 def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> Tensor:
     angle = net.rng.uniform(-3, 3, (10, size // 2)).astype(np.float32)
     places = np.tile(np.arange(STEPS), (BATCH, 1)) if each else np.zeros(1, np.int64)
@@ -241,7 +244,7 @@ def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> 
         net.const(np.cos(angle)),
         net.const(np.sin(angle)),
     ]
-    return _made(net, op, inputs, [tuple(x.shape)], **attrs)[0]
+    return contrib(net, op, inputs, tuple(x.shape), **attrs)[0]
 
 
 def _rotary(
@@ -261,7 +264,7 @@ def _rotary(
             x = _turn(net, x, part or size, op, each, **named, **attrs)
             turned.append(net.reshape(net.transpose(x, 0, 2, 1, 3), [0, 0, -1]) if apart else x)
         inputs = [*turned, net.linear(a, heads * 4)]
-        return _made(net, "MultiHeadAttention", inputs, [(BATCH, STEPS, heads * 4)],
+        return contrib(net, "MultiHeadAttention", inputs, (BATCH, STEPS, heads * 4),
                      num_heads=heads)[0]  # fmt: skip
 
     return body
@@ -278,7 +281,7 @@ ROTARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *ROTARY])
+@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *LINEAR, *ROTARY])
 def test_contrib_attention(row: Case) -> None:
     row.check()
 

@@ -121,6 +121,18 @@ def _unlike(net: Net, a: Tensor) -> Tensor:
     return net.node("ReduceSum", made, [1], keepdims=1, shape=[2, 1, 6, 6])
 
 
+def _longer(net: Net, a: Tensor) -> Tensor:
+    """As a decoder with a cache: one branch joins what the model is given to what it makes."""
+    past = net.input("past", [2, 8, 3, 6])
+
+    def joined(net: Net, a: Tensor) -> Tensor:
+        return net.concat(net.conv(past, 4, 1), net.conv(a, 4, 1), axis=2)
+
+    made = _branches(net, _flag(net), a, joined, _conv(4), shape=[2, 4, None, 6])
+    made.shape = [2, 4, 9, 6]
+    return made
+
+
 def _never_fits(net: Net, a: Tensor) -> Tensor:
     """As tracing writes a squeeze: the branch that is never taken contradicts the shapes, which
     onnxruntime does not see beforehand."""
@@ -174,6 +186,7 @@ IF = [
     case("If-outer-weight", 2, _outer_weight, exact=True),
     case("If-outer-bias", 3, _outer_bias, exact=True),
     case("If-unlike", 2, _unlike, exact=True),
+    case("If-longer", 2, _longer, exact=True),
     case("If-never-fits", 3, _never_fits, refused=True, exact=True),
     case("If-size-from-branch", 2, _size_from_branch, exact=True),
     case("If-two-outputs", 3, _two_outputs, exact=True),

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
+from spa.rules import MICROSOFT
 from tests.ops.cases import (
     CODE,
     SIGNAL,
@@ -16,6 +18,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    coded,
     contrib,
     dequantise,
     quantise,
@@ -85,7 +88,7 @@ def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> B
         q = quantise(net, a)
         made = [shape[k] for k in (0, 2, 3, 1)] if last else shape
         q = net.transpose(q, 0, 2, 3, 1) if last else q
-        y = contrib(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
+        y = coded(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
         return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
 
     return body
@@ -166,6 +169,35 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+def _boxes(net: Net, a: Tensor, **attrs: Any) -> Tensor:
+    boxes = net.uniform(0, 0.9, 3, 4)
+    inputs = [a, boxes, net.const(np.asarray([0, 1, 1], np.int32)),
+              net.const(np.asarray([4, 4], np.int32))]  # fmt: skip
+    return contrib(net, "CropAndResize", inputs, (3, 8, 4, 4), **attrs)[0]
+
+
+def _last_pool(net: Net, a: Tensor) -> Tensor:
+    last = net.cast(net.transpose(net.mul(a, 50.0), 0, 2, 3, 1), TensorProto.INT8)
+    y = net.nodes("NhwcMaxPool", [last], shapes=[(2, 5, 5, 8)], dtype=np.int8, domain=MICROSOFT,
+                  kernel_shape=[2, 2])[0]  # fmt: skip
+    return net.transpose(net.mul(net.cast(y, TensorProto.FLOAT), 0.02), 0, 3, 1, 2)
+
+
+CONTRIB = [
+    case("NhwcMaxPool", 1, _last_pool, exact=True),
+    case("CropAndResize", 1, _boxes, exact=True),
+    case("CropAndResize-filled", 1, lambda net, a: _boxes(net, a, extrapolation_value=0.5)),
+    case(
+        "ms-GridSample",
+        1,
+        lambda net, a: contrib(
+            net, "GridSample", [a, net.uniform(-1, 1, 2, 4, 3, 2)], (2, 8, 4, 3)
+        )[0],
+        exact=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, *CONTRIB])
 def test_pool(case: Case) -> None:
     case.check()

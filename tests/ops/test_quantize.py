@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, Body, Case, case, contrib, summed
+from tests.ops.cases import ROWS, Body, Case, case, coded, summed
 
 
 def _activation(axis: int | None) -> Body:
@@ -180,8 +180,8 @@ def _of_onnxruntime(axis: int | None, kind: str) -> Body:
         scale = np.full(() if axis is None else n, 0.05, np.float32)
         point = net.const(np.full(scale.shape, 3).astype(dtype), "point")
         attrs = {} if axis is None else {"axis": axis}
-        q = contrib(net, "QuantizeLinear", a, scale, point, shape=a.shape, dtype=dtype, **attrs)
-        return contrib(
+        q = coded(net, "QuantizeLinear", a, scale, point, shape=a.shape, dtype=dtype, **attrs)
+        return coded(
             net, "DequantizeLinear", q, scale, point, shape=a.shape, dtype=np.float32, **attrs
         )
 

@@ -10,7 +10,18 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import CODE, ROWS, TOKENS, Body, Case, case, contrib, dequantise, quantise
+from tests.ops.cases import (
+    CODE,
+    ROWS,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+)
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
@@ -31,7 +42,7 @@ def _reduce(op: str, axes: list[int] | None, opset: int, keepdims: int | None = 
 def _quantised(axes: list[int], shape: list[int]) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         q = quantise(net, a)
-        y = contrib(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
+        y = coded(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
         return dequantise(net, y)
 
     return body
@@ -238,6 +249,14 @@ POSITIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*REDUCE, *INDICES, *POSITIONS])
+def _triangle(net: Net, a: Tensor) -> Tensor:
+    turned = contrib(net, "Trilu", [net.transpose(a, 2, 0, 1)], (8, 2, 5))[0]
+    return net.transpose(turned, 1, 2, 0)
+
+
+CONTRIB = [case("ms-Trilu", 1, _triangle, shape=TOKENS, exact=True)]
+
+
+@pytest.mark.parametrize("case", [*REDUCE, *INDICES, *POSITIONS, *CONTRIB])
 def test_reduce(case: Case) -> None:
     case.check()
