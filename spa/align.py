@@ -20,8 +20,9 @@ from scipy.sparse.csgraph import connected_components
 from spa import run as runs
 from spa.errors import ModelError
 from spa.evidence import stored
-from spa.graph import Graph, Order, index
+from spa.graph import Graph, Order
 from spa.groups import Group, Groups, Member
+from spa.index import index
 from spa.measure import Seen
 from spa.parts import parts
 from spa.rewrite import rewrite

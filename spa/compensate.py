@@ -11,12 +11,13 @@ was folded, what is refitted gets the deviations of the dense outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.compensation import Compensation
 from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
@@ -47,28 +48,6 @@ from spa.widths import Width, rescaled, spread, widths
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
-
-
-@dataclass(frozen=True)
-class Compensation:
-    """What was changed.
-
-    values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a node -> its error on held-out inputs before and after, as shares of the
-        energy of its output.
-    rejected: the sites whose weights stayed as they were, because no change helped.
-    repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
-        fewer channels with a new scale.
-    drift: of the outputs on held-out inputs, before and after, as shares of their variance.
-    refused: whether all of it was dropped because that drift did not shrink.
-    """
-
-    values: Mapping[Place, NDArray[Any]] = field(default_factory=dict, repr=False)
-    helped: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    rejected: Sequence[str] = ()
-    repaired: Sequence[str] = ()
-    drift: tuple[float, float] = (0.0, 0.0)
-    refused: bool = False
 
 
 def compensate(

@@ -17,7 +17,8 @@ from spa.batches import Batches
 from spa.blocks import alike, by_curves, by_order, by_weights
 from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate, is_noise
-from spa.compensate import Compensation, compensate
+from spa.compensate import compensate
+from spa.compensation import Compensation
 from spa.cost import CostModel
 from spa.curves import Curve, curves
 from spa.drift import distance, is_exact, losses, outputs, weights
