@@ -70,9 +70,10 @@ def _places(graph: Graph, shapes: Shapes, name: str) -> NDArray[Any] | None:
     )
     try:
         evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        return np.asarray(evaluator.run(None, dict(known))[0])
+        (places,) = evaluator.run(None, dict(known))
     except Exception:  # the reference lacks some operators and versions: then nothing is known
         return None
+    return np.asarray(places)
 
 
 def _renamed(node: Node) -> onnx.NodeProto:
