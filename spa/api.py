@@ -20,7 +20,7 @@ from spa.allocate import one_target
 from spa.analysis import Model, analyze
 from spa.axes import WINDOW
 from spa.calibration import NOISE, Data, described, is_noise
-from spa.compensate import Compensation
+from spa.compensation import Compensation
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.groups import Groups, Removed

@@ -4,18 +4,20 @@ Two streams of the calibration inputs go through the graph side by side: the den
 model with all removed slices at zero and every weight before this point already refitted. At each
 site the refit aims at the *dense* output from the *pruned* input (see `spa.fit`), and is kept only
 where it comes nearer to it on held-out inputs. At each BatchNormalization that the file still has,
-the running statistics move as those of the calibration inputs move from dense to pruned.
+the running statistics move as those of the calibration inputs move from dense to pruned; where it
+was folded, what is refitted gets the deviations of the dense outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.compensation import Compensation
 from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
@@ -46,28 +48,6 @@ from spa.widths import Width, rescaled, spread, widths
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
-
-
-@dataclass(frozen=True)
-class Compensation:
-    """What was changed.
-
-    values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a node -> its error on held-out inputs before and after, as shares of the
-        energy of its output.
-    rejected: the sites whose weights stayed as they were, because no change helped.
-    repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
-        fewer channels with a new scale.
-    drift: of the outputs on held-out inputs, before and after, as shares of their variance.
-    refused: whether all of it was dropped because that drift did not shrink.
-    """
-
-    values: Mapping[Place, NDArray[Any]] = field(default_factory=dict, repr=False)
-    helped: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    rejected: Sequence[str] = ()
-    repaired: Sequence[str] = ()
-    drift: tuple[float, float] = (0.0, 0.0)
-    refused: bool = False
 
 
 def compensate(

@@ -7,10 +7,8 @@ those it is known, or likely, to have had in training:
 
 - where a BatchNormalization follows, exactly its own: its running statistics are replaced by those
   of the made-up inputs, so that what leaves it has mean beta and deviation gamma;
-- where it was folded into the convolution, the mean stays what the weights make of the settled
-  means before it (a mean passes a sum exactly, whatever the correlations), and the deviation goes
-  towards one level for all channels, as training with weight decay leaves it: gamma varies far
-  less between channels than what a wrong correlation does to the measured deviation.
+- where it was folded into the convolution, what this reads gets the means and the scale that its
+  biases tell (`spa.settle`), and the deviations of what it makes go half the way to one another.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from spa.batches import Batches
 from spa.blocks import alike, by_curves, by_order, by_weights
 from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate, is_noise
-from spa.compensate import Compensation, compensate
+from spa.compensate import compensate
+from spa.compensation import Compensation
 from spa.cost import CostModel
 from spa.curves import Curve, curves
 from spa.drift import distance, is_exact, losses, outputs, weights
@@ -210,7 +212,8 @@ def make_up(
     """The groups with weights that make up for what is removed, and what was done.
 
     Held-out outputs judge the whole: where they are no nearer to the dense ones with the new
-    weights than without, the weights stay. Of a network that was settled, both forms must agree.
+    weights than without, the weights stay. Of a network that was settled, both forms judge, by the
+    mean of the logarithms.
     """
     method, repair = settings.compensate, settings.repair != "none"
     anything = groups.graph.blocks or any(map(len, removed.values()))
@@ -234,7 +237,8 @@ def make_up(
     every = on_terms(study.measured) if is_exact(groups, removed) else [plainly(study.measured)]
     drifts = [_drifts(groups, removed, terms, done, probes) for terms in every]
     done = replace(done, drift=drifts[0])
-    if not all(after < before for before, after in drifts):
+    before, after = map(prod, zip(*drifts, strict=True))
+    if not after < before:
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
     return replace(groups, graph=replace(groups.graph, changed=_by_name(groups, done.values))), done
 

@@ -9,7 +9,8 @@ from onnx import ModelProto, numpy_helper
 import spa
 from models.builder import Net
 from spa import run as runs
-from spa.compensate import Compensation, compensate
+from spa.compensate import compensate
+from spa.compensation import Compensation
 from spa.groups import Groups
 from spa.measure import measure
 from spa.study import make_up
