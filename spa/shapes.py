@@ -151,11 +151,12 @@ _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
 
 
 _IN_BODY = "in a body"
+_WINDOWS = {"Conv", "MaxPool", "AveragePool", "LpPool"}
 
 
 class _UnevenError(Exception):
-    """A Reshape whose input and output differ in their number of elements, or a fault in a body,
-    which may never run."""
+    """A Reshape whose input and output differ in their number of elements, a window that does not
+    fit once into what it runs over, or a fault in a body, which may never run."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
@@ -220,7 +221,7 @@ def _walk(
             got = _infer_node(graph, node, types, found, imports, declared, rounds)
             if foretell is not None and not got:
                 got = foretell(graph, found, node)
-            if strict and node.op_type == "Reshape":
+            if strict and (node.op_type == "Reshape" or node.op_type in _WINDOWS):
                 _check_even(found, node, got)
         except (*_FAULTS, _UnevenError):
             if not node.home:
@@ -252,7 +253,12 @@ def _declared(graph: Graph, sizes: Sizes) -> dict[str, TypeProto]:
 def _check_even(found: Shapes, node: Node, got: dict[str, TypeProto]) -> None:
     before = found.shapes.get(node.inputs[0])
     after = borders.shape_of(got[node.outputs[0]]) if node.outputs[0] in got else None
-    if before is not None and after is not None and prod(before) != prod(after):
+    if before is None or after is None:
+        return
+    if node.op_type in _WINDOWS:
+        if min(before, default=1) > 0 >= min(after, default=1):
+            raise _UnevenError
+    elif prod(before) != prod(after):
         raise _UnevenError
 
 

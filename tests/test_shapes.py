@@ -240,3 +240,12 @@ def test_patterns_foretell_shapes_where_nothing_runs() -> None:
     found = infer(graph, observe, foretell)
     assert found.shapes[graph.outputs[0]] == (found.sizes["batch"], 4, 4, 4)
     assert graph.outputs[0] not in infer(graph, observe).shapes
+
+
+def test_a_window_has_to_fit() -> None:
+    """At a length at which a convolution makes nothing, nothing behind it would cost anything."""
+    net = Net("short")
+    x = net.conv(net.input("x", ["n", 1, "t"]), 4, k=64, stride=32, pad=0)
+    model = net.model(net.conv(net.relu(x), 3, k=1))
+    shapes = infer(load(model))
+    assert shapes.shapes["Conv_0.out"][2] > 0
