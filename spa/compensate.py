@@ -205,15 +205,14 @@ class _Walk:
             whole = self.standing.get(site.node, np.eye(w.shape[2]))
             standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
             fitted = replace(fitted, standing=standing)
-        choices = [plain, *METHODS[self.method](full, kept, fitted)]
-        errors = [held.error(*choice) for choice in choices]
-        best = int(np.argmin(errors))
+        before = held.error(*plain)
+        tried = METHODS[self.method](full, kept, fitted, held.error)
+        (v, change), after = min(tried, key=lambda found: found[1])
         name = self.graph.nodes[site.node].name
-        if best == 0:
+        if after >= before:
             self.rejected.append(name)
             return
-        self.helped[name] = errors[0], errors[best]
-        v, change = choices[best]
+        self.helped[name] = before, after
         new = np.zeros_like(w)
         rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
         new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
