@@ -23,6 +23,9 @@ EQUIVALENT: dict[str, str] = {
     r"pool\.(MaxRoiPool|RoiAlign): .*r and \* swapped": "both are whole",
     r"pool\.resize: b'' becomes another": "any value but one means the same",
     r"norm\.LRN: without zero": "its group is inexact already",
+    r"quantize\.(De)?[Qq]uantizeLinear: without sizes": "the shape of the scales says the same",
+    r"quantize\._pattern: `len.* without `scale\[0\] > 1`": "a size of one broadcasts",
+    r"quantize\._block: (`size` negated|0 becomes 1 in)": "likewise",
     r"quantize\._pattern: `scale\[0\] > 1` compared by GtE": "a size of one broadcasts",
     r"quantize\._pattern: ', \*, \* -> ': \* becomes": "numbers have no axes",
     r"recurrent\._(lstm|gru|rnn): '(B s d|s d B) H': (s becomes S|d becomes D|s and d)": "a letter "

@@ -25,25 +25,29 @@ _ARITHMETIC: dict[type[ast.operator], ast.operator] = {
 _CLAUSES = ("zero", "inexact", "sizes", "kinds", "resize", "macs")
 
 
+Change = Callable[[ast.AST], object]  # changes a node of a fresh copy in place
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A family's source with one piece broken.
 
     lines: where the piece stands. ops: the operators of the declaration it stands in, if in one.
     name: the function or operators it stands in, and what became of the piece.
+    at, change: the number of the piece among all nodes, and what breaks it.
     """
 
     family: str
     lines: tuple[int, int]
     ops: tuple[str, ...]
     name: str
-    tree: ast.Module
+    at: int
+    change: Change
 
-    def source(self) -> str:
-        return ast.unparse(self.tree)
-
-
-Change = Callable[[ast.AST], object]  # changes a node of a fresh copy in place
+    def tree(self) -> ast.Module:
+        tree = ast.parse((OPS / f"{self.family}.py").read_text())
+        self.change(list(ast.walk(tree))[self.at])
+        return ast.fix_missing_locations(tree)
 
 
 def mutants(family: str) -> Iterator[Mutant]:
@@ -60,13 +64,13 @@ def mutants(family: str) -> Iterator[Mutant]:
             name = f"{owner}: {what}"
             while name in seen:
                 name += "'"
-            fresh = copy.deepcopy(tree)
-            change(list(ast.walk(fresh))[at])
-            if ast.dump(fresh) != ast.dump(tree):
+            piece = copy.deepcopy(node)
+            change(piece)
+            if ast.dump(piece) != ast.dump(node):
                 seen.add(name)
                 first = getattr(node, "lineno", 0)
                 last = getattr(node, "end_lineno", first)
-                yield Mutant(family, (first, last), ops, name, ast.fix_missing_locations(fresh))
+                yield Mutant(family, (first, last), ops, name, at, change)
 
 
 def _owner(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, tuple[str, ...]]:

@@ -2,10 +2,11 @@
 
     python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--report docs/mutation.md]
 
-Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory. It meets the rows
-of its family's test that reach the broken lines, then the rest of that test, then the hazard models
-and a fixed set of random graphs that reach them. Mutants that compute the same as the original are
-listed in `EQUIVALENT`, with the reason.
+Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory, until a check
+fails: first those that killed the mutants before it, then the cheapest. It meets the rows and the
+other functions of its family's test that reach the broken lines, then kinds and costs, then those
+hazard models and random graphs of a fixed set that reach them, at most `MODELS`. Mutants that
+compute the same as the original are listed in `EQUIVALENT`, with the reason; they meet rows alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,18 +43,23 @@ from tests.ops.test_every_rule import NUMERIC, references
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
 SECONDS = 120  # for one mutant; a loop without an end counts as killed
 CORPUS = 150  # random graphs
+MODELS = 12  # hazard models and random graphs that one mutant meets, the cheapest
 
 Line = tuple[str, int]  # family, line
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that may fail, the lines of `ops/` that it runs, the operators in its model."""
+    """One thing that may fail, the lines of `ops/` that it runs, the operators in its model.
+
+    seconds: how long it took once, without a mutant.
+    """
 
     name: str
     run: Callable[[], object]
     lines: frozenset[Line] | None = None
     ops: frozenset[str] = frozenset()
+    seconds: float = 0.0
 
     def meets(self, mutant: Mutant) -> bool:
         if self.lines is None:
@@ -188,6 +194,7 @@ def traced(check: Check) -> Check | None:
         return function and call
 
     before = dict(RULES)
+    start = time.perf_counter()
     for key, rule in before.items():
         clauses = {name: watched(getattr(rule, name)) for name in ("run", "resize", "macs")}
         RULES[key] = replace(rule, **clauses)
@@ -198,7 +205,8 @@ def traced(check: Check) -> Check | None:
         return None
     finally:
         RULES.update(before)
-    return Check(check.name, check.run, frozenset(found), check.ops)
+    seconds = time.perf_counter() - start
+    return replace(check, lines=frozenset(found), seconds=seconds)
 
 
 # Judging -----------------------------------------------------------------------------------------
@@ -210,29 +218,44 @@ def install(mutant: Mutant) -> bool:
     for key in before:
         del RULES[key]
     names = {"__name__": f"ops.{mutant.family}", "__file__": "mutant"}
-    exec(compile(mutant.tree, "mutant", "exec"), names)
+    exec(compile(mutant.tree(), "mutant", "exec"), names)
     return before != {k for k, rule in RULES.items() if rule.family == mutant.family}
 
 
-def judge(mutant: Mutant, stages: list[list[Check]]) -> str:
+def judge(mutant: Mutant, checks: Iterable[Check]) -> str:
     """The name of the check that fails, or nothing."""
     try:
         install(mutant)
     except Exception as error:
         return f"import: {error}"
-    for checks in stages:
-        for check in checks:
-            if check.meets(mutant):
-                try:
-                    check.run()
-                except Exception:
-                    return check.name
+    for check in checks:
+        try:
+            check.run()
+        except Exception:
+            return check.name
     return ""
 
 
-def judge_apart(mutant: Mutant, stages: list[list[Check]]) -> tuple[str, float]:
+def chosen_checks(
+    mutant: Mutant, own: list[Check], later: list[Check], models: list[Check], kills: Counter[str]
+) -> list[Check]:
+    """What a mutant meets, in order."""
+
+    def met(checks: list[Check]) -> list[Check]:
+        found = [check for check in checks if check.meets(mutant)]
+        return sorted(found, key=lambda check: (-kills[check.name], check.seconds))
+
+    if reason(f"{mutant.family}.{mutant.name}"):
+        return met(own)
+    return [*met(own), *met(later), *met(models)[:MODELS]]
+
+
+def judge_apart(
+    mutant: Mutant, own: list[Check], later: list[Check], models: list[Check], kills: Counter[str]
+) -> tuple[str, float]:
     """`judge` in a child process; a child that hangs or dies has been killed too."""
     start = time.perf_counter()
+    checks = chosen_checks(mutant, own, later, models, kills)
     reader, writer = multiprocessing.Pipe(duplex=False)
 
     def child() -> None:
@@ -240,7 +263,7 @@ def judge_apart(mutant: Mutant, stages: list[list[Check]]) -> tuple[str, float]:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        writer.send(judge(mutant, stages))
+        writer.send(judge(mutant, checks))
 
     process = multiprocessing.get_context("fork").Process(target=child)
     with _FORK:
@@ -251,6 +274,7 @@ def judge_apart(mutant: Mutant, stages: list[list[Check]]) -> tuple[str, float]:
     except EOFError:
         verdict = "never ends" if process.exitcode in (None, -signal.SIGALRM) else "crash"
     process.join()
+    kills[verdict] += bool(verdict)
     return verdict, time.perf_counter() - start
 
 
@@ -284,16 +308,19 @@ def main() -> None:
     run.session = partial(run.session, threads=1)  # tiny models, and jobs side by side
     load_rules()
     own = {f: [c for c in map(traced, family_checks(f)) if c] for f in families}
-    more = other_checks() if options.quick else itertools.chain(other_checks(), later_checks())
-    later = [check for check in map(traced, more) if check]
-    print(f"{sum(map(len, own.values()))} rows, {len(later)} models, traced in "
+    later = [check for check in map(traced, other_checks()) if check]
+    models = [] if options.quick else [check for check in map(traced, later_checks()) if check]
+    print(f"{sum(map(len, own.values()))} rows, {len(models)} models, traced in "
           f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
     scores, survivors, by = {}, [], []
     for family in families:
         score = scores[family] = Score(len(chosen[family]))
         began = time.perf_counter()
+        judged = partial(
+            judge_apart, own=own[family], later=later, models=models, kills=Counter[str]()
+        )
         with ThreadPoolExecutor(options.jobs) as pool:
-            verdicts = pool.map(lambda m, f=family: judge_apart(m, [own[f], later]), chosen[family])
+            verdicts = pool.map(judged, chosen[family])
             for mutant, (verdict, seconds) in zip(chosen[family], verdicts, strict=True):
                 score.killed += bool(verdict)
                 by.append(verdict)

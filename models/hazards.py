@@ -885,3 +885,19 @@ def heads_in_the_batch(net: Net, x: Tensor) -> Any:
     scores = net.softmax(net.matmul(q, net.transpose(k, 0, 2, 1)))
     back = _view(net, net.matmul(scores, v), n, 2, s, 4, shape=["n", 2, "s", 4])
     return _joined(net, back, 8)
+
+
+@hazard(6)
+def mixed_kernels(net: Net, x: Tensor) -> Any:
+    """Each image has kernels of its own, mixed of stored ones: the batch is the groups."""
+    a = net.relu(net.conv(x, 8))
+    for out in (6, 8):
+        inner = a.shape[1]
+        shares = net.softmax(net.gemm(net.flatten(net.global_avg_pool(a)), 4))
+        kernels = net.matmul(shares, net.weight(4, out * inner * 9))
+        rows = net.reshape(a, [1, 2 * inner, 8, 8])
+        mixed = net.node(
+            "Conv", rows, net.reshape(kernels, [2 * out, inner, 3, 3]), group=2, pads=[1] * 4
+        )
+        a = net.relu(net.reshape(mixed, [2, out, 8, 8]))
+    return net.conv(a, 6)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spa.blocks import turns
 from spa.evidence import Criterion, Evidence, Matrix, Scores, magnitudes, slices
 from spa.groups import Index
 from spa.measure import Seen
+from spa.turns import turns
 
 SHRINK = 0.1  # of a covariance towards its diagonal, before it is inverted
 FLOOR = 1e-8  # added to that diagonal, as a share of its mean

@@ -48,17 +48,32 @@ class Grid(NamedTuple):
     cells: the ids of the axis, shape (size,); a cell goes exactly when one of its lines goes.
     lines: for each factor the id of the line that every cell lies on, shape (factors, size).
     node: the index of the node that lays the grid.
+    factors: for each factor the ids of its lines, each once.
     """
 
     cells: Ids
     lines: Ids
     node: int
+    factors: tuple[Ids, ...]
+
+
+Promise = tuple[int, int, int]  # body, input of the node that runs it, axis
 
 
 class Recorder:
-    """Collects what the rules say: ties, grids, locks, inexact ids and the kinds of axes."""
+    """Collects what the rules say: ties, grids, locks, inexact ids and the kinds of axes.
 
-    def __init__(self) -> None:
+    Where a body of a loop begins, it is not known yet whether what a round leaves of a state is
+    zero where an index is removed; it is taken to be so where the state starts with zero.
+
+    begun: the axes of states that start as nothing, by body and input of the node that runs it.
+    spoken: the axes of states of which that is known to be wrong. broken: those found so.
+    """
+
+    def __init__(self, spoken: frozenset[Promise] = frozenset()) -> None:
+        self.spoken = spoken
+        self.broken: set[Promise] = set()
+        self.begun: dict[tuple[int, int], Axes] = {}
         self.count = LOCKED + 1
         self.ties: list[tuple[Ids, Ids, int]] = []
         self.grids: list[Grid] = []

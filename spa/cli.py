@@ -82,7 +82,8 @@ def main() -> None:
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {KINDS}; default all but hidden and embedding.",
+    help=f"Which kinds of groups, of {KINDS}; default all but hidden, embedding and depth (whole "
+    "residual branches).",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(
@@ -106,6 +107,11 @@ def main() -> None:
     show_default=True,
     type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
+)
+@click.option(
+    "--align",
+    is_flag=True,
+    help="First line up what every group of a convolution or a norm, and every head, needs least.",
 )
 @calibration_inputs
 @click.option("--plan-out", type=MODEL, help="Write the plan here.")

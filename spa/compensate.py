@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import LOGITS, METHODS, NEEDS, Index, Moments, moments
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
 from spa.logits import folded, match, moved, sides
@@ -28,8 +28,6 @@ from spa.measure import (
     named,
     norm_places,
     own,
-    sampled,
-    settle,
     stored,
     with_products,
 )
@@ -38,13 +36,13 @@ from spa.parts import parts
 from spa.products import Product
 from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Floats, Place, Site
-from spa.stays import Stays, is_alone, read_at
+from spa.stays import Stays, is_alone, read_at, seen_by
 from spa.stream import Stream
 from spa.validate import mask
 from spa.widths import Width, rescaled, spread, widths
 
-ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
 
 
@@ -138,15 +136,20 @@ class _Walk:
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        asked = goals(self.graph, self.stops)
-        asked.update(n for w in self.widths.values() for n in (w.x, w.y))
-        for r in self.recurrences.values():
-            asked.update((r.y, *self._given(r).values()))
+        dead = self.graph.dead
+        asked = goals(self.graph, {k: s for k, s in self.stops.items() if k not in dead})
+        asked += [n for k, w in self.widths.items() if k not in dead for n in (w.x, w.y)]
+        for k, r in self.recurrences.items():
+            asked += [] if k in dead else [r.y, *self._given(r).values()]
         with (
             Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
             Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
             for node, site in self._in_order():
+                if node in self.graph.dead:
+                    if not isinstance(site, (Width, Product, Recurrence)):
+                        self._settle_dense(node, site)
+                    continue
                 if isinstance(site, Width):
                     self._width(site)
                     continue
@@ -156,7 +159,7 @@ class _Walk:
                 if isinstance(site, Product):
                     self._product(site)
                     continue
-                name = self.graph.nodes[node].inputs[0]
+                name = site.x if site else self.graph.nodes[node].inputs[0]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
                 )
@@ -165,6 +168,18 @@ class _Walk:
                 else:
                     self._site(site, x, z)
         return Compensation(self.values, self.helped, self.rejected, self.repaired)
+
+    def _settle_dense(self, node: int, site: Site | None) -> None:
+        """The dense stream still has what is in a removed block."""
+        values: dict[Place, NDArray[Any]] = {}
+        if self.measured.made_up and site is None:
+            places, moved = norm_places(self.graph, node), self.measured.statistics[node]
+            values = dict(zip(places, moved, strict=True))
+        affine = self.measured.settled.get(node)
+        if affine is not None and site is not None and site.bias is not None:
+            bias = stored(self.dense, self.graph, site.bias.place)
+            values = settle(site, affine, self.measured.sites[node].weights, bias, self.graph)
+        self._tell(self.dense, self.from_dense, values)
 
     def _in_order(self) -> list[tuple[int, Site | Product | Width | Recurrence | None]]:
         """A recurrence comes after the site that is its node's input."""
@@ -193,8 +208,9 @@ class _Walk:
             self._tell(self.pruned, self.from_pruned, settled)
 
     def _refit(self, site: Site, w: Floats, stays: Stays, x: list[Floats], z: list[Floats]) -> None:
+        affine = self.measured.settled.get(site.node)
         fitted, held = (
-            self._moments(site, w, stays, x[part], z[part], part.start or 0, need)
+            seen_by(site, w, stays, affine, x[part], z[part], (self.seed, part.start or 0), need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
         )
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
@@ -205,17 +221,26 @@ class _Walk:
             whole = self.standing.get(site.node, np.eye(w.shape[2]))
             standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
             fitted = replace(fitted, standing=standing)
-        before = held.error(*plain)
-        tried = METHODS[self.method](full, kept, fitted, held.error)
+
+        def judged(v: Matrix, change: Matrix) -> float:
+            return held.error(self._rounded(site, w, stays, v) if site.rounds else v, change)
+
+        before = judged(*plain)
+        tried = METHODS[self.method](full, kept, fitted, judged)
         (v, change), after = min(tried, key=lambda found: found[1])
         name = self.graph.nodes[site.node].name
         if after >= before:
             self.rejected.append(name)
             return
+        if site.rounds:
+            v = self._rounded(site, w, stays, v)
+        if self.repair and site.node in self.measured.settled:
+            longer = restored(v, fitted, *RATIOS)
+            if (now := held.error(*longer)) < before:
+                (v, change), after = longer, now
         self.helped[name] = before, after
-        new = np.zeros_like(w)
-        rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
-        new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
+        rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
+        new = stays.put(v, w)
         old = self.graph.array(site.weight)
         self._set(site.place, site.backward(new, old.shape).astype(old.dtype))
         if site.bias is not None:
@@ -225,32 +250,11 @@ class _Walk:
             new_bias = site.bias.moved(bias, all_)
             self._set(site.bias.place, new_bias.astype(bias.dtype))
 
-    def _moments(
-        self,
-        site: Site,
-        w: Floats,
-        stays: Stays,
-        x: Sequence[Floats],
-        z: Sequence[Floats],
-        first: int,
-        needs: str | None,
-    ) -> Moments:
-        rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
-        inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
-        pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
-        dense = w[stays.alive][:, stays.out]
-        found = moments(
-            dense.reshape(*dense.shape[:2], -1),
-            inputs.reshape(*inputs.shape[:2], -1),
-            pruned.reshape(*pruned.shape[:2], -1),
-            site.bias is not None,
-        )
-        if needs != "whole":
-            return found
-        inputs[:, :, stays.into] = pruned
-        rows_ = inputs.reshape(*inputs.shape[:2], -1)
-        whole = np.matmul(np.swapaxes(rows_, 1, 2), rows_).astype(np.float64) / rows_.shape[1]
-        return replace(found, whole=whole)
+    def _rounded(self, site: Site, w: Floats, stays: Stays, v: Matrix) -> Matrix:
+        """Weights as they can be stored."""
+        shape = self.graph.constants[site.weight].shape
+        back = site.forward(site.backward(stays.put(v, w), shape))
+        return back[np.ix_(*stays.places)].reshape(v.shape).astype(np.float64)
 
     def _set(self, place: Place, value: NDArray[Any]) -> None:
         self.values[place] = value

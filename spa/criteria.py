@@ -15,6 +15,7 @@ from spa.evidence import (
     Evidence,
     Scores,
     by_axis,
+    carriers,
     large,
     lengths,
     magnitudes,
@@ -129,7 +130,7 @@ class _Flow:
     def __init__(
         self, evidence: Evidence, group: Group, by_node: dict[int, Site], scales: dict[str, Node]
     ) -> None:
-        self._graph = evidence.groups.graph
+        self._graph, self._shapes = evidence.groups.graph, evidence.groups.shapes
         self._members = {(m.tensor, m.axis): m for m in group.members}
         self._gains: dict[str, Scores] = {}
         self.total, self.ways = np.zeros(group.size), 0
@@ -164,7 +165,7 @@ class _Flow:
             widest = max(gains, key=lambda s: s.shape[1])
             gain = sum((_times(np.ones_like(widest), s) for s in gains), np.zeros_like(widest))
             out = gain if factor is None else _times(factor, gain)
-            self._gains.update(dict.fromkeys(node.outputs, out))
+            self._gains.update(dict.fromkeys(carriers(self._shapes, node), out))
 
 
 def _times(weights: Scores, gain: Scores) -> Scores:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spa import reals, scales
 from spa.evidence import Evidence, Scores
 from spa.fit import Index, Matrix
 from spa.groups import Group, Groups
@@ -62,12 +63,13 @@ def by_curves(evidence: Evidence) -> list[Scores]:
 def _by_weights(groups: Groups, group: Group) -> Curve:
     """Without a view of its inputs: a unit is worth its share of the energy of the weights."""
     shares = np.zeros(group.size)
-    for member in group.members:
-        w = np.asarray(groups.graph.array(member.tensor), np.float64)
+    members = [m for m in group.members if not scales.is_beside(groups.graph, m.tensor)]
+    for member in members or group.members:
+        w = reals.real(groups.graph, member.tensor).astype(np.float64)
         lines = np.square(np.moveaxis(w, member.axis, 0).reshape(w.shape[member.axis], -1)).sum(1)
         shares += lines[member.index].sum(1) / max(float(lines.sum()), 1e-300)
     order_ = np.argsort(shares, kind="stable")[:-1]
-    return Curve(order_, np.cumsum(shares[order_]) / len(group.members))
+    return Curve(order_, np.cumsum(shares[order_]) / len(members or group.members))
 
 
 def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[Seen, Index]]]:

@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from spa import run as runs
 from spa.curves import Curve, multipliers, readers
 from spa.fit import Index, Matrix, solve
-from spa.graph import Graph
+from spa.graph import Block, Graph
 from spa.groups import Groups, Removed
 from spa.logits import SeenProduct, folded, without
-from spa.measure import Measured, Seen, every_stop, named, norm_places, own, settle, stored
+from spa.measure import Measured, Seen, every_stop, named, norm_places, own, stored
 from spa.parts import Parts, parts
 from spa.rewrite import rewrite
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Place, Site
 from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
+SHOWN = 8  # inner tensors that are held at a time
 FELT = 1e-3  # and more, until its loss is no longer that of units which are all but dead
 
 
@@ -53,6 +55,58 @@ def weights(
             found[g] = float(np.sqrt(drift / loss))
     usual = float(np.median(list(found.values()))) if found else 1.0
     return {g: found.get(g, usual) for g in curves}
+
+
+def losses(
+    groups: Groups, blocks: Sequence[Block], measured: Measured, batches: Sequence[Feeds]
+) -> Matrix:
+    """What every block is worth, on the scale of curves and their weights, shape (blocks,): half
+    way, on a scale of logarithms, between its share of the variance of the sum that it goes into
+    and the drift of the outputs without it."""
+    graph = groups.graph
+    wanted = outputs(groups, {}, measured, {}, batches)
+    found = []
+    for block, share in zip(blocks, _shares(graph, blocks, measured, batches), strict=True):
+        without = replace(groups, graph=replace(graph, blocks=(block,)))
+        drift = distance(wanted, outputs(without, {}, measured, {}, batches))
+        found.append(np.sqrt(min(drift, 1e6) * share))
+    return np.asarray(found, np.float64)
+
+
+def _shares(
+    graph: Graph, blocks: Sequence[Block], measured: Measured, batches: Sequence[Feeds]
+) -> list[float]:
+    """The variance of every branch over that of its sum, over samples at every place."""
+    apart = own(parts(graph), graph, every_stop(graph))
+    apart = holding(apart, _resettled(graph, apart, measured))
+    spread = {name: _Spread() for b in blocks for name in (b.branch, b.sum)}
+    names = list(spread)
+    for some in (names[k : k + SHOWN] for k in range(0, len(names), SHOWN)):
+        shown = apart.showing(name for name in some if name not in graph.outputs)
+        with runs.session(shown, optimize=True) as running:
+            for feeds in batches:
+                made = runs.run(running, feeds)
+                for name in some:
+                    spread[name].add(np.asarray(made[name], np.float64))
+    return [spread[b.branch].variance() / max(spread[b.sum].variance(), 1e-300) for b in blocks]
+
+
+class _Spread:
+    """The variance of a tensor over its first axis and over batches."""
+
+    def __init__(self) -> None:
+        self.count, self.squares, self.sums = 0, 0.0, dict[tuple[int, ...], Any]()
+
+    def add(self, value: Matrix) -> None:
+        self.count += value.shape[0]
+        self.squares += float(np.square(value).sum())
+        shape = value.shape[1:]
+        count, total = self.sums.get(shape, (0, 0.0))
+        self.sums[shape] = count + value.shape[0], total + value.sum(0)
+
+    def variance(self) -> float:
+        means = [float(np.square(t).sum()) / n for n, t in self.sums.values() if n > 1]
+        return float(max(self.squares - sum(means), 0.0))
 
 
 class _Probe:
@@ -163,11 +217,15 @@ def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDAr
         return found
     dense = parts(graph)
     for node, (mean, var) in measured.statistics.items():
+        if node in graph.dead:
+            continue
         at = norm_places(graph, node)
         old, new = ([stored(p, graph, k).astype(np.float64) for k in at] for p in (dense, apart))
         moved = mean + new[0] - old[0], var * new[1] / np.where(old[1], old[1], 1)
         found.update(named(apart, zip(at, moved, strict=True)))
     for node, affine in measured.settled.items():
+        if node in graph.dead:  # settled, it would add something again
+            continue
         site = measured.sites[node].site
         assert site.bias is not None
         w = site.forward(np.asarray(stored(apart, graph, site.place), np.float32))
@@ -200,7 +258,8 @@ def holding(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
         model.graph.initializer.append(
             tensor if value is None else numpy_helper.from_array(value, tensor.name)
         )
-    return Parts(model, {n: values.get(n, v) for n, v in apart.weights.items()})
+    weights = {n: values.get(n, v) for n, v in apart.weights.items()}
+    return replace(apart, model=model, weights=weights)
 
 
 def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:

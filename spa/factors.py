@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,7 @@ def choices(grids: Sequence[Grid], labels: NDArray[np.int32]) -> list[list[Pairs
     if not grids:
         return [[]]
     unit = labels.astype(np.int64)
-    laid = [(unit[grid.cells], unit[grid.lines]) for grid in grids]
-    sizes = [tuple(len(np.unique(line)) for line in grid.lines) for grid in grids]
-    knots = list(_knots(laid, sizes, int(labels[LOCKED])))
+    knots = list(_knots(list(_lay(grids, unit)), int(labels[LOCKED])))
     known: dict[bytes, list[Labels]] = {}
     solved = []
     for knot in knots:
@@ -59,37 +58,93 @@ def choices(grids: Sequence[Grid], labels: NDArray[np.int32]) -> list[list[Pairs
         pairs: list[Pairs] = [(none, none)] * len(grids)
         for knot, found in zip(knots, solved, strict=True):
             for at, g in enumerate(knot.numbers):
-                pairs[g] = knot.pairs(at, grids[g], found[v if v < len(found) else 0])
+                pairs[g] = knot.pairs(at, grids[g], unit, found[v if v < len(found) else 0])
         views.append(pairs)
     return views
+
+
+class _Laid(NamedTuple):
+    """A grid in labels.
+
+    cells: (size,). lines: (factors, size). sizes: the lines of every factor.
+    thin: whether the cells sit in no other grid. They only follow, so they are left out: what
+        stands here is every line once, as a cell that lies on itself alone.
+    """
+
+    cells: Labels
+    lines: Labels
+    sizes: Sizes
+    thin: bool
+
+
+def _lay(grids: Sequence[Grid], unit: Labels) -> Iterator[_Laid]:
+    met = np.zeros(int(unit.max()) + 1, np.int64)
+    for grid in grids:
+        np.add.at(met, unit[grid.cells], 1)
+        for ids in grid.factors:
+            np.add.at(met, unit[ids], 1)
+    locked = unit[LOCKED]
+    met[locked] = 2
+    for grid in grids:
+        factors = [unit[ids] for ids in grid.factors]
+        sizes = tuple(len(np.unique(ids)) for ids in grid.factors)
+        live = any((ids != locked).any() for ids in factors)
+        if live and len(grid.cells) > sum(sizes) and (met[unit[grid.cells]] == 1).all():
+            lines = np.full((len(factors), sum(map(len, factors))), locked)
+            ends = np.cumsum([len(f) for f in factors])
+            for line, end, own in zip(lines, ends, factors, strict=True):
+                line[end - len(own) : end] = own
+            yield _Laid(np.concatenate(factors), lines, sizes, True)
+        else:
+            yield _Laid(unit[grid.cells], unit[grid.lines], sizes, False)
 
 
 @dataclass(frozen=True)
 class _Knot:
     """Grids that share ids, in numbers of their own: 0 is locked, the rest as first met.
 
-    numbers: which grids. sizes: the lines of every factor of each. cells: (size,) of each.
-    lines: (factors, size) of each. back: what the numbers were called before.
+    numbers: which grids. sizes, cells, lines, thin: of each, see `_Laid`.
+    back: what the numbers were called before.
     """
 
     numbers: tuple[int, ...]
     sizes: tuple[Sizes, ...]
     cells: tuple[Labels, ...]
     lines: tuple[Labels, ...]
+    thin: tuple[bool, ...]
     back: Labels
 
     @cached_property
     def key(self) -> bytes:
         """Knots of equal structure, such as those of equal layers, have equal keys."""
         parts = [a for pair in zip(self.cells, self.lines, strict=True) for a in pair]
-        return b"|".join(str(a.shape).encode() + a.tobytes() for a in parts)
+        return bytes(self.thin) + b"|".join(str(a.shape).encode() + a.tobytes() for a in parts)
 
-    def pairs(self, at: int, grid: Grid, labels: Labels) -> Pairs:
-        """The ids of one grid that a solution ties, and those that it locks."""
-        lines, cells = labels[self.lines[at]], labels[self.cells[at]]
-        follow = (lines == cells) & (lines != labels[LOCKED])
-        gone = np.unique(grid.lines[(lines == labels[LOCKED]) & (self.lines[at] != LOCKED)])
-        kept = np.unique(grid.cells[(cells == labels[LOCKED]) & (self.cells[at] != LOCKED)])
+    @cached_property
+    def number(self) -> Labels:
+        """The number of everything that had a label before."""
+        number = np.zeros(int(self.back.max()) + 1, np.int64)
+        number[self.back] = np.arange(len(self.back))
+        return number
+
+    def pairs(self, at: int, grid: Grid, unit: Labels, labels: Labels) -> Pairs:
+        """The ids of one grid that a solution ties, and those that it locks.
+
+        Args:
+            unit: the label of every id before. labels: those of the solution.
+        """
+        locked = labels[LOCKED]
+        if self.thin[at]:  # a cell goes with the line that is left to it; locked is 0
+            before = self.number[unit[grid.lines]]
+            lines = labels[before]
+            cells = lines.max(axis=0)
+            kept = np.unique(grid.cells[cells == locked])
+        else:
+            before = self.lines[at]
+            lines, cells = labels[before], labels[self.cells[at]]
+            kept = np.unique(grid.cells[(cells == locked) & (self.cells[at] != LOCKED)])
+        follow = (lines == cells) & (lines != locked)
+        gone = np.unique(grid.lines[(lines == locked) & (before != LOCKED)])
         cell = np.broadcast_to(grid.cells, lines.shape)
         ones = np.concatenate([cell[follow], gone, kept])
         others = np.concatenate([grid.lines[follow], np.zeros(len(gone) + len(kept), np.int32)])
@@ -133,6 +188,8 @@ class _Knot:
         """Whether a cell of a grid still has lines to choose among."""
         line, cell = labels[self.lines[at]], labels[self.cells[at]]
         live = line != labels[LOCKED]
+        if self.thin[at]:
+            return int(live.any(axis=1).sum()) > 1
         return bool(((live.sum(axis=0) > 1) & (live & (line != cell)).any(axis=0)).any())
 
     def settled(self, labels: Labels) -> int:
@@ -143,8 +200,19 @@ class _Knot:
     def parts(self, labels: Labels) -> list[_Knot]:
         """What is still open, taken apart."""
         open_ = [k for k in range(len(self.lines)) if self.is_open(labels, k)]
-        laid = [(labels[self.cells[k]], labels[self.lines[k]]) for k in open_]
-        return list(_knots(laid, [self.sizes[k] for k in open_], int(labels[LOCKED])))
+        laid = [
+            _Laid(labels[self.cells[k]], labels[self.lines[k]], self.sizes[k], self.thin[k])
+            for k in open_
+        ]
+        return list(_knots(laid, int(labels[LOCKED])))
+
+    def near(self, at: int, mine: NDArray[np.bool_]) -> tuple[int, int]:
+        """How many cells of a grid are mine, and how many lie on a line that is."""
+        lines = mine[self.lines[at]]
+        if not self.thin[at]:
+            return int(mine[self.cells[at]].sum()), int(lines.any(axis=0).sum())
+        other = [n - k for n, k in zip(self.sizes[at], lines.sum(axis=1), strict=True)]
+        return 0, prod(self.sizes[at]) - prod(map(int, other))
 
     def units(self, labels: Labels, at: int, factor: int) -> Labels:
         """The units on the lines of one factor."""
@@ -233,10 +301,7 @@ def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
     in one layer is chosen in all; else the one that settles most: what is left open may yet go.
     """
     habits = search.habits
-    laid = zip(part.cells, part.lines, part.sizes, strict=True)
-    near = [
-        (mine[cells].sum(), mine[lines].any(axis=0).sum(), n in habits) for cells, lines, n in laid
-    ]
+    near = [(*part.near(k, mine), n in habits) for k, n in enumerate(part.sizes)]
     at = max(range(len(near)), key=lambda k: (*near[k], -k))
     sizes, ways = part.sizes[at], []
     for factor in reversed(range(len(sizes))):
@@ -249,14 +314,12 @@ def _choose(part: _Knot, mine: NDArray[np.bool_], search: _Search) -> Labels:
     return _close(part, labels, own, search)
 
 
-def _knots(
-    grids: Sequence[tuple[Labels, Labels]], sizes: Sequence[Sizes], locked: int
-) -> Iterator[_Knot]:
-    """Grids, given by the labels of their cells and lines, in sets that share labels."""
+def _knots(grids: Sequence[_Laid], locked: int) -> Iterator[_Knot]:
+    """Grids in sets that share labels."""
     if not grids:
         return
-    n = 1 + max(int(part.max()) for grid in grids for part in grid)
-    met = [_distinct(n, *grid) for grid in grids]
+    n = 1 + max(int(part.max()) for grid in grids for part in grid[:2])
+    met = [_distinct(n, grid.cells, grid.lines) for grid in grids]
     met = [labels[labels != locked] for labels in met]
     ends = [(labels[1:], labels[:-1]) for labels in met]
     a, b = (np.concatenate(half) for half in zip(*ends, strict=True))
@@ -267,15 +330,22 @@ def _knots(
         if len(labels):
             members.setdefault(int(knot_of[labels[0]]), []).append(g)
     for numbers in members.values():
-        parts = [part for g in numbers for part in grids[g]]
+        mine = [grids[g] for g in numbers]
+        parts = [part for grid in mine for part in (grid.cells, grid.lines)]
         flat = np.concatenate([[locked], *(part.ravel() for part in parts)])
         back = flat[_first(flat) == np.arange(len(flat))]
         number = np.zeros(n, np.int64)
         number[back] = np.arange(len(back))
         split = np.split(number[flat[1:]], np.cumsum([part.size for part in parts])[:-1])
         shaped = [s.reshape(part.shape) for s, part in zip(split, parts, strict=True)]
-        named = tuple(sizes[g] for g in numbers)
-        yield _Knot(tuple(numbers), named, tuple(shaped[::2]), tuple(shaped[1::2]), back)
+        yield _Knot(
+            tuple(numbers),
+            tuple(grid.sizes for grid in mine),
+            tuple(shaped[::2]),
+            tuple(shaped[1::2]),
+            tuple(grid.thin for grid in mine),
+            back,
+        )
 
 
 def _distinct(n: int, *parts: Labels) -> Labels:

@@ -163,6 +163,16 @@ class Groups:
         return Kept(self, removed)
 
     @cached_property
+    def dead(self) -> frozenset[int]:
+        """The numbers of the groups that go as a whole with the blocks of the graph."""
+        gone = self.graph.forgotten
+        return frozenset(
+            g
+            for g, group in enumerate(self.groups)
+            if gone.issuperset(m.tensor for m in group.members)
+        )
+
+    @cached_property
     def unknown(self) -> dict[str, list[str]]:
         """Operator without a rule -> names of its nodes."""
         found: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ those it is known, or likely, to have had in training:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
 from spa.products import Product, products
 from spa.run import Feeds
+from spa.settle import Affine, believe, likely_scale, settle, usual
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
 
@@ -36,21 +37,7 @@ WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are tak
 ROWS = 4096
 BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
-CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
-LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
-DEAD = 0.05  # of the largest deviation of a layer
-FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
-REACH = 1.0  # deviations that a mean may lie from the layer's
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What settling does to the output of a folded convolution: (y - mean) * scale + to."""
-
-    scale: Matrix
-    mean: Matrix
-    to: Matrix
 
 
 @dataclass(frozen=True)
@@ -120,8 +107,7 @@ def measure(
         memory: bytes for held activations.
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
-    settled, level = dict[int, Affine](), 0.0
-    seen_products = dict[int, SeenProduct]()
+    settled, seen_products = dict[int, Affine](), dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
     along = with_products(stops, products(graph, batches[0]))
@@ -133,7 +119,8 @@ def measure(
                 if (what := see(site, q, k, seed)) is not None:
                     seen_products[node] = what
                 continue
-            x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
+            name = site.x if site else graph.nodes[node].inputs[0]
+            x = [b[name] for b in run([name])]
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
@@ -141,14 +128,13 @@ def measure(
                         named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
                     )
                 continue
-            seen, mean, deviation = _look(graph, site, x, seed, made_up, bool(settled))
-            found[node] = seen
-            if made_up and _is_folded(graph, site):
-                bias = stored(apart, graph, _bias_place(site))
-                level = level or usual(deviation)
-                settled[node] = _likely(mean + bias, deviation, level)
+            seen, made = _look(graph, site, x, seed, made_up, bool(settled))
+            if made_up and site.bias is not None and _is_folded(graph, site):
+                bias = stored(apart, graph, site.bias.place)
+                seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
+            found[node] = seen
     return Measured(found, statistics, settled, made_up, seen_products)
 
 
@@ -198,11 +184,14 @@ def with_products(
     return dict(sorted(every.items()))
 
 
-def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> set[str]:
-    """The tensors that are looked at."""
-    found: set[str] = set()
+def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> list[str]:
+    """The tensors that are looked at, as often as they are."""
+    found: list[str] = []
     for node, stop in stops.items():
-        found.update(stop.names if isinstance(stop, Product) else graph.nodes[node].inputs[:1])
+        if isinstance(stop, Product):
+            found += stop.names
+        else:
+            found.append(stop.x if stop else graph.nodes[node].inputs[0])
     return found
 
 
@@ -227,8 +216,8 @@ def sampled(
 
 def _look(
     graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool, guessed: bool
-) -> tuple[Seen, Matrix, Matrix]:
-    """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
+) -> tuple[Seen, Matrix]:
+    """What a site sees, and the deviations of the outputs it makes of it, shape (g, o)."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))
     g, o, i, t = w.shape
     rows = sampled(site, x, seed, max(ROWS, 4 * i * (t if i * t <= WIDE else 1)))
@@ -253,7 +242,7 @@ def _look(
         SHRINK_MADE_UP if made_up else SHRINK,
         entropies(rows),
     )
-    return seen, mean.reshape(-1), deviation.reshape(-1)
+    return seen, deviation
 
 
 # --- settling -----------------------------------------------------------------------------------
@@ -262,45 +251,44 @@ def _look(
 def _is_folded(graph: Graph, site: Site) -> bool:
     """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
     own_bias = site.bias is not None and site.bias.own
-    return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
+    is_conv = graph.nodes[site.node].op_type == "Conv" and not site.rounds
+    after = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
+    free = site.y not in graph.outputs and "BatchNormalization" not in after
+    return is_conv and own_bias and free
 
 
-def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:
-    """The statistics that the outputs of a trained convolution are likely to have.
+def _likely(
+    seen: Seen, deviation: Matrix, bias: NDArray[Any], coverage: Matrix
+) -> tuple[Seen, Affine]:
+    """A site as it would have seen training data, and what brings it there.
 
     Args:
-        level: the deviation of the first convolution's outputs; 0 for itself.
+        deviation: of its outputs, shape (g, o). coverage: of taps, shape (t,).
     """
-    alive = deviation > 1e-6 * deviation.max()
-    if not alive.any():
-        return Affine(np.ones(len(mean)), mean, mean)
+    g, o, i, t = seen.weights.shape
+    w = np.einsum("goit,t->goi", seen.weights, coverage, dtype=np.float64)
+    b = bias.astype(np.float64).reshape(g, o)
+    taps = seen.mean.shape[2]
+    mean = seen.mean.sum(2) / (coverage.sum() if taps == t else 1)
+    variance = np.einsum("gff->gf", seen.covariance).reshape(g, i, taps).mean(2)
     here = usual(deviation)
-    near = here**LAYER_SHARE * (level or here) ** (1 - LAYER_SHARE)
-    ratio = np.clip(deviation / here, 1 / FAR, FAR)
-    scale = near / here * ratio ** (CHANNEL_SHARE - 1)
-    middle, reach = np.median(mean), REACH * near
-    return Affine(scale, mean, middle + np.clip(mean - middle, -reach, reach))
+    found = believe(w, b, mean, variance, here)
+    shift = found.shift[:, :, None] * coverage
+    middle = b + np.einsum("goi,gi->go", w, found.gain * mean + found.shift)
+    believed = replace(
+        seen,
+        mean=found.gain * seen.mean + (shift if taps == t else found.shift[:, :, None]),
+        covariance=found.gain**2 * seen.covariance,
+        energy=found.gain**2 * seen.energy,
+    )
+    scale = likely_scale(deviation) ** found.sure
+    return believed, Affine(found.gain, shift, scale.ravel(), middle.ravel())
 
 
-def usual(deviation: Matrix) -> float:
-    """The geometric mean of the deviations of channels that are not nearly dead."""
-    alive = deviation > DEAD * deviation.max(initial=0.0)
-    return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
-
-
-def settle(
-    site: Site, affine: Affine, w: Floats, bias: NDArray[Any], graph: Graph
-) -> dict[Place, NDArray[Any]]:
-    """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
-    shape = graph.constants[site.weight].shape
-    scaled = w * affine.scale.reshape(*w.shape[:2], 1, 1)
-    moved = (bias - affine.mean) * affine.scale + affine.to
-    return {site.place: site.backward(scaled, shape), _bias_place(site): moved}
-
-
-def _bias_place(site: Site) -> Place:
-    assert site.bias is not None
-    return site.bias.place
+def _coverage(site: Site, x: Floats) -> Matrix:
+    """How often every tap of a kernel lies inside, shape (t,)."""
+    ones = site.rows(np.ones_like(x[:1]), ROWS, np.random.default_rng(0))
+    return np.asarray(ones.mean((0, 1, 2)), np.float64)
 
 
 def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
@@ -352,7 +340,7 @@ def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
     """What a model stores for the input of a node."""
     from onnx import numpy_helper
 
-    name = apart.model.graph.node[place[0]].input[place[1]]
+    name = apart.node(place[0]).input[place[1]]
     if name in apart.weights:
         return apart.weights[name]
     for tensor in apart.model.graph.initializer:
@@ -365,7 +353,7 @@ def named(apart: Parts, values: Iterable[tuple[Place, NDArray[Any]]]) -> dict[st
     """Values for inputs of nodes by the names of the initializers that they read, as stored."""
     found = {}
     for (node, position), value in values:
-        name = apart.model.graph.node[node].input[position]
+        name = apart.node(node).input[position]
         kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
         found[name] = np.ascontiguousarray(value.astype(kind))
     return found

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.evidence import out_axis, slices, stored
+from spa.evidence import carriers, out_axis, slices, stored
 from spa.fit import solve
 from spa.graph import Node
 from spa.groups import Group, Groups, Removed
@@ -107,7 +107,7 @@ class _Flow:
     """How alike the units of a group are at every tensor that carries them."""
 
     def __init__(self, groups: Groups, group: Group, by_node: dict[int, Site]) -> None:
-        self._graph, self._by_node = groups.graph, by_node
+        self._graph, self._shapes, self._by_node = groups.graph, groups.shapes, by_node
         self._size = group.size
         self._members = {(m.tensor, m.axis): m for m in group.members}
         self._at: dict[str, Likeness] = {}
@@ -152,7 +152,7 @@ class _Flow:
             if node.op_type == "Add" and len(given) == 1:
                 k = next(k for k, n in enumerate(node.inputs) if n not in self._at)
                 out = Likeness(out.products, out.bias + self._vector(node, k))
-        self._at.update(dict.fromkeys(node.outputs, out))
+        self._at.update(dict.fromkeys(carriers(self._shapes, node), out))
 
     def _vector(self, node: Node, position: int) -> Matrix:
         """What a node stores for every unit; zeros where that is not a vector of the group."""

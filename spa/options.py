@@ -44,7 +44,7 @@ INPUTS = (
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
     ),
 )
-KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
+KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear (or ffn),other,depth"
 
 
 def calibration_inputs(command: Callable[..., None]) -> Callable[..., None]:

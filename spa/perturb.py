@@ -105,7 +105,7 @@ def with_gates(graph: Graph, sites: Sequence[Site]) -> Parts:
     model = ModelProto()
     copy_fields(apart.model, model, but=("graph",))
     copy_fields(apart.model.graph, model.graph, but=("node",))
-    by_node = {s.node: s for s in sites}
+    by_node = {graph.nodes[s.node].at: s for s in sites}
     for number, node in enumerate(apart.model.graph.node):
         site = by_node.get(number)
         if site is not None:

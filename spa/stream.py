@@ -7,6 +7,7 @@ memory up to a budget, beyond it in temporary files.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ class Stream:
     Args:
         apart: the model; never changed.
         batches: the feeds.
-        goals: the tensors that will be asked for, in any order.
+        goals: the tensors that will be asked for, in any order; as often as they will be.
         memory: bytes that the held tensors may take before they go to temporary files.
     """
 
@@ -44,8 +45,8 @@ class Stream:
         self._nodes = list(apart.model.graph.node)
         self._reads = [_reads(node) for node in self._nodes]
         self._maker = {n: k for k, node in enumerate(self._nodes) for n in node.output if n}
-        self._waiting = self._leading_to(set(goals), set())
-        self._goals = set(goals)
+        self._goals = Counter(goals)
+        self._waiting = self._leading_to(set(self._goals), set())
         self._shelf = _Shelf(memory)
         self._held: list[dict[str, NDArray[Any]]] = [
             {k: v for k, v in feeds.items() if isinstance(v, np.ndarray)} for feeds in batches
@@ -80,14 +81,14 @@ class Stream:
         """The values of these tensors, a dict for every batch."""
         todo = self._leading_to({n for n in names if n not in self._held[0]}, set(self._held[0]))
         self._waiting -= todo
-        later = {n for k in self._waiting for n in self._reads[k]} | self._goals
+        later = {n for k in self._waiting for n in self._reads[k]} | self._goals.keys()
         made = {n for k in todo for n in self._nodes[k].output if n}
         wanted = sorted(made & (later | set(names)))
         if wanted:
             self._run(sorted(todo), wanted)
         found = [{n: held[n] for n in names} for held in self._held]
-        self._goals -= set(names)
-        self._drop({n for k in self._waiting for n in self._reads[k]} | self._goals)
+        self._goals -= Counter(names)
+        self._drop({n for k in self._waiting for n in self._reads[k]} | self._goals.keys())
         return found
 
     def _leading_to(self, names: set[str], known: set[str]) -> set[int]:

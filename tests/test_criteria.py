@@ -23,7 +23,6 @@ from models.hazards import HAZARDS
 from models.sequence import vit
 from models.vision import MAKERS
 from spa import run as runs
-from spa.blocks import angle, turns
 from spa.criteria import CRITERIA, Evidence, Seen
 from spa.drift import distance
 from spa.errors import UsageError
@@ -33,6 +32,7 @@ from spa.options import CHOICES
 from spa.parts import parts
 from spa.score import score
 from spa.sites import sites
+from spa.turns import angle, turns
 from spa.validate import mask
 
 Array = NDArray[Any]

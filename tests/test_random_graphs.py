@@ -18,7 +18,7 @@ import spa
 from models.builder import Net, Tensor
 from spa.groups import Groups, Removed
 from spa.rewrite import rewrite
-from tests.drawing import Draw, graphs
+from tests.drawing import Draw, branching, graphs
 from tests.oracle import check, check_cut, choices
 
 SEARCH = "SPA_FUZZ_EXAMPLES" in os.environ
@@ -58,6 +58,18 @@ def test_law(shard: int) -> None:
         check_cut(groups, rewrite(groups, removed), removed, seed=units)
         if units == 0:
             check(model, each=False)
+
+    (law if SEARCH else seed(shard)(law))()
+
+
+@pytest.mark.parametrize("shard", range(2))
+def test_law_in_bodies(shard: int) -> None:
+    @fuzz(EXAMPLES // 20 // 2)
+    @given(branching(), st.integers(0, 9))
+    def law(model: ModelProto, units: int) -> None:
+        groups = spa.analyze(model)
+        removed = some(groups, units)
+        check_cut(groups, rewrite(groups, removed), removed, seed=units)
 
     (law if SEARCH else seed(shard)(law))()
 

@@ -50,6 +50,15 @@ def test_only_what_is_read_later_is_held() -> None:
         assert all(not held for held in stream._held)
 
 
+def test_what_is_asked_for_twice_is_held_until_then() -> None:
+    model = chain()
+    first, last = inner(model)[0], inner(model)[-1]
+    with Stream(parts(model), batches(), [first, last, first]) as stream:
+        once = [held[first].copy() for held in stream([first])]
+        stream([last])
+        assert all(np.array_equal(a, b[first]) for a, b in zip(once, stream([first]), strict=True))
+
+
 def test_a_new_weight_counts_from_its_node_on() -> None:
     model, feeds = chain(), batches(1)
     first, last = model.graph.node[0], model.graph.node[-1]

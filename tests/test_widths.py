@@ -9,7 +9,7 @@ from onnx import ModelProto
 import spa
 from models.builder import Net
 from spa import run as runs
-from spa.graph import index
+from spa.index import index
 from spa.widths import Width, carried, far, lines, normalised, widths
 
 WIDTH = Width(0, "x", "y", (0, 1), (0, 2), True, 1e-5)
