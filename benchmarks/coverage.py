@@ -34,8 +34,8 @@ right, not accuracy. A sample runs with every `make test`, without any framework
 | analysed | spa read the file and listed its groups |
 | pruned | a smaller file was made and passed its validation |
 | locked | the share of stored weight elements that no group reaches, exact or not: none of the \
-indices of the element belongs to a group; scalars are left out, weights in bodies of If, Loop and \
-Scan count as locked |
+indices of the element belongs to a group; scalars are left out, weights in bodies that are not \
+analysed count as locked |
 | held by | what locks most of them |
 | MACs | the least share that is left when every group, exact or not, is down to one unit |
 | kept | the share of parameters that is left at `channels=0.5` by exact groups alone |

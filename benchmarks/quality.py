@@ -3,9 +3,10 @@
     python -m benchmarks.quality [--quick] [--nets vgg vgg_bn] [--seeds 3] [--rows FILE]
 
 Needs the Debian package dataset-fashion-mnist (see models/fashion.py). Every row that is done is
-appended to --rows (build/quality.jsonl) at once and not measured again while the net, the settings,
-the seed and spa's code are the same; several processes may share the file, each with other --nets.
-At the end docs/quality.md is written from all rows of this code.
+appended to --rows (build/quality.jsonl) at once and not measured again while the net, its groups,
+the settings, the seed and the code that can change an accuracy are the same; several processes may
+share the file, each with other --nets. The most telling rows come first, and docs/quality.md is
+written anew with every row, so that a run that is cut off leaves a page too.
 
 Inputs: "noise" is what spa makes up; "digits" are 8x8 handwritten digits (those in spa/data, three
 times as large, in a black frame), pictures of another kind than clothes; "images" are unlabelled
@@ -15,10 +16,10 @@ training images. No run sees a test image or a label.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -30,10 +31,11 @@ from numpy.typing import NDArray
 
 import spa
 from benchmarks import quality_page
-from benchmarks.study import code_digest
 from models import fashion
 from spa import run as runs
 from spa.errors import SpaError
+from spa.fold import fold
+from spa.groups import Groups
 
 ROOT = Path(__file__).parent.parent
 NETS = ROOT / "models" / "trained"
@@ -41,20 +43,31 @@ RECIPE = 1  # of the inputs; part of every row's key
 SAMPLES, WIDE_SAMPLES = 512, 256
 TARGETS, WIDE_TARGETS = (0.7, 0.5, 0.35), (0.9, 0.8)
 QUICK_TARGETS, QUICK_TESTS = (0.5,), 2000
+TELLING = (0.5, 0.8)  # the targets that come first; no net has both
+
+# What cannot change an accuracy unless it changes the groups, which the key of a row names, or
+# breaks the law: the analysis, the file, and what people see.
+ANALYSIS = "analysis axes factors follow groups patterns propagate rules shapes sizes solve sparse"
+FILES = "graph parts plan protos reader rewrite unstack validate writer"
+SHELL = "__init__ __main__ chart cli compare demo errors options outcome progress report shell"
+APART = frozenset(f"{ANALYSIS} {FILES} {SHELL}".split())
 
 
 @dataclass(frozen=True)
 class Method:
     """options: of spa.prune. inputs: what it is run with; "none" for what looks at no input.
-    norms: only for nets that have a BatchNormalization."""
+    norms: only for nets that have a BatchNormalization. judged: whether new weights are held
+    against inputs; made-up ones refuse folding where real ones would not."""
 
     options: dict[str, str]
     inputs: tuple[str, ...]
     norms: bool = False
+    judged: bool = True
 
 
 ALL = ("noise", "digits", "images")
 SWEEP = {"criterion": "obs-diagonal", "scope": "local", "compensate": "sweep"}
+FOLD = {"criterion": "l1", "scope": "local", "compensate": "fold"}
 METHODS = {
     "l1": Method({"criterion": "l1", "compensate": "none", "repair": "none"}, ("none",)),
     "l1 + BN": Method(
@@ -67,6 +80,8 @@ METHODS = {
     ),
     "sweep": Method({**SWEEP, "repair": "none"}, ALL),
     "sweep + BN": Method({**SWEEP, "repair": "statistics"}, ALL, norms=True),
+    "fold": Method({**FOLD, "repair": "none"}, ("none",), judged=False),
+    "fold + BN": Method({**FOLD, "repair": "statistics"}, ALL, norms=True),
     "spa": Method({}, ALL),
 }
 
@@ -118,8 +133,9 @@ def is_wide(net: str) -> bool:
     return net.startswith("wide")
 
 
-def jobs(nets: list[Path], seeds: int, quick: bool) -> Iterator[Job]:
-    """What looks at no input is the same for every seed, and run once."""
+def jobs(nets: list[Path], seeds: int, quick: bool) -> list[Job]:
+    """All rows, the most telling first. What looks at no input is run once for all seeds."""
+    found = []
     for path in nets:
         norms = any(n.op_type == "BatchNormalization" for n in onnx.load(path).graph.node)
         targets = WIDE_TARGETS if is_wide(path.stem) else QUICK_TARGETS if quick else TARGETS
@@ -130,7 +146,16 @@ def jobs(nets: list[Path], seeds: int, quick: bool) -> Iterator[Job]:
                 for kind in method.inputs:
                     for seed in range(1 if quick or kind == "none" else seeds):
                         tests = QUICK_TESTS if quick else 10_000
-                        yield Job(path.stem, name, kind, target, seed, tests)
+                        found.append(Job(path.stem, name, kind, target, seed, tests))
+    return sorted(found, key=rank)
+
+
+def rank(job: Job) -> tuple[int, ...]:
+    """What comes first: one seed of everything, in it spa and l1 at one target with images and with
+    noise, then spa at the others, then its rivals."""
+    few = job.inputs in ("images", "noise", "none")
+    main, telling = job.method in ("spa", "l1") and few, job.target in TELLING
+    return job.seed, 0 if main and telling else 1 if main else 2 if telling and few else 3
 
 
 # Inputs ----------------------------------------------------------------------------------------
@@ -163,12 +188,16 @@ class Bench:
         self.folder, self.code = folder, code
         self.images, self.labels = fashion.test()
         self.dense: dict[tuple[str, int], float] = {}
+        self.files: dict[str, str] = {}
 
     def path(self, net: str) -> Path:
         return self.folder / f"{net}.onnx"
 
     def key(self, job: Job) -> str:
-        return job.key(hashlib.sha256(self.path(job.net).read_bytes()).hexdigest(), self.code)
+        if job.net not in self.files:
+            held = hashlib.sha256(self.path(job.net).read_bytes()).hexdigest()
+            self.files[job.net] = held + groups_digest(spa.analyze(self.path(job.net)))
+        return job.key(self.files[job.net], self.code)
 
     def top1(self, model: Path | onnx.ModelProto, wide: bool, tests: int) -> float:
         hits = 0
@@ -190,11 +219,13 @@ class Bench:
         data = job.inputs
         given = {} if data in ("none", "noise") else {"data": samples(data, wide, job.seed)}
         clock = Clock()
+        method = METHODS[job.method]
         try:
-            result = spa.prune(
+            prune = spa.prune if method.judged else folded
+            result = prune(
                 self.path(job.net),
                 {"macs": job.target},
-                **METHODS[job.method].options,
+                **method.options,
                 **given,
                 seed=job.seed,
                 samples=WIDE_SAMPLES if wide else SAMPLES,
@@ -215,6 +246,49 @@ class Bench:
             rejected=len(done.rejected) if done else 0,
             refused=done.refused if done else False,
         )
+
+
+def folded(path: Path, target: dict[str, float], **options: Any) -> spa.api.Result:
+    """Prune and fold; no inputs are looked at."""
+    use = {**options, "compensate": "none"}
+    verify, say = use.pop("verify"), use.pop("progress")
+    drafted = spa.api.draft(path, target, spa.api.Settings(**use), progress=say)
+    graph = replace(drafted.groups.graph, changed=fold(drafted.groups, drafted.removed))
+    new = replace(drafted, groups=replace(drafted.groups, graph=graph))
+    return spa.api.finish(new, verify=verify, progress=say)
+
+
+# Digests ---------------------------------------------------------------------------------------
+
+
+def code_digest() -> str:
+    """Of the modules that can change an accuracy, without comments and docstrings."""
+    found = hashlib.sha256()
+    for path in sorted(Path(spa.__file__).parent.glob("*.py")):
+        if path.stem not in APART:
+            found.update(f"{path.stem}: {meaning(path.read_text())}\n".encode())
+    return found.hexdigest()[:12]
+
+
+def meaning(code: str) -> str:
+    """Code as a tree, without docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            is_text = bool(node.body) and isinstance(node.body[0], ast.Expr)
+            if is_text and ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def groups_digest(groups: Groups) -> str:
+    """Of what the analysis of a net finds."""
+    found = hashlib.sha256()
+    for group in groups:
+        found.update(f"{group.size} {group.kind} {group.exact}".encode())
+        for member in group.members:
+            found.update(f"{member.tensor}:{member.axis}".encode() + member.index.tobytes())
+    return found.hexdigest()[:12]
 
 
 class Clock:
@@ -266,16 +340,21 @@ def main() -> None:
     bench = Bench(given.folder, code)
     given.rows.parent.mkdir(parents=True, exist_ok=True)
     rows = read(given.rows, code)
+    todo = {bench.key(job) for job in jobs(found, given.seeds, given.quick)}
+    command = "python -m benchmarks.quality" + (" --quick" if given.quick else "")
+
+    def write_page() -> None:
+        kept = [row for key, row in read(given.rows, code).items() if key in todo]
+        given.page.write_text(quality_page.page(kept, command, len(todo) - len(kept)))
+
     for job in jobs(wanted, given.seeds, given.quick):
         if bench.key(job) not in rows:
             row = bench.row(job)
             with given.rows.open("a") as out:
                 out.write(json.dumps(asdict(row)) + "\n")
             print(line(row), flush=True)
-    todo = {bench.key(job) for job in jobs(found, given.seeds, given.quick)}
-    kept = [row for key, row in read(given.rows, code).items() if key in todo]
-    command = "python -m benchmarks.quality" + (" --quick" if given.quick else "")
-    given.page.write_text(quality_page.page(kept, command))
+            write_page()
+    write_page()
     print(f"wrote {given.page}")
 
 

@@ -39,6 +39,9 @@ the others have it folded into the convolutions.
 | `sweep` | OBSPA's prototype (Wang et al. 2024): `--criterion obs-diagonal --scope local \
 --compensate sweep`, the same share of every group as there |
 | `sweep + BN` | the same, with re-estimated statistics, which the prototype lacks |
+| `fold` | Model Folding (Wang et al. 2025) in closed form, Fold-AR: `--criterion l1 --scope local \
+--compensate fold`, the same share of every group as there |
+| `fold + BN` | the same, with re-estimated statistics: Fold-R with images |
 | `spa` | what `spa prune` does without options |
 
 The rivals with l1 and dfpc rank all units together.
@@ -46,7 +49,7 @@ The rivals with l1 and dfpc rank all units together.
 handwritten digits, another domain; `images` are 512 unlabelled training images (256 for
 `wide_mobilenet`). All methods run inside spa: for all of them new weights are kept only where they
 bring a site, and then the outputs, nearer to the dense ones on held-out inputs, which the papers'
-own code does not check; `merge` without data takes noise for that.
+own code does not check; `merge` without data takes noise for that. `fold` alone is not judged.
 """
 
 
@@ -82,7 +85,8 @@ class Table:
         return self.of(rows, lambda r: 100 * r.after / r.before)
 
 
-def page(rows: Iterable[Row], command: str) -> str:
+def page(rows: Iterable[Row], command: str, missing: int = 0) -> str:
+    """The page. missing: how many rows have yet to be measured."""
     table = Table(rows)
     seeds = len({r.seed for r in table.rows}) or 1
     head = HEAD.format(
@@ -92,6 +96,8 @@ def page(rows: Iterable[Row], command: str) -> str:
         tests=f"{max((r.tests for r in table.rows), default=0):,}",
         seeds="one seed" if seeds == 1 else f"{seeds} seeds",
     )
+    if missing:
+        head += f"\n**{missing} of {missing + len(table.rows)} rows have yet to be measured.**\n"
     parts = [head, "## Bars\n", bars_table(list(bars(table)))]
     parts += [f"## {net}\n\n{net_table(table, net)}" for net in table.nets]
     return "\n".join(parts)

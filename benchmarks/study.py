@@ -149,7 +149,7 @@ def locked(groups: Groups) -> tuple[int, float, list[tuple[str, float]]]:
     """How many weight elements there are, which share of them no group reaches, and what holds it.
 
     An element counts as locked where none of its indices belongs to a group of any kind, exact or
-    not. Scalars are left out; weights inside the bodies of If, Loop and Scan count as locked.
+    not. Scalars are left out; weights inside bodies that are not analysed count as locked.
     """
     free: dict[tuple[str, int], set[int]] = {}
     for group in groups:
@@ -173,7 +173,7 @@ def locked(groups: Groups) -> tuple[int, float, list[tuple[str, float]]]:
             loose = [k for k, n in enumerate(constant.shape) if n > len(free.get((name, k), ()))]
             held[_reason(why.get(name, []), [k for k in loose if constant.shape[k] > 1])] += left
     for node in groups.graph.nodes:
-        for body in bodies(node.proto):
+        for body in bodies(node.proto) if not node.bodies else ():
             size = _stored(body)
             total += size
             if size:

@@ -1,7 +1,8 @@
 """Apply a plan to your own weights, such as a state dict: python -m examples.apply_plan.
 
 Names of tensors never change, so a plan made on the .onnx says how to cut the framework's own
-parameters: take the kept indices of every axis that it lists.
+parameters: take the kept indices of every axis that it lists, and leave out what goes with whole
+branches.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ DEMO = Path(spa.__file__).parent / "data" / "digits.onnx"
 
 def cut(weights: dict[str, np.ndarray], plan: spa.Plan) -> dict[str, np.ndarray]:
     """The weights that stay."""
-    smaller = dict(weights)
-    for name, axes in plan.kept.items():
-        for axis, kept in axes.items():
+    gone = {name for names in plan.blocks.values() for name in names}
+    smaller = {name: value for name, value in weights.items() if name not in gone}
+    for name, order in plan.orders:
+        if name in smaller:
+            smaller[name] = order.put(smaller[name])
+    for name in plan.kept.keys() & smaller.keys():
+        for axis, kept in plan.kept[name].items():
             smaller[name] = smaller[name].take(kept, axis=axis)
     return smaller
 

@@ -15,16 +15,18 @@ from onnx import defs, helper, numpy_helper, shape_inference
 from onnx_graphsurgeon.ir.tensor import Tensor
 
 Dim = int | str
+_PACKED = ("int4", "int2", "e2m1fn")  # the types of which a byte holds several
 HE = sqrt(2)  # gain that keeps the variance through a ReLU
 
 
 class Graph:
     def __init__(self, name: str, seed: int = 0, opset: int = 17) -> None:
-        self.graph = gs.Graph(name=name, opset=opset)
+        self.graph = self.main = gs.Graph(name=name, opset=opset)
         self.rng = np.random.default_rng(seed)
         self._counts: Counter[str] = Counter()
         self._scope = ""
         self._domains: set[str] = set()
+        self._homes: dict[str, str] = {}  # constant -> the graph that it was made in
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -33,9 +35,19 @@ class Graph:
         yield
         self._scope = outer
 
+    @contextmanager
+    def body(self, *inputs: Tensor) -> Iterator[gs.Graph]:
+        """All that is made inside goes into a body, whose outputs are for the caller to set."""
+        outer = self.graph
+        self._counts["body"] += 1
+        name = f"body_{self._counts['body']}"
+        self.graph = gs.Graph(name=name, inputs=list(inputs), opset=outer.opset)
+        yield self.graph
+        self.graph = outer
+
     def input(self, name: str, shape: Sequence[Dim], dtype: Any = np.float32) -> Tensor:
         tensor = gs.Variable(name, dtype=np.dtype(dtype), shape=list(shape))
-        self.graph.inputs.append(tensor)
+        self.main.inputs.append(tensor)
         return tensor
 
     def const(self, values: Any, name: str = "const") -> Tensor:
@@ -43,7 +55,9 @@ class Graph:
         array = np.asarray(values)
         if not isinstance(values, np.ndarray | np.generic) and array.dtype == np.float64:
             array = array.astype(np.float32)
-        return gs.Constant(self._name(name), array)
+        name = self._name(name)
+        self._homes[name] = self.graph.name
+        return gs.Constant(name, array)
 
     def weight(
         self, *shape: int, fan: int | None = None, gain: float = HE, name: str = "weight"
@@ -100,13 +114,39 @@ class Graph:
         self.graph.outputs = list(outputs)
         domains = [helper.make_opsetid(d, 1) for d in sorted(self._domains)]
         self.graph.import_domains = [helper.make_opsetid("", self.graph.opset), *domains]
-        model = gs.export_onnx(self.graph, do_type_check=False)
+        model = self._export()
+        self._bring_home(model)
         model.ir_version = ir_version
         if initializers_as_inputs:
             model.graph.input.extend(
                 helper.make_tensor_value_info(i.name, i.data_type, i.dims)
                 for i in model.graph.initializer
             )
+        return model
+
+    def _bring_home(self, model: onnx.ModelProto) -> None:
+        """Leave constants where they were made: gs puts them into every graph that reads them."""
+        graphs = list(graphs_of(model.graph))
+        held = {t.name: t for graph in graphs for t in graph.initializer}
+        for graph in graphs if len(graphs) > 1 else ():
+            mine = [t for n, t in held.items() if self._homes.get(n, graph.name) == graph.name]
+            del graph.initializer[:]
+            graph.initializer.extend(mine)
+
+    def _export(self) -> onnx.ModelProto:
+        """What is packed stands in bytes until it is in the file: gs cannot pack it."""
+        packed = {
+            t.name: (t, t.values)
+            for t in self.graph.tensors().values()
+            if isinstance(t, gs.Constant) and t.values.dtype.name.endswith(_PACKED)
+        }
+        for tensor, values in packed.values():
+            tensor.values = values.astype(np.int8)
+        model = gs.export_onnx(self.graph, do_type_check=False)
+        for initializer in model.graph.initializer:
+            if initializer.name in packed:
+                tensor, tensor.values = packed[initializer.name]
+                initializer.CopyFrom(numpy_helper.from_array(tensor.values, tensor.name))
         return model
 
     def _name(self, base: str) -> str:
@@ -162,3 +202,12 @@ class Graph:
                 if kind.HasField("shape")
                 else None
             )
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies in it."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs_of(attribute.g)

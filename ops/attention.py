@@ -6,7 +6,7 @@ and keys, E that of values.
 
 import numpy as np
 
-from spa.rules import Op, Product, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 _WHOLE = "*, *, *, *, *, *, * -> *, *, *, *"
 
@@ -91,6 +91,7 @@ for _op, _domain, _pattern, _cost in (
     ("Attention", "", _attention, _macs),
     ("FlexAttention", "ai.onnx.preview", _flex, _macs),
     ("LinearAttention", "", _linear, None),
+    ("LinearAttention", MICROSOFT, _linear, None),
 ):
     declare(
         _op,
@@ -103,6 +104,46 @@ for _op, _domain, _pattern, _cost in (
         domain=_domain,
     )
 
+
+# onnxruntime's attention with quantised projections: one weight makes queries, keys and values.
+def _projected(op: Op) -> str:
+    """B s I, I (3 H D), (3 H D), *, (3 H D), mask, *, (3 H D), 2 B H p D -> B s (H D), 2 B H t D"""
+    heads = "(3 H d)" if op.attr("do_rotary", 0) else "(3 H D)"
+    each = [heads if op.has(k) and op.shape(k) not in ((), (1,)) else "*" for k in (4, 7)]
+    past = f"2 B H p {heads[5]}"
+    given = f"B s I, I {heads}, {heads}, *, {each[0]}, *, *, {each[1]}, {past}"
+    return f"{given} -> B s {heads.replace('3 ', '')}, {past.replace('p', 't')}"
+
+
+def _resize_projected(node: Sized) -> Resized:
+    kept, new = node.kept[1], node.new_in[1]
+    assert kept is not None and new is not None
+    heads = int(node.op.attr("num_heads"))
+    old = node.op.shape(1)[1] // 3 // heads
+    count = len(np.unique(kept[1] // old)) // 3
+    attrs: dict[str, int | float] = {"num_heads": count}
+    if new[1] != 3 * count * old and not node.op.attr("scale", 0.0):
+        attrs["scale"] = old**-0.5
+    return Resized(attrs=attrs)
+
+
+def _projected_macs(op: Op) -> list[Product]:
+    """The projections; then every element of a query and of the output meets every key once."""
+    rank = range(3)
+    return [[(0, 0), (0, 1), (1, 0), (1, 1)], *[[*((-1, k) for k in rank), (0, 1)]] * 2]
+
+
+declare(
+    "QAttention",
+    _projected,
+    zero="0 1 + 2",
+    sizes=lambda op: {"H": int(op.attr("num_heads"))},
+    kinds=lambda op: _kinds(op) | {"I": "linear"},
+    resize=_resize_projected,
+    macs=_projected_macs,
+    quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
+    domain=MICROSOFT,
+)
 
 # Rotary positions ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from spa.rules import Op, Product, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare, is_silent
 
 
 def _groups(op: Op) -> dict[str, int]:
@@ -21,7 +21,13 @@ def _resize_conv(node: Sized) -> Resized:
     x, w = node.new_in[0], node.new_in[_weight(node.op)]
     assert x is not None and w is not None
     group = int(node.op.attr("group", 1))
-    return Resized(attrs={"group": x[1] // w[1]}) if group > 1 else Resized()
+    channels = x[-1] if _is_last(node.op) else x[1]
+    return Resized(attrs={"group": channels // w[1]}) if group > 1 else Resized()
+
+
+def _is_last(op: Op) -> bool:
+    """Whether channels stand last in the data, as onnxruntime's own QLinearConv may have it."""
+    return bool(op.attr("channels_last", 0)) or op.node.op_type.startswith("Nhwc")
 
 
 def _resize_transpose(node: Sized) -> Resized:
@@ -87,18 +93,43 @@ declare(
 )
 
 
+def _fused(op: Op) -> str:
+    """N (G I) *, (G O) I *, (G O), N (G O) * -> N (G O) *   (channels last where it says Nhwc)"""
+    if op.node.op_type.startswith("Nhwc"):
+        return "N * (G I), (G O) I *, (G O), N * (G O) -> N * (G O)"
+    inputs, y = _conv(op).split(" -> ")
+    return f"{inputs}, {y} -> {y}"
+
+
+declare(
+    "FusedConv NhwcConv NhwcFusedConv",
+    _fused,
+    zero=lambda op: "0 1 + 2 + 3" if is_silent(op) else "",
+    summed="0 1 + 2 + 3",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_conv,
+    macs=_macs,
+    domain=MICROSOFT,
+)
+
+
 def _quantised(op: Op) -> str:
     """N (G I) *, *, *, (G O) I *, (G O), (G O), *, *, (G O) -> N (G O) *"""
     # Scale and zero point of the weight: one, or one for every output channel.
     per = ["(G O)" if op.has(k) and op.shape(k) not in ((), (1,)) else "*" for k in (3, 4, 5)]
     if op.node.op_type == "ConvInteger":
         return f"N (G I) *, (G O) I *, *, {per[0]} -> N (G O) *"
-    return f"N (G I) *, *, *, (G O) I *, {per[1]}, {per[2]}, *, *, (G O) -> N (G O) *"
+    x, y = ("N * (G I)", "N * (G O)") if _is_last(op) else ("N (G I) *", "N (G O) *")
+    return f"{x}, *, *, (G O) I *, {per[1]}, {per[2]}, *, *, (G O) -> {y}"
 
 
-for _op, _zero, _points in (
-    ("ConvInteger", "0 1", {0: (2, 0), 1: (3, 0)}),
-    ("QLinearConv", "0 3 + 8", {0: (2, 0), 3: (5, 0)}),
+_integer = {0: Quantised(point=2), 1: Quantised(point=3, axes=(0,), behind=True)}
+_linear = {0: Quantised((1,), 2), 3: Quantised((4,), 5, (0,)), 8: Quantised((1, 4), axes=(0,))}
+for _op, _domain, _zero, _numbers in (
+    ("ConvInteger", "", "0 1", _integer),
+    ("QLinearConv", "", "0 3 + 8", _linear),
+    ("QLinearConv", MICROSOFT, "0 3 + 8", _linear),
 ):
     declare(
         _op,
@@ -108,7 +139,8 @@ for _op, _zero, _points in (
         kinds=_kinds,
         resize=_resize_conv,
         macs=_macs,
-        points=_points,
+        quantised=_numbers,
+        domain=_domain,
     )
 declare(
     "ConvTranspose",
@@ -118,6 +150,16 @@ declare(
     kinds=_kinds,
     resize=_resize_transpose,
     macs=_macs_transpose,
+)
+declare(
+    "ConvTransposeWithDynamicPads",
+    "N (G I) *, (G I) O *, *, (G O) -> N (G O) *",
+    zero="0 1 + 3",
+    sizes=_groups,
+    kinds=_kinds,
+    resize=_resize_transpose,
+    macs=_macs_transpose,
+    domain=MICROSOFT,
 )
 
 
@@ -141,6 +183,17 @@ declare(
 )
 
 declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
+
+
+def _causal(op: Op) -> str:
+    """N C *, C *, C, N C * -> N C *, N C *   (N * C where channels_last; else whole)"""
+    if op.attr("input_channels", 0) or op.attr("state_window", 0) or len(op.node.outputs) > 2:
+        return "*, *, *, * -> *, *, *"
+    x = "N * C" if op.attr("channels_last", 0) else "N C *"
+    return f"{x}, C *, C, {x} -> {x}, {x}"
+
+
+declare("CausalConvWithState", _causal, zero="0 1 + 2 + 3 1, 0 + 3", domain=MICROSOFT)
 
 
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.

@@ -2,7 +2,7 @@
 
 import math
 
-from spa.rules import Axes, Op, declare, follow, rule
+from spa.rules import MICROSOFT, Axes, Op, Quantised, declare, follow, rule
 
 # f(0) = 0: what is removed contributes nothing further on.
 declare(
@@ -39,7 +39,7 @@ def _scalar(op: Op, k: int, attr: str) -> float:
     if not op.has(k):
         return outermost
     value = op.fixed(k)
-    return float(value) if value is not None and value.size == 1 else -outermost
+    return float(value.item()) if value is not None and value.size == 1 else -outermost
 
 
 @rule("Pow", text="..., ... -> ...")
@@ -64,4 +64,58 @@ declare("PRelu", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
 declare(
     "BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."
+)
+
+
+# onnxruntime's own -----------------------------------------------------------------------------
+
+declare("MemcpyFromHost MemcpyToHost Scale ScaledTanh", "... -> ...", zero="0")
+declare("ParametricSoftplus", "... -> ...")
+declare("Affine", "... -> ...", zero=lambda op: "" if op.attr("beta", 0.0) else "0")
+declare("Gelu QuickGelu", "... -> ...", zero="0", domain=MICROSOFT)
+declare("ScaledSiLU", "..., * -> ...", zero="0", domain=MICROSOFT)
+declare("BiasAdd BiasGelu FastGelu", "..., ... -> ...", zero="+", domain=MICROSOFT)
+declare(
+    "BiasDropout",
+    "..., ..., ..., *, * -> ..., ...",
+    zero="0 + 1 + 2, ",
+    domain=MICROSOFT,
+)
+declare("BiasSplitGelu", "... (2 N), (2 N) -> ... N", zero="0 + 1", domain=MICROSOFT)
+declare("GatedAdd", "..., ..., ... -> ...", zero="0 + 1 2", domain=MICROSOFT)
+declare("LinearAttentionGate", "..., ..., ..., ... -> ..., ...", zero="2, ", domain=MICROSOFT)
+
+
+def _swiglu(op: Op) -> str:
+    """..., ... -> ...   (... (2 N) -> ... N where one input holds both halves)"""
+    return "..., ... -> ..." if op.has(1) else "... (2 N) -> ... N"
+
+
+declare("SwiGLU", _swiglu, zero="0", domain=MICROSOFT)
+
+
+# onnxruntime's own, on quantised numbers; zero is the zero point -------------------------------
+
+_ONE = "..., *, *, *, * -> ..."
+_TWO = "..., *, *, ..., *, *, *, * -> ..."
+_FIRST = {0: Quantised((1,), 2)}
+_BOTH = {0: Quantised((1,), 2), 3: Quantised((4,), 5)}
+
+declare("QLinearLeakyRelu", _ONE, zero="0", quantised=_FIRST, domain=MICROSOFT)
+declare("QLinearSigmoid", _ONE, quantised=_FIRST, domain=MICROSOFT)
+declare("QLinearAdd", _TWO, zero="0 + 3", quantised=_BOTH, domain=MICROSOFT)
+declare("QLinearMul", _TWO, zero="0 3", quantised=_BOTH, domain=MICROSOFT)
+declare(
+    "QLinearWhere",
+    "..., ..., *, *, ..., *, *, *, * -> ...",
+    zero="1 + 4",
+    quantised={1: Quantised((2,), 3), 4: Quantised((5,), 6)},
+    domain=MICROSOFT,
+)
+declare(
+    "MulInteger",
+    "..., *, ..., * -> ...",
+    zero="0 2",
+    quantised={0: Quantised(point=1), 2: Quantised(point=3)},
+    domain=MICROSOFT,
 )

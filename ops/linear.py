@@ -3,7 +3,7 @@
 from math import prod
 
 from spa.patterns import PatternError
-from spa.rules import Op, Product, declare
+from spa.rules import MICROSOFT, Axes, Op, Product, Quantised, declare, follow, is_silent, rule
 
 
 def _operands(op: Op) -> tuple[int, int]:
@@ -48,21 +48,75 @@ def _per(op: Op, k: int, vector: str, matrix: str) -> str:
     return "*" if prod(shape) == 1 else vector if len(shape) == 1 else matrix
 
 
+def _columns(op: Op, *places: int) -> str:
+    return ", ".join(_per(op, k, "N", "... 1 N") for k in places)
+
+
 def _quantised(op: Op) -> str:
     """... M K, M, M, ... K N, N, N, *, * -> ... M N"""
     a, b, y = _terms(op)
-    if op.node.op_type == "MatMulInteger":
-        return f"{a}, {b}, {_per(op, 2, 'M', '... M 1')}, {_per(op, 3, 'N', '... 1 N')} -> {y}"
+    match op.node.op_type:
+        case "MatMulInteger":
+            return f"{a}, {b}, {_per(op, 2, 'M', '... M 1')}, {_columns(op, 3)} -> {y}"
+        case "MatMulIntegerToFloat":
+            row, point = (_per(op, k, "K", "... 1 K") for k in (2, 4))
+            return f"{a}, {b}, {row}, {_columns(op, 3)}, {point}, {_columns(op, 5)}, N -> {y}"
     rows = ", ".join(_per(op, k, "M", "... M 1") for k in (1, 2))
-    columns = ", ".join(_per(op, k, "N", "... 1 N") for k in (4, 5))
-    return f"{a}, {rows}, {b}, {columns}, *, * -> {y}"
+    return f"{a}, {rows}, {b}, {_columns(op, 4, 5)}, *, * -> {y}"
 
 
-for _op, _zero, _points in (
-    ("MatMulInteger", "0 1", {0: (2, -2), 1: (3, -1)}),
-    ("QLinearMatMul", "0 3", {0: (2, -2), 3: (5, -1)}),
+_right = Quantised(point=3, axes=(-1,), behind=True)
+for _op, _domain, _zero, _numbers in (
+    ("MatMulInteger", "", "0 1", {0: Quantised(point=2, axes=(-2,)), 1: _right}),
+    (
+        "QLinearMatMul",
+        "",
+        "0 3",
+        {0: Quantised((1,), 2, (-2,)), 3: Quantised((4,), 5, (-1,))},
+    ),
+    (
+        "MatMulIntegerToFloat",
+        MICROSOFT,
+        "0 1 + 6",
+        {0: Quantised((2,), 4, (-1,)), 1: Quantised((3,), 5, (-1,))},
+    ),
 ):
-    declare(_op, _quantised, zero=_zero, kinds=_matmul_kinds, macs=_matmul_macs, points=_points)
+    declare(
+        _op,
+        _quantised,
+        zero=_zero,
+        kinds=_matmul_kinds,
+        macs=_matmul_macs,
+        quantised=_numbers,
+        domain=_domain,
+    )
+
+declare(
+    "MatMulInteger16",
+    _matmul,
+    zero="0 1",
+    kinds=_matmul_kinds,
+    macs=_matmul_macs,
+    quantised={0: Quantised(), 1: Quantised(behind=True, axes=(-1,))},
+    domain=MICROSOFT,
+)
+
+
+@rule(
+    "DynamicQuantizeMatMul",
+    text="... M K, ... K N, N, N, N -> ... M N   (inexact where a removed index is not zero)",
+    macs=_matmul_macs,
+    quantised={1: Quantised((2,), 3, (-1,))},
+    domain=MICROSOFT,
+)
+def dynamic(op: Op) -> list[Axes]:
+    # The range that A's scale is made of always holds zero.
+    for axis in op.input():
+        if not axis.zero:
+            op.inexact(axis)
+    a, b, y = _terms(op)
+    text = f"{a}, {b}, {_columns(op, 2, 3)}, N -> {y}"
+    return follow(op, text, zero="0 1 + 4", kinds=_matmul_kinds(op))
 
 
 def _gemm(op: Op) -> str:
@@ -74,13 +128,92 @@ def _gemm(op: Op) -> str:
     return f"{a}, {b}, {c} -> M N"
 
 
+def _gemm_macs(op: Op) -> list[Product]:
+    return [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]]
+
+
 declare(
     "Gemm",
     _gemm,
     zero="0 1 + 2",
     kinds=lambda op: {"K": "linear", "N": "linear"},
-    macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
+    macs=_gemm_macs,
 )
+
+
+def _qgemm(op: Op) -> str:
+    """M K, *, *, K N, N, N, ... -> M N   (each matrix transposed where transA, transB say so)"""
+    a = "K M" if op.attr("transA", 0) else "M K"
+    b = "N K" if op.attr("transB", 0) else "K N"
+    c = {0: "", 1: "N", 2: "M N"}[len(op.shape(6))] if op.has(6) else "*"
+    return f"{a}, *, *, {b}, {_columns(op, 4, 5)}, {c}, *, * -> M N"
+
+
+declare(
+    "QGemm",
+    _qgemm,
+    zero="0 3 + 6",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=_gemm_macs,
+    quantised={
+        0: Quantised((1,), 2),
+        3: Quantised((4,), 5, lambda node: (0 if node.attrs.get("transB", 0) else 1,)),
+        6: Quantised((1, 4), axes=(-1,)),
+    },
+    domain=MICROSOFT,
+)
+
+
+declare(
+    "FusedGemm",
+    _gemm,
+    zero=lambda op: "0 1 + 2" if is_silent(op) else "",
+    summed="0 1 + 2",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=lambda op: [[(-1, 0), (-1, 1), (0, 0 if op.attr("transA", 0) else 1)]],
+    domain=MICROSOFT,
+)
+declare(
+    "GemmFastGelu",
+    "... K, K N, N -> ... N",
+    zero="0 1 + 2",
+    kinds=lambda op: {"K": "linear", "N": "linear"},
+    macs=_matmul_macs,
+    domain=MICROSOFT,
+)
+
+
+def _fused(op: Op) -> str:
+    """... M K, ... K N -> ... M N   (transposed as transA, transB say; transBatchA: M ... K)"""
+    a, b, y = _terms(op)
+    return f"{_turned(op, 'A', a)}, {_turned(op, 'B', b)} -> {y}"
+
+
+def _turned(op: Op, which: str, term: str) -> str:
+    letters = term.split()
+    if len(letters) > 1 and op.attr(f"trans{which}", 0):
+        letters[-2:] = letters[:-3:-1]
+    if len(letters) > 1 and op.attr(f"transBatch{which}", 0):
+        letters = [letters[-2], "...", letters[-1]]
+    return " ".join(letters)
+
+
+def _fused_macs(op: Op) -> list[Product]:
+    rank = len(op.shape(0))
+    turned, batch = op.attr("transA", 0), op.attr("transBatchA", 0)
+    at = rank - 1 if not turned or rank == 1 else 0 if batch else rank - 2
+    return [[*((-1, k) for k in range(len(op.out_shape()))), (0, at)]]
+
+
+declare(
+    "FusedMatMul TransposeMatMul",
+    _fused,
+    zero="0 1",
+    kinds=_matmul_kinds,
+    macs=_fused_macs,
+    domain=MICROSOFT,
+)
+declare("CDist", "M D, N D -> M N", zero="0 + 1", domain=MICROSOFT)
 
 
 def _einsum_terms(op: Op) -> tuple[list[str], str]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.rules import Axes, Axis, Op, Resized, Sized, is_whole, rule, whole
+from spa.rules import MICROSOFT, Axes, Axis, Op, Quantised, Resized, Sized, is_whole, rule, whole
 
 
 @rule("Transpose")
@@ -16,8 +16,21 @@ def transpose(op: Op) -> list[Axes]:
 
 @rule("Concat")
 def concat(op: Op) -> list[Axes]:
-    at = op.axis()
-    present = [op.input(k) for k in range(len(op.axes)) if op.has(k)]
+    return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
+
+
+@rule(
+    "QLinearConcat",
+    quantised={k: Quantised((k + 1,), k + 2) for k in range(2, 302, 3)},
+    domain=MICROSOFT,
+    text="as Concat; scales and zero points beside",
+)
+def qlinear_concat(op: Op) -> list[Axes]:
+    parts = range(2, len(op.axes), 3)  # each with its scale and its zero point
+    return _joined(op, op.axis(k=2), [op.input(k) for k in parts])
+
+
+def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
     out = list(present[0])
     for axes in present[1:]:
         for k, axis in enumerate(axes):
@@ -212,11 +225,11 @@ def _resize_gather_nd(node: Sized) -> Resized:
     return Resized(inputs={1: np.searchsorted(kept[0], old).astype(np.int64)[..., None]})
 
 
-@rule(
-    "GatherND",
-    resize=_resize_gather_nd,
-    text="picks by a stored list, else locks the axes it indexes; the axes behind them pass",
-)
+_PICKS = "picks by a stored list, else locks the axes it indexes; the axes behind them pass"
+
+
+@rule("GatherND", resize=_resize_gather_nd, text=_PICKS)
+@rule("GatherND", resize=_resize_gather_nd, text=_PICKS, domain=MICROSOFT)
 def gather_nd(op: Op) -> list[Axes]:
     data, indices, rows = op.input(0), op.input(1), _rows(op)
     op.lock_input(1, "lists positions")
@@ -292,6 +305,7 @@ def _resize_pad(node: Sized) -> Resized:
 
 
 @rule("Pad", resize=_resize_pad)
+@rule("Pad", resize=_resize_pad, domain=MICROSOFT)
 def pad(op: Op) -> list[Axes]:
     op.need(1, 3)
     for k in range(1, len(op.axes)):
@@ -343,9 +357,11 @@ def expand(op: Op) -> list[Axes]:
     shape = op.out_shape()
     axes = [whole(1)] * (len(shape) - len(op.input())) + op.input()
     grows = op.values[1] is not None
+    value = op.fixed(0)
+    silent = value is not None and not value.any()  # zeros, such as a first state
     return [
         [
-            axis if len(axis.ids) == n else op.fresh(n, zero=False) if grows else whole(n)
+            axis if len(axis.ids) == n else op.fresh(n, zero=silent) if grows else whole(n)
             for axis, n in zip(axes, shape, strict=True)
         ]
     ]
@@ -383,3 +399,11 @@ def shape_of(op: Op) -> list[Axes]:
 @rule("Constant", text="a value of its own")
 def constant(op: Op) -> list[Axes]:
     return op.whole_outputs()
+
+
+@rule("UnfoldTensor", domain=MICROSOFT, text="locks dim and adds an axis of windows")
+def unfold(op: Op) -> list[Axes]:
+    at, out = int(op.attr("dim", -1)) % len(op.shape()), list(op.input())
+    op.lock(out[at], "unfolded into windows")
+    out[at] = whole(op.out_shape()[at])
+    return [[*out, whole(op.out_shape()[-1])]]

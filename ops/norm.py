@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, Resized, Sized, declare, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, Resized, Sized, declare, follow, rule, whole
 
 
 def _statistics(op: Op) -> str:
@@ -28,7 +28,10 @@ declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", ine
 declare("LRN", "N C * -> N C *", zero="0", inexact="C")
 
 
-@rule("LayerNormalization RMSNormalization", text="..., ..., ... -> ...  (inexact from axis on)")
+@rule(
+    "LayerNormalization RMSNormalization SimplifiedLayerNormalization",
+    text="..., ..., ... -> ...  (inexact from axis on)",
+)
 def layer_norm(op: Op) -> list[Axes]:
     outputs = follow(op, "..., ..., ... -> ..., *, *", zero="1 0 + 2")
     at = op.axis(-1)
@@ -61,6 +64,31 @@ def along_axis(op: Op) -> list[Axes]:
     return outputs
 
 
+@rule(
+    "QLinearSoftmax",
+    text="..., *, *, *, * -> ...  (inexact on axis)",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
+)
+def qlinear_softmax(op: Op) -> list[Axes]:
+    outputs = follow(op, "..., *, *, *, * -> ...")
+    flat = int(op.attr("opset", 13)) < 13
+    first = op.axis(1 if flat else -1)
+    for axis in outputs[0][first:] if flat else [outputs[0][first]]:
+        op.inexact(axis)
+    return outputs
+
+
+declare(
+    "QEmbedLayerNormalization",
+    "B s, B s, v C, p C, t C, C, C, *, *, *, *, *, *, *, *, *, *, * -> B s C, B",
+    inexact="C",
+    kinds=lambda op: {"C": "hidden"},
+    quantised={k: Quantised((k + 6,), k + 11) for k in range(2, 7)},
+    domain=MICROSOFT,
+)
+
+
 def _group_norm(op: Op) -> str:
     """N (G C) *, (G C), (G C) -> N (G C) *   (opset 18: scale and bias per group, G)"""
     scale = "G" if op.opset < 21 else "(G C)"
@@ -83,3 +111,87 @@ declare(
     sizes=lambda op: {"G": int(op.attr("num_groups"))},
     resize=_resize_group_norm,
 )
+
+
+# onnxruntime's own -----------------------------------------------------------------------------
+
+
+def _channels(op: Op) -> int:
+    """The axis of the channels."""
+    return len(op.shape()) - 1 if op.attr("channels_last", 1) else 1
+
+
+def _image(op: Op) -> str:
+    places = " ".join(f"x{k}" for k in range(len(op.shape()) - 2))
+    return f"N (G C) {places}" if _channels(op) == 1 else f"N {places} (G C)"
+
+
+def _resize_groups(node: Sized) -> Resized:
+    at, kept = _channels(node.op), node.kept[0]
+    assert kept is not None
+    width = node.op.shape()[at] // int(node.op.attr("groups"))
+    return Resized(attrs={"groups": len(np.unique(kept[at] // width))})
+
+
+def _fused_group_norm(op: Op) -> str:
+    """N * (G C), (G C), (G C) -> N * (G C)   (N (G C) * where channels_last is 0)"""
+    return f"{_image(op)}, (G C), (G C) -> {_image(op)}"
+
+
+def _skip_group_norm(op: Op) -> str:
+    """N * (G C), (G C), (G C), N * (G C), (G C) -> N * (G C), N * (G C)"""
+    skip = "N (G C)" if len(op.shape(3)) == 2 else _image(op)  # the places may be broadcast
+    return f"{_image(op)}, (G C), (G C), {skip}, (G C) -> {_image(op)}, {_image(op)}"
+
+
+for _op, _pattern, _zero in (
+    ("GroupNorm", _fused_group_norm, "1 0 + 2"),
+    ("SkipGroupNorm", _skip_group_norm, "1 0 + 1 3 + 1 4 + 2, 0 + 3 + 4"),
+):
+    declare(
+        _op,
+        _pattern,
+        zero=_zero,
+        inexact="C",
+        sizes=lambda op: {"G": int(op.attr("groups"))},
+        resize=_resize_groups,
+        domain=MICROSOFT,
+    )
+
+# The third further output is the sum before the normalisation.
+for _op, _text, _zero in (
+    ("SkipLayerNormalization", "... C, ... C, C, C, C", "2 0 + 2 1 + 2 4 + 3, , , 0 + 1 + 4"),
+    ("SkipSimplifiedLayerNormalization", "... C, ... C, C, C", "2 0 + 2 1 + 2 3, , , 0 + 1 + 3"),
+):
+    declare(
+        _op,
+        f"{_text} -> ... C, *, *, ... C",
+        zero=_zero,
+        inexact="C",
+        kinds=lambda op: {"C": "hidden"},
+        domain=MICROSOFT,
+    )
+
+declare(
+    "EmbedLayerNormalization",
+    "B s, B s, v C, p C, q C, C, C, B s, * -> B s C, B, B s C",
+    zero=", , 2 + 3 + 4",
+    inexact="C",
+    kinds=lambda op: {"C": "hidden"},
+    domain=MICROSOFT,
+)
+declare(
+    "GatedRMSNorm",
+    "... (H C), C, ... (H C) -> ... (H C)",
+    zero=lambda op: "0 1" if op.attr("activation", b"silu") == b"sigmoid" else "0 1 2",
+    inexact="C",
+    domain=MICROSOFT,
+)
+
+
+@rule("BiasSoftmax", domain=MICROSOFT, text="..., ... -> ...  (inexact from axis on)")
+def bias_softmax(op: Op) -> list[Axes]:
+    outputs = follow(op, "..., ... -> ...")
+    for axis in outputs[0][op.axis(1) :]:
+        op.inexact(axis)
+    return outputs

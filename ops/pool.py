@@ -2,9 +2,24 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, Resized, Sized, declare, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, Resized, Sized, declare, rule, whole
 
 declare("AveragePool LpPool", "N C * -> N C *", zero="0")
+
+
+def _quantised(op: Op) -> str:
+    """N C *, *, *, *, * -> N C *   (N * C where channels stand last)"""
+    x = "N * C" if op.attr("channels_last", 0) else "N C *"
+    return f"{x}, *, *, *, * -> {x}"
+
+
+declare(
+    "QLinearAveragePool QLinearGlobalAveragePool",
+    _quantised,
+    zero="0",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
+)
 # A reduction over all axes behind C, and written so for the mean of a layer normalisation.
 declare(
     "GlobalAveragePool GlobalMaxPool GlobalLpPool",
@@ -22,6 +37,13 @@ def _max_pool(op: Op) -> str:
 
 
 declare("MaxPool", _max_pool, zero="0")
+declare("NhwcMaxPool", "N * C -> N * C", zero="0", domain=MICROSOFT)
+declare(
+    "CropAndResize",
+    "n C *, r *, r, * -> r C *",
+    zero=lambda op: "" if op.attr("extrapolation_value", 0.0) else "0",
+    domain=MICROSOFT,
+)
 declare("MaxUnpool", "*, *, * -> *")
 declare("MaxRoiPool", "n C *, r * -> r C *", zero="0")
 declare("RoiAlign", "n C *, r *, r -> r C *", zero="0")
@@ -34,6 +56,7 @@ def _grid_sample(op: Op) -> str:
 
 
 declare("GridSample", _grid_sample, zero="0")
+declare("GridSample", _grid_sample, zero="0", domain=MICROSOFT)
 declare("AffineGrid", "*, * -> *")
 
 

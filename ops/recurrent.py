@@ -3,7 +3,7 @@
 Steps are whole: a state goes on from one to the next.
 """
 
-from spa.rules import Op, Product, Resized, Sized, declare
+from spa.rules import MICROSOFT, Op, Product, Quantised, Resized, Sized, declare
 
 
 def _layout(seq: str, op: Op) -> str:
@@ -36,7 +36,8 @@ def _rnn(op: Op) -> str:
 def _resize(node: Sized) -> Resized:
     recurrence = node.new_in[2]
     assert recurrence is not None
-    return Resized(attrs={"hidden_size": recurrence[2]})
+    states = 1 if node.op.node.op_type == "DynamicQuantizeLSTM" else 2  # the other are the gates
+    return Resized(attrs={"hidden_size": recurrence[states]})
 
 
 def _macs(op: Op) -> list[Product]:
@@ -53,7 +54,7 @@ def _zero(op: Op) -> str:
         silent &= b"Sigmoid" not in names
     elif op.attr("activations"):
         silent = False  # which of them is a gate's would have to be told
-    start = {"GRU": " + 5", "LSTM": " + 6"}.get(op.node.op_type, "")
+    start = {"GRU": " + 5", "RNN": ""}.get(op.node.op_type, " + 6")
     return f"0 1 + 2 + 3{start}" if silent else ""
 
 
@@ -62,6 +63,31 @@ def _inexact(op: Op) -> str:
     return "" if op.input(2)[2].zero else "H"
 
 
+def _dynamic(op: Op) -> str:
+    """s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H), then scale and zero
+    point of each matrix, d or d (4 H) -> s d B H, d B H, d B H"""
+    per = ", ".join("d (4 H)" if len(op.shape(k)) > 1 else "d" for k in range(8, 12))
+    x = "s B I, d I (4 H), d H (4 H), d (8 H), B, d B H, d B H, d (3 H)"
+    return f"{x}, {per} -> s d B H, d B H, d B H"
+
+
+def _dynamic_inexact(op: Op) -> str:
+    """The range that the scale of the inputs is made of holds zero, and all that is removed."""
+    letters = [] if op.input(2)[1].zero else ["H"]
+    return " ".join(letters + ["I"] * (not op.input(0)[2].zero))
+
+
+declare(
+    "DynamicQuantizeLSTM",
+    _dynamic,
+    zero=_zero,
+    inexact=_dynamic_inexact,
+    kinds=lambda op: {"H": "recurrent", "I": "linear"},
+    resize=_resize,
+    macs=_macs,
+    quantised={1: Quantised((8,), 9, (0, 2)), 2: Quantised((10,), 11, (0, 2))},
+    domain=MICROSOFT,
+)
 for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
     declare(
         _op,

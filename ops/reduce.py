@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import Axes, Op, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
@@ -22,7 +22,22 @@ def _reduced(op: Op) -> set[int]:
 )
 def reduce(op: Op) -> list[Axes]:
     op.lock_input(1, "lists axes")
-    gone, out = _reduced(op), []
+    return _without(op, _reduced(op))
+
+
+@rule(
+    "QLinearReduceMean",
+    text="drops the axes; inexact where they are live",
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
+)
+def qlinear_reduce(op: Op) -> list[Axes]:
+    rank = len(op.shape())
+    return _without(op, {int(k) % rank for k in op.attr("axes", range(rank))})
+
+
+def _without(op: Op, gone: set[int]) -> list[Axes]:
+    out = []
     last = len(op.shape()) - 1
     for k, axis in enumerate(op.input()):
         if k not in gone:
@@ -30,7 +45,7 @@ def reduce(op: Op) -> list[Axes]:
             continue
         if not (op.node.op_type in _SUMS and axis.zero):
             op.inexact(axis)
-        if op.node.op_type == "ReduceMean" and k == last:
+        if op.node.op_type.endswith("ReduceMean") and k == last:
             op.kind(axis, "hidden")  # the mean of a layer normalisation written out
         if op.attr("keepdims", 1):
             out.append(whole(1))
@@ -72,5 +87,6 @@ def one_hot(op: Op) -> list[Axes]:
 
 
 @rule("Trilu", text="keeps the last two axes whole")
+@rule("Trilu", domain=MICROSOFT, text="keeps the last two axes whole")
 def trilu(op: Op) -> list[Axes]:
     return follow(op, "... m n, * -> ... m n", zero="0")

@@ -6,7 +6,7 @@ from operator import mul
 
 import numpy as np
 
-from spa.rules import Axes, Axis, Op, Resized, Shape, Sized, is_whole, rule, whole
+from spa.rules import MICROSOFT, Axes, Axis, Op, Resized, Shape, Sized, is_whole, rule, whole
 
 
 def _wanted(node: Sized) -> Resized:
@@ -46,6 +46,7 @@ def _name_axes(node: Sized) -> Resized:
 
 @rule("Squeeze", resize=_name_axes, text="drops axes of size 1")
 @rule("Flatten Unsqueeze", text="splits and merges axes; one factor of each stays live")
+@rule("ExpandDims", domain=MICROSOFT, text="adds an axis of size 1")
 def flatten(op: Op) -> list[Axes]:
     op.lock_input(1, "lists axes")
     return [regrid(op, op.input(), op.out_shape())]

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from spa.evidence import Criterion, Evidence, Matrix, Scores, magnitudes
+from spa.evidence import Criterion, Evidence, Matrix, Scores, magnitudes, slices
 from spa.groups import Index
 from spa.measure import Seen
+from spa.turns import turns
 
 SHRINK = 0.1  # of a covariance towards its diagonal, before it is inverted
 FLOOR = 1e-8  # added to that diagonal, as a share of its mean
@@ -34,7 +35,7 @@ def by_site(per_site: PerSite) -> Callable[[Evidence], list[Scores]]:
                 found[g] = found.get(g, 0.0) + judge(index)
         usual = float(np.mean([s.mean() for s in found.values()])) if found else 1.0
         sizes = magnitudes(evidence)
-        return [found[g] if g in found else _brought_to(usual, s) for g, s in enumerate(sizes)]
+        return [found[g] if g in found else brought_to(usual, s) for g, s in enumerate(sizes)]
 
     return score
 
@@ -49,7 +50,8 @@ def _by_node(evidence: Evidence) -> dict[int, list[tuple[int, Index]]]:
     return found
 
 
-def _brought_to(usual: float, scores: Scores) -> Scores:
+def brought_to(usual: float, scores: Scores) -> Scores:
+    """The scores of a group, with the usual mean."""
     mean = float(scores.mean())
     return scores * (usual / mean) if mean > 0 else np.full_like(scores, usual)
 
@@ -90,6 +92,47 @@ def _apoz(seen: Seen) -> Callable[[Index], Scores]:
     """The share of a unit's values that are not exactly zero."""
     active = (1 - seen.zeros).mean(axis=0)
     return lambda index: np.asarray(active[index].mean(axis=1))
+
+
+def _entropy(seen: Seen) -> Callable[[Index], Scores]:
+    """How much a unit's values differ: their entropy over equal bins of the range that they take.
+    The paper bins means over maps, here it is the values themselves."""
+    certain = seen.entropy.mean(axis=0)
+    return lambda index: np.asarray(certain[index].mean(axis=1))
+
+
+def _cfsp(evidence: Evidence) -> list[Scores]:
+    """Fine: a unit's share of the weights times activations at every output that reads it, plus its
+    shares of the weights that make it, times the size of its activation. Coarse: the scores of a
+    group, brought to the mean 1, are multiplied by how far its block turns the residual stream.
+
+    A departure: in the paper the turn sets the share that a block keeps, here it weighs the scores
+    that are ranked together.
+    """
+    graph, found = evidence.groups.graph, dict[int, Scores]()
+    sizes, coarse = magnitudes(evidence), turns(evidence)
+    usual = float(np.mean([*coarse.values()])) if coarse else 1.0
+    for g, readers in enumerate(evidence.readers):
+        fine = np.zeros(evidence.groups[g].size)
+        size = np.zeros_like(fine)
+        for site, index in readers:
+            if site.node not in evidence.seen:
+                continue
+            seen = evidence.seen[site.node]
+            rms = np.sqrt(variance(seen) + seen.mean**2).mean(axis=(0, 2))  # (i,)
+            under = np.abs(seen.weights).sum(axis=3, dtype=np.float64) * rms  # (g, o, i)
+            whole = under.sum(axis=2, keepdims=True)
+            share = (under / np.where(whole > 0, whole, 1)).sum(axis=(0, 1))
+            fine += share[index].sum(axis=1)
+            size += rms[index].sum(axis=1)
+        for member in evidence.makers[g]:
+            w = np.abs(slices(graph, member)).astype(np.float64)
+            whole = w.sum(axis=0)
+            fine += (w / np.where(whole > 0, whole, 1)).sum(axis=1)
+        if size.any():
+            found[g] = brought_to(coarse.get(g, usual), fine * size)
+    middle = float(np.mean([s.mean() for s in found.values()])) if found else 1.0
+    return [found[g] if g in found else brought_to(middle, s) for g, s in enumerate(sizes)]
 
 
 def _obs(seen: Seen) -> Callable[[Index], Scores]:
@@ -150,6 +193,19 @@ ACTIVITY = (
         by_site(_apoz),
         "calibration inputs",
         "Hu et al. 2016, Network Trimming",
+    ),
+    Criterion(
+        "entropy",
+        by_site(_entropy),
+        "calibration inputs",
+        "Luo and Wu 2017, An Entropy-based Pruning Method for CNN Compression",
+    ),
+    Criterion(
+        "cfsp",
+        _cfsp,
+        "calibration inputs",
+        "Wang et al. 2025, CFSP: Structured Pruning with Coarse-to-Fine Activation Information",
+        normalized=True,
     ),
     Criterion(
         "obs-diagonal",

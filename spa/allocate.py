@@ -122,7 +122,7 @@ def allocate(
         steps = Steps(groups, limits, 1 if limits.round_to is None else limits.round_to)
         counts = steps.allowed(np.asarray([g.size - round(share * g.size) for g in groups.groups]))
     else:
-        counts = _search_blocks(groups, limits, cost, _ranks(groups, scores, scope), measure, share)
+        counts = _search_blocks(groups, limits, cost, ranks(groups, scores, scope), measure, share)
     removed = {
         g: np.sort(np.argsort(scores[g], kind="stable")[:n])
         for g, n in enumerate(counts.tolist())
@@ -131,17 +131,22 @@ def allocate(
     return Allocation(removed, cost(), cost(counts))
 
 
-def _ranks(
+def ranks(
     groups: Groups, scores: Sequence[NDArray[np.float64]], scope: str
 ) -> Sequence[NDArray[np.float64]]:
-    """What all units are put in one order by, low first."""
+    """What all units are put in one order by, low first.
+
+    Scores behind those of the groups are of what is no group and counts as the usual one.
+    """
     if scope in ("global", "floor"):
         return scores
     shares = [_shares(s) for s in scores]
     if scope == "local":
         return shares
     # A unit at share q of its group goes as soon as that keeps less than 1 - q: e < (1 - q) / r.
-    return [-(1 - s) / _erk(groups, g) for s, g in zip(shares, groups, strict=True)]
+    kept = [_erk(groups, g) for g in groups]
+    kept += [float(np.mean(kept or [1.0]))] * (len(shares) - len(kept))
+    return [-(1 - s) / r for s, r in zip(shares, kept, strict=True)]
 
 
 def _erk(groups: Groups, group: Group) -> float:

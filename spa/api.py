@@ -20,7 +20,7 @@ from spa.allocate import one_target
 from spa.analysis import Model, analyze
 from spa.axes import WINDOW
 from spa.calibration import NOISE, Data, described, is_noise
-from spa.compensate import Compensation
+from spa.compensation import Compensation
 from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.groups import Groups, Removed
@@ -31,9 +31,9 @@ from spa.reader import check_finite, load
 from spa.rewrite import rewrite
 from spa.score import check_names
 from spa.selection import check_kinds, choose, patterns
-from spa.settings import DEFAULT_KINDS, Settings
+from spa.settings import DEFAULT_KINDS, DEPTH, Settings
 from spa.steps import select_in_steps
-from spa.study import Study, gather, judged_by, make_up
+from spa.study import Study, gather, judged_by, make_up, prepare
 from spa.validate import Verification
 
 
@@ -61,7 +61,8 @@ class Figures:
 class Draft:
     """What would be removed; no model has been made yet.
 
-    plan: what is kept. groups: the analysis of the original. figures: costs before and after.
+    plan: what is kept. groups: the analysis of the original, the branches that its graph is to
+        lose (`Graph.blocks`) with it. figures: costs before and after.
     removed: group number -> positions of the removed units.
     settings: what it was made with. study: what calibration inputs showed; None without any.
     """
@@ -118,7 +119,7 @@ def draft(
     if use.steps > 1 and "channels" in wanted:
         raise UsageError("more than one step goes with a target of macs or params")
     groups = analyze(model, exact=use.exact and plan is None, progress=say)
-    if not groups.groups:
+    if not groups.groups and DEPTH not in use.kinds and (plan is None or not plan.blocks):
         raise ModelError(
             "the model has no group of channels that can be pruned: " + _held(groups, use.exact)
         )
@@ -127,15 +128,17 @@ def draft(
     cost = CostModel(groups)
     if plan is not None:
         given, use = use.data, use.replayed(plan.made_by)
+        groups = plans.without_blocks(plans.in_order(groups, plan), plan)
         removed, made_by = plans.replay(groups, plan), dict(plan.made_by)
         if not is_noise(given) and "data" in made_by:
             made_by["data"] = described(given)
-    study = gather(groups, use, say)
-    if plan is None:
+        study = gather(groups, use, say)
+    else:
+        groups, study = prepare(groups, use, say)
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-        removed = select_in_steps(groups, free, wanted, use, study, cost, say)
+        groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, cost)
+    figures = measure(groups, removed, cost.without(groups.graph))
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
@@ -170,6 +173,7 @@ def prune(
     samples: int = 512,
     preprocess: str | None = None,
     memory: int = 4 << 30,
+    align: bool = False,
     plan: Plan | None = None,
     verify: bool = True,
     progress: Progress | None = None,
@@ -188,10 +192,11 @@ def prune(
         min_keep: no group falls below so many units.
         round_to: kept sizes are multiples of this, or untouched; None: see `spa.allocate.Limits`.
         exact: only groups whose removal obeys the law in value.
-        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge" (see
-            `spa.fit`) or "none".
+        compensate: what remaining weights take over: "refit", "bias", "sweep", "merge",
+            "reconstruct" (see `spa.fit`), "fold" (see `spa.fold`) or "none".
         repair: "statistics" re-estimates those of BatchNormalization; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
+        align: put the channels of groups and heads in order before the choice, see `spa.align`.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
 
@@ -217,6 +222,7 @@ def prune(
         samples,
         preprocess,
         memory,
+        align,
     )
     drafted = draft(model, target, settings, plan=plan, progress=progress)
     return finish(drafted, verify=verify, seed=seed, progress=progress)
@@ -311,6 +317,7 @@ def verify(
     groups = analyze(original)
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
+    groups = plans.without_blocks(plans.in_order(groups, plan), plan)
     removed = plans.replay(groups, plan)
     use = Settings(data=data).replayed(plan.made_by)
     groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)

@@ -57,10 +57,23 @@ class Grid(NamedTuple):
     factors: tuple[Ids, ...]
 
 
-class Recorder:
-    """Collects what the rules say: ties, grids, locks, inexact ids and the kinds of axes."""
+Promise = tuple[int, int, int]  # body, input of the node that runs it, axis
 
-    def __init__(self) -> None:
+
+class Recorder:
+    """Collects what the rules say: ties, grids, locks, inexact ids and the kinds of axes.
+
+    Where a body of a loop begins, it is not known yet whether what a round leaves of a state is
+    zero where an index is removed; it is taken to be so where the state starts with zero.
+
+    begun: the axes of states that start as nothing, by body and input of the node that runs it.
+    spoken: the axes of states of which that is known to be wrong. broken: those found so.
+    """
+
+    def __init__(self, spoken: frozenset[Promise] = frozenset()) -> None:
+        self.spoken = spoken
+        self.broken: set[Promise] = set()
+        self.begun: dict[tuple[int, int], Axes] = {}
         self.count = LOCKED + 1
         self.ties: list[tuple[Ids, Ids, int]] = []
         self.grids: list[Grid] = []

@@ -20,6 +20,7 @@ from spa.curves import Curve
 from spa.groups import Groups
 
 BLOCKS = (8, 4, 2, 1)
+Path = list[tuple[int, float]]  # the corners of a hull: units removed, loss
 
 
 def spend(
@@ -42,7 +43,7 @@ def spend(
     blocks = BLOCKS if limits.round_to is None else (limits.round_to,)
     for block in blocks:
         steps = Steps(groups, limits, block)
-        best = _best(_paths(groups, curves, weights, steps), target, cost, steps)
+        best = _best(paths(groups, curves, weights, steps), target, cost, steps)
         left = getattr(cost(best), target[0]) / max(getattr(cost(), target[0]), 1)
         if abs(left - target[1]) <= TOLERANCE:
             return best
@@ -50,22 +51,22 @@ def spend(
     return search(cost, steps, rank, *target)  # it says why, if it finds no way either
 
 
-def _paths(
+def paths(
     groups: Groups, curves: Mapping[int, Curve], weights: Mapping[int, float], steps: Steps
-) -> dict[int, list[tuple[int, float]]]:
-    """For every group the corners of its hull: (units removed, loss)."""
-    paths = {}
+) -> dict[int, Path]:
+    """The hull of every group."""
+    found = {}
     for g, curve in curves.items():
         sizes = np.zeros((groups[g].size, len(groups)), np.int64)
         sizes[:, g] = np.arange(groups[g].size)
         allowed = sorted({int(steps.allowed(row)[g]) for row in sizes})
         loss = np.concatenate([[0.0], curve.loss]) * weights.get(g, 1.0)
-        paths[g] = _hull([(k, float(loss[k])) for k in allowed])
-    return paths
+        found[g] = _hull([(k, float(loss[k])) for k in allowed])
+    return found
 
 
-def _hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    corners: list[tuple[int, float]] = []
+def _hull(points: Path) -> Path:
+    corners: Path = []
     for x, y in points:
         while len(corners) > 1:
             (x0, y0), (x1, y1) = corners[-2:]
@@ -77,7 +78,7 @@ def _hull(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _best(
-    paths: Mapping[int, list[tuple[int, float]]],
+    paths: Mapping[int, Path],
     target: tuple[str, float],
     cost: CostModel,
     steps: Steps,
@@ -109,7 +110,7 @@ def _best(
 
 
 def _way(
-    paths: Mapping[int, list[tuple[int, float]]], measure: str, cost: CostModel, count: int
+    paths: Mapping[int, Path], measure: str, cost: CostModel, count: int
 ) -> Iterator[NDArray[np.int64]]:
     counts, at = np.zeros(count, np.int64), dict.fromkeys(paths, 0)
     now = getattr(cost(counts), measure)

@@ -82,7 +82,8 @@ def main() -> None:
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {KINDS}; default all but hidden and embedding.",
+    help=f"Which kinds of groups, of {KINDS}; default all but hidden, embedding and depth (whole "
+    "residual branches).",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(
@@ -106,6 +107,11 @@ def main() -> None:
     show_default=True,
     type=click.Choice(CHOICES["repair"]),
     help="Re-estimate what BatchNormalization stores.",
+)
+@click.option(
+    "--align",
+    is_flag=True,
+    help="First line up what every group of a convolution or a norm, and every head, needs least.",
 )
 @calibration_inputs
 @click.option("--plan-out", type=MODEL, help="Write the plan here.")
@@ -326,11 +332,11 @@ def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
 @main.command()
 @common
 def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the criteria with what they need and where they come from."""
+    """List criteria and compensations with what they need and where they come from."""
     from spa import report
 
     if as_json:
-        emit({"criteria": report.criterion_rows()})
+        emit({"criteria": report.criterion_rows(), "compensations": report.compensation_rows()})
     elif not quiet:
         report.print_criteria(console())
 

@@ -28,7 +28,7 @@ from spa.score import check_names
 from spa.selection import choose
 from spa.settings import Settings, listed
 from spa.steps import select_in_steps
-from spa.study import Study, gather, make_up
+from spa.study import Study, make_up, prepare
 
 DEFAULT = ("obspa", "l1", "random")
 JUDGES = 4096  # samples at most that all rows are judged on
@@ -101,7 +101,7 @@ def compare(
         raise UsageError("labels go with data: made-up inputs have none")
     groups = analyze(model, exact=use.exact, progress=say)
     free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-    study = gather(groups, replace(use, criterion="obspa"), say)
+    groups, study = prepare(groups, replace(use, criterion="obspa"), say)
     if study is None:
         raise ModelError("onnxruntime runs this model on no made-up inputs: give some with --data")
     judge = _Judge(groups, study, use, labels)
@@ -138,22 +138,24 @@ class _Way:
         cost, start = CostModel(self.groups), perf_counter()
         use, row = self.settings, Row(self.settings.criterion, measure, share)
         try:
-            removed = select_in_steps(
+            groups, removed = select_in_steps(
                 self.groups, self.free, {measure: share}, use, self.study, cost, _silent
             )
         except TargetError as error:
             return [replace(row, failed=str(error))]
         chosen = perf_counter() - start
         counts = np.asarray([len(removed.get(g, ())) for g in range(len(self.groups))], np.int64)
-        full, left = cost(), cost(counts)
+        full, left = cost(), cost.without(groups.graph)(counts)
         row = replace(row, macs=left.macs / max(full.macs, 1), params=left.params / full.params)
         plain = replace(use, compensate="none", repair="none")
         ways = [plain] if use.compensate == use.repair == "none" else [use, plain]
-        return [self._row(row, removed, way, chosen) for way in ways]
+        return [self._row(row, groups, removed, way, chosen) for way in ways]
 
-    def _row(self, row: Row, removed: Removed, use: Settings, chosen: float) -> Row:
+    def _row(
+        self, row: Row, chosen_from: Groups, removed: Removed, use: Settings, chosen: float
+    ) -> Row:
         start = perf_counter()
-        groups, done = make_up(self.groups, removed, use, self.study, _silent)
+        groups, done = make_up(chosen_from, removed, use, self.study, _silent)
         pruned = rewrite(groups, removed)
         seconds = chosen + perf_counter() - start
         drift, accuracy = self.judge(pruned)

@@ -4,61 +4,50 @@ Two streams of the calibration inputs go through the graph side by side: the den
 model with all removed slices at zero and every weight before this point already refitted. At each
 site the refit aims at the *dense* output from the *pruned* input (see `spa.fit`), and is kept only
 where it comes nearer to it on held-out inputs. At each BatchNormalization that the file still has,
-the running statistics move as those of the calibration inputs move from dense to pruned.
+the running statistics move as those of the calibration inputs move from dense to pruned; where it
+was folded, what is refitted gets the deviations of the dense outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import METHODS, NEEDS, Moments, moments
+from spa.compensation import Compensation
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
+from spa.fold import fold
 from spa.groups import Groups, Removed
+from spa.logits import folded, match, moved, sides
 from spa.measure import (
     Measured,
     channel_statistics,
     every_stop,
+    goals,
     named,
     norm_places,
     own,
     sampled,
-    settle,
     stored,
+    with_products,
 )
-from spa.merge import stand_ins
+from spa.merge import combined, nearest, stand_ins
 from spa.parts import parts
+from spa.products import Product
+from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Floats, Place, Site
+from spa.stays import Stays, is_alone, read_at
 from spa.stream import Stream
 from spa.validate import mask
+from spa.widths import Width, rescaled, spread, widths
 
 ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
-
-
-@dataclass(frozen=True)
-class Compensation:
-    """What was changed.
-
-    values: input of a node -> what it holds from now on, in the shape of the original.
-    helped: name of a site -> its error on held-out inputs before and after, as shares of the
-        energy of its output.
-    rejected: the sites whose weights stayed as they were, because no change helped.
-    repaired: the BatchNormalization nodes with new statistics.
-    drift: of the outputs on held-out inputs, before and after, as shares of their variance.
-    refused: whether all of it was dropped because that drift did not shrink.
-    """
-
-    values: Mapping[Place, NDArray[Any]] = field(default_factory=dict, repr=False)
-    helped: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    rejected: Sequence[str] = ()
-    repaired: Sequence[str] = ()
-    drift: tuple[float, float] = (0.0, 0.0)
-    refused: bool = False
 
 
 def compensate(
@@ -77,7 +66,7 @@ def compensate(
     Args:
         measured: the dense network on the same kind of inputs.
         fit, held: batches to fit on, and others to judge by.
-        method: one of `spa.fit.METHODS`, or "none".
+        method: one of `spa.fit.METHODS`, "fold" (see `spa.fold`), or "none".
         repair: re-estimate the statistics of BatchNormalization nodes.
         memory: bytes for held activations.
     """
@@ -100,24 +89,59 @@ class _Walk:
         self.kept = groups.kept(removed)
         self.fits, self.method, self.repair, self.seed = fits, method, repair, seed
         self.needs = NEEDS.get(method)
-        self.standing = stand_ins(groups, removed) if self.needs == "standing" else {}
-        self.stops = every_stop(self.graph)
+        self.standing = {}
+        if self.needs == "standing":
+            choose = nearest if method == "merge" else combined
+            self.standing = stand_ins(groups, removed, choose)
+        stops = every_stop(self.graph)
+        asked = self.measured.products.values() if method in LOGITS else ()
+        alone = [s.product for s in asked if is_alone(groups, removed, s.product)]
+        self.widths = {w.node: w for w in widths(self.graph) if len(self._left(w)) < self._size(w)}
+        self.stops = with_products(stops, alone)
         whole = parts(self.graph)
-        self.dense = own(whole, self.graph, self.stops)
-        self.pruned = own(mask(groups, removed, whole), self.graph, self.stops)
-        self.values: dict[Place, NDArray[Any]] = {}
+        self.recurrences = {
+            r.node: r
+            for r in (recurrences(self.graph) if method in LOGITS else ())
+            if len(self._states(r)) < self.graph.constants[self._name(r.weight)].shape[2]
+        }
+        more = [p for w in (self.widths, self.recurrences) for v in w.values() for p in v.places]
+        self.dense = own(whole, self.graph, stops, more)
+        folded_ = fold(groups, removed) if method == "fold" else {}
+        changed = replace(groups, graph=replace(self.graph, changed=folded_))
+        self.pruned = own(mask(changed, removed, whole), self.graph, stops, more)
+        places = {s.weight: s.place for s in stops.values() if s is not None}
+        self.values: dict[Place, NDArray[Any]] = {
+            places.get(n) or read_at(self.graph, n): value for n, value in folded_.items()
+        }
         self.helped: dict[str, tuple[float, float]] = {}
         self.rejected: list[str] = []
         self.repaired: list[str] = []
 
     def run(self, batches: Sequence[Feeds], memory: int) -> Compensation:
-        goals = [self.graph.nodes[k].inputs[0] for k in self.stops]
+        dead = self.graph.dead
+        asked = goals(self.graph, {k: s for k, s in self.stops.items() if k not in dead})
+        asked += [n for k, w in self.widths.items() if k not in dead for n in (w.x, w.y)]
+        for k, r in self.recurrences.items():
+            asked += [] if k in dead else [r.y, *self._given(r).values()]
         with (
-            Stream(self.dense, batches, goals, memory // 2) as self.from_dense,
-            Stream(self.pruned, batches, goals, memory // 2) as self.from_pruned,
+            Stream(self.dense, batches, asked, memory // 2) as self.from_dense,
+            Stream(self.pruned, batches, asked, memory // 2) as self.from_pruned,
         ):
-            for node, site in self.stops.items():
-                name = self.graph.nodes[node].inputs[0]
+            for node, site in self._in_order():
+                if node in self.graph.dead:
+                    if not isinstance(site, (Width, Product, Recurrence)):
+                        self._settle_dense(node, site)
+                    continue
+                if isinstance(site, Width):
+                    self._width(site)
+                    continue
+                if isinstance(site, Recurrence):
+                    self._recurrence(site)
+                    continue
+                if isinstance(site, Product):
+                    self._product(site)
+                    continue
+                name = site.x if site else self.graph.nodes[node].inputs[0]
                 x, z = (
                     [b[name] for b in run([name])] for run in (self.from_dense, self.from_pruned)
                 )
@@ -127,29 +151,45 @@ class _Walk:
                     self._site(site, x, z)
         return Compensation(self.values, self.helped, self.rejected, self.repaired)
 
+    def _settle_dense(self, node: int, site: Site | None) -> None:
+        """The dense stream still has what is in a removed block."""
+        values: dict[Place, NDArray[Any]] = {}
+        if self.measured.made_up and site is None:
+            places, moved = norm_places(self.graph, node), self.measured.statistics[node]
+            values = dict(zip(places, moved, strict=True))
+        affine = self.measured.settled.get(node)
+        if affine is not None and site is not None and site.bias is not None:
+            bias = stored(self.dense, self.graph, site.bias.place)
+            values = settle(site, affine, self.measured.sites[node].weights, bias, self.graph)
+        self._tell(self.dense, self.from_dense, values)
+
+    def _in_order(self) -> list[tuple[int, Site | Product | Width | Recurrence | None]]:
+        """A recurrence comes after the site that is its node's input."""
+        every = [*self.stops.items(), *self.widths.items(), *self.recurrences.items()]
+        return sorted(every, key=lambda item: item[0])
+
     # --- sites
 
     def _site(self, site: Site, x: list[Floats], z: list[Floats]) -> None:
         w = self.measured.sites[site.node].weights
-        stays = _Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
+        stays = Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
-        if not untouched and self.method != "none" and stays.into.any():
+        if not untouched and self.method in METHODS and stays.into.any():
             self._refit(site, w, stays, x, z)
         affine = self.measured.settled.get(site.node)
         if affine is not None and site.bias is not None:
             bias = stored(self.dense, self.graph, site.bias.place)
-            new, moved = w, bias
+            new, shifted = w, bias
             if site.place in self.values:
                 new = site.forward(np.asarray(self.values[site.place], np.float32))
-                moved = self.values.get(site.bias.place, bias)
+                shifted = self.values.get(site.bias.place, bias)
             elif not stays.into.all():
                 new = w * stays.all
             self._tell(self.dense, self.from_dense, settle(site, affine, w, bias, self.graph))
-            self._tell(self.pruned, self.from_pruned, settle(site, affine, new, moved, self.graph))
+            settled = settle(site, affine, new, shifted, self.graph)
+            self._tell(self.pruned, self.from_pruned, settled)
 
-    def _refit(
-        self, site: Site, w: Floats, stays: _Stays, x: list[Floats], z: list[Floats]
-    ) -> None:
+    def _refit(self, site: Site, w: Floats, stays: Stays, x: list[Floats], z: list[Floats]) -> None:
         fitted, held = (
             self._moments(site, w, stays, x[part], z[part], part.start or 0, need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
@@ -163,31 +203,42 @@ class _Walk:
             standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
             fitted = replace(fitted, standing=standing)
         choices = [plain, *METHODS[self.method](full, kept, fitted)]
+        if site.rounds:
+            choices = [(self._rounded(site, w, stays, v), change) for v, change in choices]
         errors = [held.error(*choice) for choice in choices]
         best = int(np.argmin(errors))
         name = self.graph.nodes[site.node].name
         if best == 0:
             self.rejected.append(name)
             return
-        self.helped[name] = errors[0], errors[best]
-        v, change = choices[best]
-        new = np.zeros_like(w)
-        rows, columns, inputs = map(np.flatnonzero, (stays.alive, stays.out, stays.into))
-        new[np.ix_(rows, columns, inputs)] = v.reshape(*v.shape[:2], -1, w.shape[3])
+        v, change, error = *choices[best], errors[best]
+        if self.repair and site.node in self.measured.settled:
+            longer = restored(v, fitted, *RATIOS)
+            if (now := held.error(*longer)) < errors[0]:
+                (v, change), error = longer, now
+        self.helped[name] = errors[0], error
+        rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
+        new = stays.put(v, w)
         old = self.graph.array(site.weight)
         self._set(site.place, site.backward(new, old.shape).astype(old.dtype))
         if site.bias is not None:
             all_ = np.zeros(w.shape[:2])
             all_[np.ix_(rows, columns)] = change
             bias = stored(self.dense, self.graph, site.bias.place)
-            moved = bias + site.bias.scale * all_.ravel()
-            self._set(site.bias.place, moved.astype(bias.dtype))
+            new_bias = site.bias.moved(bias, all_)
+            self._set(site.bias.place, new_bias.astype(bias.dtype))
+
+    def _rounded(self, site: Site, w: Floats, stays: Stays, v: Matrix) -> Matrix:
+        """Weights as they can be stored."""
+        shape = self.graph.constants[site.weight].shape
+        back = site.forward(site.backward(stays.put(v, w), shape))
+        return back[np.ix_(*stays.places)].reshape(v.shape).astype(np.float64)
 
     def _moments(
         self,
         site: Site,
         w: Floats,
-        stays: _Stays,
+        stays: Stays,
         x: Sequence[Floats],
         z: Sequence[Floats],
         first: int,
@@ -196,6 +247,11 @@ class _Walk:
         rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
         inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
+        affine = self.measured.settled.get(site.node)
+        if affine is not None:
+            shift = affine.shift[stays.alive]
+            inputs = replace(affine, shift=shift).read(inputs)
+            pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
         dense = w[stays.alive][:, stays.out]
         found = moments(
             dense.reshape(*dense.shape[:2], -1),
@@ -217,6 +273,126 @@ class _Walk:
     @staticmethod
     def _tell(apart: Any, stream: Stream, values: Mapping[Place, NDArray[Any]]) -> None:
         stream.replace(named(apart, values.items()))
+
+    # --- products of activations
+
+    def _product(self, product: Product) -> None:
+        """Match the products of queries and keys, and let the weights of queries make it so."""
+        x, z = (
+            [[b[n] for b in pair] for n in product.names]
+            for run in (self.from_dense, self.from_pruned)
+            for pair in [run(product.names)]
+        )
+        side = product.sides[0]
+        left = [self._outputs(s.site)[s.channels] for s in product.sides]
+        alive = np.flatnonzero(left[0].any(1) & left[1].any(1))
+        same = (left[0][alive] == left[0][alive[:1]]).all() if len(alive) else False
+        if not same or left[0][alive].all() or not np.array_equal(left[0][alive], left[1][alive]):
+            return
+        if any(product.heads_at(product.views[0](v).shape[:-2]) is None for v in z[0]):
+            return
+        kept = np.flatnonzero(left[0][alive[0]])
+        found = match(
+            product,
+            [sides(product, *pair) for pair in zip(*x, strict=True)],
+            [sides(product, *pair) for pair in zip(*z, strict=True)],
+            self.fits,
+            kept,
+            alive,
+            self.method == "refit",
+            self.seed,
+        )
+        if found is None:
+            return
+        best, before, after = found
+        name = self.graph.nodes[product.node].name
+        if best is None:
+            self.rejected.append(name)
+            return
+        self.helped[name] = before, after
+        site, old = side.site, self.graph.array(side.site.weight)
+        w = site.forward(np.asarray(self.values.get(site.place, old), np.float32))
+        at = site.bias.place if site.bias else None
+        bias = None if at is None else self.values.get(at, stored(self.dense, self.graph, at))
+        w, bias = folded(side, alive, kept, best, w, bias)
+        self._set(site.place, site.backward(w, old.shape).astype(old.dtype))
+        if at is not None and bias is not None:
+            self._set(at, bias.astype(stored(self.dense, self.graph, at).dtype))
+        self.from_pruned.put(side.name, [moved(product, alive, kept, best, v) for v in z[0]])
+
+    def _outputs(self, site: Site) -> NDArray[np.bool_]:
+        """Which outputs of a site are kept."""
+        shape = self.graph.constants[site.weight].shape
+        stays = Stays(site, self.kept.axes(site.weight), shape)
+        return np.asarray(stays.all.any((0, 2, 3)))
+
+    # --- recurrences
+
+    def _states(self, recurrence: Recurrence) -> Index:
+        """The hidden units that are kept."""
+        name = self._name(recurrence.weight)
+        axes = self.kept.axes(name)
+        return np.arange(self.graph.constants[name].shape[2]) if axes is None else axes[2]
+
+    def _given(self, recurrence: Recurrence) -> dict[int, str]:
+        """What the node reads that is computed, by position."""
+        inputs = self.graph.nodes[recurrence.node].inputs
+        return {k: n for k, n in enumerate(inputs) if n in self.graph.activations}
+
+    def _recurrence(self, recurrence: Recurrence) -> None:
+        """Let the kept states do what the removed ones did for the gates."""
+        node, kept = self.graph.nodes[recurrence.node], self._states(recurrence)
+        given = self._given(recurrence)
+        dense = self.from_dense([recurrence.y, *(given[k] for k in (5,) if k in given)])
+        pruned = self.from_pruned([*given.values()])
+        y = [b[recurrence.y] for b in dense]
+        fixed = {
+            k: self.values.get((node.index, k), stored(self.pruned, self.graph, (node.index, k)))
+            for k, name in enumerate(node.inputs)
+            if name and k not in given
+        }
+        first = [b[given[5]] if 5 in given else fixed.get(5) for b in dense]
+        states = [states_before(recurrence, *pair) for pair in zip(y, first, strict=True)]
+        read = [{**fixed, **{k: b[n] for k, n in given.items()}} for b in pruned]
+        r = np.asarray(self.graph.array(self._name(recurrence.weight)))
+        full = self.method == "refit"
+        best, plain, after = refitted(
+            self.graph, recurrence, r, states, y, read, self.fits, kept, full
+        )
+        name = f"{node.name}, recurrence"
+        if best is None:
+            self.rejected.append(name)
+            return
+        self.helped[name] = plain, after
+        for at, value in zip(recurrence.places, best, strict=True):
+            self._set(at, value)
+
+    # --- layer normalisations
+
+    def _left(self, width: Width) -> Index:
+        """The channels that are kept."""
+        axes = self.kept.axes(self._name(width.scale))
+        return np.arange(self._size(width)) if axes is None else axes[0]
+
+    def _size(self, width: Width) -> int:
+        return self.graph.constants[self._name(width.scale)].shape[0]
+
+    def _name(self, at: Place) -> str:
+        return self.graph.nodes[at[0]].inputs[at[1]]
+
+    def _width(self, width: Width) -> None:
+        """Scale and bias for fewer channels. The zeros in the pruned stream count as channels, in
+        the file they do not; the stream is told what comes nearest to the file."""
+        kept = self._left(width)
+        y = [b[width.y] for b in self.from_dense([width.y])]
+        z = [b[width.x] for b in self.from_pruned([width.x])]
+        old = [stored(self.dense, self.graph, p) for p in width.places]
+        line, told = rescaled(width, y, z, self.fits, kept, old, self.repair)
+        if line is not None:
+            self.repaired.append(self.graph.nodes[width.node].name)
+            self.values.update(zip(width.places, spread(line, kept, old), strict=True))
+        settled = zip(width.places, spread(told, kept, old), strict=True)
+        self._tell(self.pruned, self.from_pruned, dict(settled))
 
     # --- statistics
 
@@ -244,20 +420,3 @@ class _Walk:
             self._tell(self.dense, self.from_dense, dict(zip(places, (mean, var), strict=True)))
             settled = dict(zip(places, (mean + shift, var * ratio), strict=True))
             self._tell(self.pruned, self.from_pruned, settled)
-
-
-class _Stays:
-    """What is kept of a site's weights.
-
-    all: shape (g, o, i, t). alive: groups, (g,). out: outputs of a group, (o,). into: inputs, (i,).
-    """
-
-    def __init__(
-        self, site: Site, axes: Sequence[NDArray[np.intp]] | None, shape: tuple[int, ...]
-    ) -> None:
-        stays = np.zeros(shape, np.float32)
-        stays[np.ix_(*(axes or [np.arange(n) for n in shape]))] = 1
-        self.all = site.forward(stays) > 0
-        self.alive = self.all.any((1, 2, 3))
-        self.out = self.all[self.alive].any((0, 2, 3))
-        self.into = self.all[self.alive].any((0, 1, 3))

@@ -1,20 +1,23 @@
 """Multiply-accumulates, parameters and bytes, as functions of the kept sizes.
 
-MACs count convolutions, matrix products, Attention and recurrent products, once each, at the sizes
-that the analysis bound the free axes to. Parameters count every stored weight, quantised ones
-included.
+MACs count convolutions, matrix products, Attention and recurrent products, at the sizes that the
+analysis bound the free axes to. Each counts once: in the body of a Loop or a Scan once for every
+round, where their number is known, and in both branches of an If. Parameters count every stored
+weight, quantised ones included.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa import rules
+from spa import borders, rules
 from spa.axes import whole
-from spa.graph import WEIGHTS
+from spa.graph import WEIGHTS, Graph
 from spa.groups import Groups
 
 
@@ -26,8 +29,12 @@ class Cost:
     params: int
 
 
+Axes = list[tuple[str, int]]
+Terms = list[tuple[NDArray[np.intp], NDArray[np.intp]]]  # axes, and what each term belongs to
+
+
 class CostModel:
-    """The cost of a model after removing so many units of every group.
+    """The cost of a model after removing its blocks, if any, and so many units of every group.
 
     The product of the sizes of some axes is the cost of one node or one constant. An axis falls
     into cells, each of one group in every view; a cell keeps the shares that its groups keep, and
@@ -38,35 +45,60 @@ class CostModel:
         self._groups = groups
         self._axes: dict[tuple[str, int], int] = {}
         self._sizes: list[int] = []
-        macs = list(self._mac_terms())
-        params = [
-            [(name, k) for k in range(len(c.shape))]
-            for name, c in groups.graph.constants.items()
-            if c.tensor.data_type in WEIGHTS and groups.graph.readers.get(name)
-        ]
-        self._macs = self._terms(macs)
-        self._params = self._terms(params)
+        self._macs = self._terms(list(self._mac_terms()))
+        self._constants = list(groups.graph.constants)
+        self._params = self._terms(list(self._param_terms()))
         self._full = np.asarray(self._sizes or [1], float)
         self._cells = self._find_cells()
+        self._left = self._alive(groups.graph)
 
-    def _mac_terms(self) -> list[list[tuple[str, int]]]:
-        terms = []
+    def without(self, graph: Graph) -> CostModel:
+        """The same for another choice of blocks."""
+        other = copy(self)
+        other._left = other._alive(graph)
+        return other
+
+    def _alive(self, graph: Graph) -> tuple[Terms, Terms]:
+        gone = [k for k, name in enumerate(self._constants) if name in graph.forgotten]
+        return _but(self._macs, list(graph.dead)), _but(self._params, gone)
+
+    def _mac_terms(self) -> Iterator[tuple[int, Axes]]:
         for op in self._groups.views[0].ties.ops.values():
             rule = rules.find(op.node.op_type, op.node.domain)
             if rule is None or rule.macs is None or op.node.index in self._refused:
                 continue
             names = (*op.node.inputs, *reversed(op.node.outputs))  # -1 - k is output k
-            terms += [[(names[k], axis) for k, axis in product] for product in rule.macs(op)]
-        return terms
+            found = [[(names[k], axis) for k, axis in product] for product in rule.macs(op)]
+            for term in found if not op.node.home else self._repeated(op.node.home, found):
+                yield op.node.index, term
+
+    def _param_terms(self) -> Iterator[tuple[int, Axes]]:
+        graph = self._groups.graph
+        for number, name in enumerate(self._constants):
+            constant = graph.constants[name]
+            if constant.tensor.data_type in WEIGHTS and graph.readers.get(name):
+                yield number, [(name, k) for k in range(len(constant.shape))]
+
+    def _repeated(
+        self, home: int, terms: list[list[tuple[str, int]]]
+    ) -> list[list[tuple[str, int]]]:
+        """The same for all rounds of a body, as an axis that nothing is removed from."""
+        graph, shapes = self._groups.graph, self._groups.shapes
+        rounds = borders.repeats(graph, home, shapes.shapes, shapes.values)
+        key = (f"rounds of body {home}", 0)
+        if rounds and key not in self._axes:
+            self._axes[key] = len(self._sizes)
+            self._sizes.append(rounds)
+        return [[*term, key] for term in terms] if rounds else []
 
     @property
     def _refused(self) -> dict[int, str]:
         return self._groups.views[0].ties.refused
 
-    def _terms(self, terms: list[list[tuple[str, int]]]) -> list[NDArray[np.intp]]:
+    def _terms(self, terms: list[tuple[int, Axes]]) -> Terms:
         """Axis references as indices, grouped by how many there are (for one product each)."""
-        by_length: dict[int, list[list[int]]] = {}
-        for term in terms:
+        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        for owner, term in terms:
             refs = []
             for name, axis in term:
                 key = (name, axis)
@@ -74,8 +106,14 @@ class CostModel:
                     self._axes[key] = len(self._sizes)
                     self._sizes.append(self._groups.shapes.shapes[name][axis])
                 refs.append(self._axes[key])
-            by_length.setdefault(len(refs), []).append(refs)
-        return [np.asarray(refs, np.intp) for refs in by_length.values()]
+            by_length.setdefault(len(refs), []).append((owner, refs))
+        return [
+            (
+                np.asarray([refs for _, refs in rows], np.intp).reshape(len(rows), length),
+                np.asarray([owner for owner, _ in rows], np.intp),
+            )
+            for length, rows in by_length.items()
+        ]
 
     def _find_cells(self) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.intp]]:
         """Every axis in cells of indices that belong to the same group in every view.
@@ -97,8 +135,12 @@ class CostModel:
         cells: list[NDArray[np.intp]] = []
         known: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
         axes = self._groups.views[0].ties.axes
-        for (name, k), row in self._axes.items():
-            ids = axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+        # All at once, so that no two have one `id`.
+        held = [
+            axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+            for (name, k), row in self._axes.items()
+        ]
+        for ids, row in zip(held, self._axes.values(), strict=True):
             key = id(ids)
             if key not in known:
                 of = np.stack(
@@ -116,15 +158,24 @@ class CostModel:
         )
 
     def __call__(self, removed: NDArray[np.int64] | None = None) -> Cost:
-        """Cost after removing ``removed[g]`` units of every group g; None: nothing."""
+        """Cost after removing the blocks and ``removed[g]`` units of every group g; None: nothing
+        is removed."""
+        if removed is None:
+            return Cost(_total(self._macs, self._full), _total(self._params, self._full))
         sizes = self._full
-        if removed is not None and len(removed):
+        if len(removed):
             kept = np.append(1 - removed / np.asarray([g.size for g in self._groups.groups]), 1.0)
             rows, counts, cells = self._cells
             left = np.bincount(rows, counts * kept[cells].prod(axis=0), minlength=len(sizes))
             sizes = np.round(left)
-        return Cost(_total(self._macs, sizes), _total(self._params, sizes))
+        macs, params = self._left
+        return Cost(_total(macs, sizes), _total(params, sizes))
 
 
-def _total(terms: list[NDArray[np.intp]], sizes: NDArray[np.float64]) -> int:
-    return int(sum(sizes[refs].prod(axis=1).sum() for refs in terms))
+def _but(terms: Terms, gone: list[int]) -> Terms:
+    stay = [~np.isin(owners, gone) for _, owners in terms] if gone else []
+    return [(r[s], o[s]) for (r, o), s in zip(terms, stay, strict=True)] if gone else terms
+
+
+def _total(terms: Terms, sizes: NDArray[np.float64]) -> int:
+    return int(sum(sizes[refs].prod(axis=1).sum() for refs, _ in terms))

@@ -15,6 +15,7 @@ from spa.evidence import (
     Evidence,
     Scores,
     by_axis,
+    carriers,
     large,
     lengths,
     magnitudes,
@@ -25,6 +26,7 @@ from spa.evidence import (
 from spa.graph import Node
 from spa.groups import Group
 from spa.measure import Seen
+from spa.perturb import perturbation
 from spa.sites import Floats, Site, sites
 
 __all__ = ["CRITERIA", "Criterion", "Evidence", "Scores", "Seen"]
@@ -128,7 +130,7 @@ class _Flow:
     def __init__(
         self, evidence: Evidence, group: Group, by_node: dict[int, Site], scales: dict[str, Node]
     ) -> None:
-        self._graph = evidence.groups.graph
+        self._graph, self._shapes = evidence.groups.graph, evidence.groups.shapes
         self._members = {(m.tensor, m.axis): m for m in group.members}
         self._gains: dict[str, Scores] = {}
         self.total, self.ways = np.zeros(group.size), 0
@@ -163,7 +165,7 @@ class _Flow:
             widest = max(gains, key=lambda s: s.shape[1])
             gain = sum((_times(np.ones_like(widest), s) for s in gains), np.zeros_like(widest))
             out = gain if factor is None else _times(factor, gain)
-            self._gains.update(dict.fromkeys(node.outputs, out))
+            self._gains.update(dict.fromkeys(carriers(self._shapes, node), out))
 
 
 def _times(weights: Scores, gain: Scores) -> Scores:
@@ -206,4 +208,11 @@ OBSPA = Criterion(
     "Wang et al. 2024, Structurally Prune Anything; order by exact block-OBS, see spa.obs",
     normalized=True,
 )
-CRITERIA: dict[str, Criterion] = {c.name: c for c in (OBSPA, *WEIGHTS, *ACTIVITY)}
+PERTURBATION = Criterion(
+    "perturbation",
+    perturbation,
+    "calibration inputs",
+    "Molchanov et al. 2017, Pruning CNNs for Resource Efficient Inference: the oracle, of outputs",
+    normalized=True,
+)
+CRITERIA: dict[str, Criterion] = {c.name: c for c in (OBSPA, *WEIGHTS, *ACTIVITY, PERTURBATION)}

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spa import reals, scales
 from spa.evidence import Evidence, Scores
 from spa.fit import Index, Matrix
 from spa.groups import Group, Groups
+from spa.logits import SeenProduct
 from spa.measure import Seen
 from spa.obs import Demand, order
 
@@ -33,12 +35,18 @@ class Curve:
         return found
 
 
-def curves(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, Curve]:
-    """The curve of every group; of one that no site reads, by the energy of its weights."""
-    read = readers(groups, sites)
+def curves(
+    groups: Groups,
+    sites: Mapping[int, Seen],
+    products: Mapping[int, SeenProduct] | None = None,
+) -> dict[int, Curve]:
+    """The curve of every group; of one that no site and no product of activations reads, by the
+    energy of its weights."""
+    read, multiplied = readers(groups, sites), multipliers(groups, products or {})
     found: dict[int, Curve] = {}
     for g, group in enumerate(groups):
         demands = [d for seen, units in read.get(g, []) for d in _demands(seen, units)]
+        demands += [d for seen, units in multiplied.get(g, []) for d in _pairs(seen, units)]
         if demands:
             found[g] = Curve(*order(demands, group.size))
         else:
@@ -55,12 +63,13 @@ def by_curves(evidence: Evidence) -> list[Scores]:
 def _by_weights(groups: Groups, group: Group) -> Curve:
     """Without a view of its inputs: a unit is worth its share of the energy of the weights."""
     shares = np.zeros(group.size)
-    for member in group.members:
-        w = np.asarray(groups.graph.array(member.tensor), np.float64)
+    members = [m for m in group.members if not scales.is_beside(groups.graph, m.tensor)]
+    for member in members or group.members:
+        w = reals.real(groups.graph, member.tensor).astype(np.float64)
         lines = np.square(np.moveaxis(w, member.axis, 0).reshape(w.shape[member.axis], -1)).sum(1)
         shares += lines[member.index].sum(1) / max(float(lines.sum()), 1e-300)
     order_ = np.argsort(shares, kind="stable")[:-1]
-    return Curve(order_, np.cumsum(shares[order_]) / len(group.members))
+    return Curve(order_, np.cumsum(shares[order_]) / len(members or group.members))
 
 
 def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[Seen, Index]]]:
@@ -73,6 +82,49 @@ def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[S
             if seen is not None:
                 found.setdefault(g, []).append((seen, member.index))
     return found
+
+
+def multipliers(
+    groups: Groups, products: Mapping[int, SeenProduct]
+) -> dict[int, list[tuple[SeenProduct, Index]]]:
+    """Group -> the products that are summed over its units, and where these are in every head,
+    shape (units, heads)."""
+    makers: dict[tuple[str, int], list[SeenProduct]] = {}
+    for seen in products.values():
+        site = seen.product.sides[0].site
+        makers.setdefault((site.weight, 1 - site.in_axis), []).append(seen)
+    found: dict[int, list[tuple[SeenProduct, Index]]] = {}
+    for g, group in enumerate(groups):
+        for member in group.members:
+            for seen in makers.get((member.tensor, member.axis), []):
+                at = np.full(int(member.index.max()) + 1, -1)
+                at[member.index] = np.arange(group.size)[:, None]
+                channels = seen.product.sides[0].channels
+                unit = np.where(channels < len(at), at[np.minimum(channels, len(at) - 1)], -1)
+                places = np.argsort(unit, axis=1, kind="stable")
+                whole = np.take_along_axis(unit, places, 1)
+                if whole.shape[1] == group.size and (whole == np.arange(group.size)).all():
+                    found.setdefault(g, []).append((seen, places.T))
+    return found
+
+
+def _pairs(seen: SeenProduct, units: Index) -> list[Demand]:
+    """A product as two sites: each side's rows are the weights of the other. What both together
+    lose is no more than the sum of what each loses alone."""
+    demands = []
+    for h, (q, k) in enumerate(zip(seen.queries, seen.keys, strict=True)):
+        for own, other in ((q, k), (k, q)):
+            shrunk = own.copy()
+            shrunk[np.diag_indices_from(own)] += 1e-8 * np.diag(own).mean() + 1e-30
+            weight = 0.5 / max(seen.energy, 1e-300)
+            demands.append(Demand(root(other), shrunk, units[:, h : h + 1], weight))
+    return demands
+
+
+def root(a: Matrix) -> Matrix:
+    """R with R^T R = A."""
+    values, vectors = np.linalg.eigh(a)
+    return np.asarray(np.sqrt(np.maximum(values, 0))[:, None] * vectors.T)
 
 
 def _demands(seen: Seen, units: Index) -> list[Demand]:

@@ -8,23 +8,28 @@ curve has seen.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa import run as runs
-from spa.curves import Curve, readers
+from spa.curves import Curve, multipliers, readers
 from spa.fit import Index, Matrix, solve
-from spa.graph import Graph
+from spa.graph import Block, Graph
 from spa.groups import Groups, Removed
-from spa.measure import Measured, Seen, every_stop, named, norm_places, own, settle, stored
+from spa.logits import SeenProduct, folded, without
+from spa.measure import Measured, Seen, every_stop, named, norm_places, own, stored
 from spa.parts import Parts, parts
+from spa.rewrite import rewrite
 from spa.run import Feeds
+from spa.settle import settle
 from spa.sites import Place, Site
 from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
+SHOWN = 8  # inner tensors that are held at a time
 FELT = 1e-3  # and more, until its loss is no longer that of units which are all but dead
 
 
@@ -33,20 +38,75 @@ def weights(
 ) -> dict[int, float]:
     """Group -> the root of the drift at the output per unit of its curve's loss: half way, on a
     scale of logarithms, between all groups alike and the drift as it was measured on few inputs.
-    A group that no site reads counts as the usual one."""
+    A group that no site and no product reads counts as the usual one."""
     probe = _Probe(groups, measured, batches)
     read = readers(groups, measured.sites)
+    multiplied = multipliers(groups, measured.products)
     found = {}
     for g, curve in curves.items():
-        if g not in read or not len(curve.order):
+        if g not in {*read, *multiplied} or not len(curve.order):
             continue
         felt = int(np.searchsorted(curve.loss, FELT)) + 1
         count = min(max(felt, round(PROBE * len(curve.order))), len(curve.order))
-        loss, drift = float(curve.loss[count - 1]), probe.drift(read[g], curve.order[:count])
+        units = curve.order[:count]
+        drift = probe.drift(read.get(g, ()), multiplied.get(g, ()), units)
+        loss = float(curve.loss[count - 1])
         if loss > 0 and 0 < drift < np.inf:
             found[g] = float(np.sqrt(drift / loss))
     usual = float(np.median(list(found.values()))) if found else 1.0
     return {g: found.get(g, usual) for g in curves}
+
+
+def losses(
+    groups: Groups, blocks: Sequence[Block], measured: Measured, batches: Sequence[Feeds]
+) -> Matrix:
+    """What every block is worth, on the scale of curves and their weights, shape (blocks,): half
+    way, on a scale of logarithms, between its share of the variance of the sum that it goes into
+    and the drift of the outputs without it."""
+    graph = groups.graph
+    wanted = outputs(groups, {}, measured, {}, batches)
+    found = []
+    for block, share in zip(blocks, _shares(graph, blocks, measured, batches), strict=True):
+        without = replace(groups, graph=replace(graph, blocks=(block,)))
+        drift = distance(wanted, outputs(without, {}, measured, {}, batches))
+        found.append(np.sqrt(min(drift, 1e6) * share))
+    return np.asarray(found, np.float64)
+
+
+def _shares(
+    graph: Graph, blocks: Sequence[Block], measured: Measured, batches: Sequence[Feeds]
+) -> list[float]:
+    """The variance of every branch over that of its sum, over samples at every place."""
+    apart = own(parts(graph), graph, every_stop(graph))
+    apart = holding(apart, _resettled(graph, apart, measured))
+    spread = {name: _Spread() for b in blocks for name in (b.branch, b.sum)}
+    names = list(spread)
+    for some in (names[k : k + SHOWN] for k in range(0, len(names), SHOWN)):
+        shown = apart.showing(name for name in some if name not in graph.outputs)
+        with runs.session(shown, optimize=True) as running:
+            for feeds in batches:
+                made = runs.run(running, feeds)
+                for name in some:
+                    spread[name].add(np.asarray(made[name], np.float64))
+    return [spread[b.branch].variance() / max(spread[b.sum].variance(), 1e-300) for b in blocks]
+
+
+class _Spread:
+    """The variance of a tensor over its first axis and over batches."""
+
+    def __init__(self) -> None:
+        self.count, self.squares, self.sums = 0, 0.0, dict[tuple[int, ...], Any]()
+
+    def add(self, value: Matrix) -> None:
+        self.count += value.shape[0]
+        self.squares += float(np.square(value).sum())
+        shape = value.shape[1:]
+        count, total = self.sums.get(shape, (0, 0.0))
+        self.sums[shape] = count + value.shape[0], total + value.sum(0)
+
+    def variance(self) -> float:
+        means = [float(np.square(t).sum()) / n for n, t in self.sums.values() if n > 1]
+        return float(max(self.squares - sum(means), 0.0))
 
 
 class _Probe:
@@ -57,8 +117,15 @@ class _Probe:
         self.settled = holding(apart, _resettled(self.graph, apart, measured))
         self.wanted = self._outputs(self.settled)
 
-    def drift(self, read: Sequence[tuple[Seen, Index]], units: Index) -> float:
+    def drift(
+        self,
+        read: Sequence[tuple[Seen, Index]],
+        multiplied: Sequence[tuple[SeenProduct, Index]],
+        units: Index,
+    ) -> float:
         values: dict[str, NDArray[Any]] = {}
+        for product, places in multiplied:
+            values.update(named(self.settled, self._unmatched(product, places[units].T).items()))
         for seen, places in read:
             values.update(named(self.settled, self._cut(seen, places[units].ravel()).items()))
         got = self._outputs(holding(self.settled, values))
@@ -85,9 +152,7 @@ class _Probe:
             change = change.reshape(g, o, t).sum(2)
         bias = np.zeros(0)
         if site.bias is not None:
-            bias = (
-                stored(self.plain, self.graph, site.bias.place) + site.bias.scale * change.ravel()
-            )
+            bias = site.bias.moved(stored(self.plain, self.graph, site.bias.place), change)
         if (affine := self.measured.settled.get(site.node)) is not None:
             return settle(site, affine, new, bias, self.graph)
         shape = self.graph.constants[site.weight].shape
@@ -96,6 +161,23 @@ class _Probe:
             if site.bias.scale < 0 and self.measured.made_up:  # the settled mean, moved
                 bias = self.measured.statistics[self._norm(site)][0] - change.ravel()
             values[site.bias.place] = bias
+        return values
+
+    def _unmatched(self, seen: SeenProduct, gone: Index) -> dict[Place, NDArray[Any]]:
+        """The weights of queries that are zero at what is removed, and match products without."""
+        side = seen.product.sides[0]
+        site, old = side.site, self.graph.array(side.site.weight)
+        kept, match = without(seen, gone)
+        at = site.bias.place if site.bias else None
+        bias = None if at is None else stored(self.plain, self.graph, at)
+        w = site.forward(np.asarray(old, np.float32))
+        w, bias = folded(side, np.arange(len(kept)), kept, match, w, bias)
+        lost = np.take_along_axis(side.channels, gone, 1).ravel()
+        w[0, lost] = 0
+        values: dict[Place, NDArray[Any]] = {site.place: site.backward(w, old.shape)}
+        if at is not None and bias is not None:
+            bias[lost] = 0
+            values[at] = bias
         return values
 
     def _norm(self, site: Site) -> int:
@@ -113,11 +195,20 @@ def outputs(
     batches: Sequence[Feeds],
 ) -> list[NDArray[Any]]:
     """All outputs of the network without some units, with new weights, on the terms on which the
-    dense one was measured: settled, where the inputs are made up."""
+    dense one was measured: settled, where the inputs are made up. Where zero is not as good as
+    gone, the file itself is run, and nothing is settled."""
     graph = groups.graph
-    apart = own(mask(groups, removed, parts(graph)), graph, every_stop(graph))
-    apart = holding(apart, named(apart, values.items()))
+    changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
+    new = replace(groups, graph=replace(graph, changed=changed))
+    if not is_exact(groups, removed):
+        return _run(parts(rewrite(new, removed)), batches)
+    apart = own(mask(new, removed, parts(graph)), graph, every_stop(graph))
     return _run(holding(apart, _resettled(graph, apart, measured)), batches)
+
+
+def is_exact(groups: Groups, removed: Removed) -> bool:
+    """Whether a network without these units computes what it computes where they are zero."""
+    return all(groups[g].exact for g, gone in removed.items() if len(gone))
 
 
 def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDArray[Any]]:
@@ -126,11 +217,15 @@ def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDAr
         return found
     dense = parts(graph)
     for node, (mean, var) in measured.statistics.items():
+        if node in graph.dead:
+            continue
         at = norm_places(graph, node)
         old, new = ([stored(p, graph, k).astype(np.float64) for k in at] for p in (dense, apart))
         moved = mean + new[0] - old[0], var * new[1] / np.where(old[1], old[1], 1)
         found.update(named(apart, zip(at, moved, strict=True)))
     for node, affine in measured.settled.items():
+        if node in graph.dead:  # settled, it would add something again
+            continue
         site = measured.sites[node].site
         assert site.bias is not None
         w = site.forward(np.asarray(stored(apart, graph, site.place), np.float32))
@@ -163,7 +258,8 @@ def holding(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
         model.graph.initializer.append(
             tensor if value is None else numpy_helper.from_array(value, tensor.name)
         )
-    return Parts(model, {n: values.get(n, v) for n, v in apart.weights.items()})
+    weights = {n: values.get(n, v) for n, v in apart.weights.items()}
+    return replace(apart, model=model, weights=weights)
 
 
 def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:

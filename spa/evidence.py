@@ -6,7 +6,7 @@ time: `by_axis` makes those out of one small function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.graph import Graph
+from spa import reals, scales
+from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Index, Member
 from spa.measure import Seen
+from spa.run import Feeds
+from spa.shapes import Shapes
 from spa.sites import Floats, Site, sites
 
 Scores = NDArray[np.float64]
@@ -36,12 +39,14 @@ class Evidence:
 
     seen: node index of a site -> what calibration inputs showed there; empty where there are none.
     aggregate: scores by member, shape (members, units), to one for every unit.
+    inputs: a few batches of calibration inputs.
     """
 
     groups: Groups
     random: np.random.Generator
     seen: Mapping[int, Seen]
     aggregate: Aggregate = _mean
+    inputs: Sequence[Feeds] = ()
 
     @cached_property
     def readers(self) -> list[list[tuple[Site, Index]]]:
@@ -85,16 +90,22 @@ def out_axis(site: Site) -> int:
     return 1 - site.in_axis
 
 
+def carriers(shapes: Shapes, node: Node) -> list[str]:
+    """The outputs of a node that may carry units on: not the scale of what is quantised."""
+    return [n for n in node.outputs if n and shapes.shapes.get(n) != ()]
+
+
 def stored(graph: Graph, name: str) -> Floats:
-    """A constant as floats that do not overflow."""
-    w = np.asarray(graph.array(name))
-    return w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
+    """The numbers of a constant as floats that do not overflow; of quantised ones what they stand
+    for."""
+    return reals.real(graph, name)
 
 
 def large(graph: Graph, group: Group) -> list[Member]:
-    """The members that count: vectors such as biases and statistics only where nothing is larger"""
-    weights = [m for m in group.members if graph.constants[m.tensor].tensor.dims]
-    return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or weights
+    """The members that count: vectors such as biases and statistics only where nothing is larger,
+    scales and zero points not"""
+    weights = [m for m in group.members if not scales.is_beside(graph, m.tensor)] or group.members
+    return [m for m in weights if _is_matrix(graph.constants[m.tensor].shape)] or list(weights)
 
 
 def _is_matrix(shape: tuple[int, ...]) -> bool:

@@ -34,7 +34,8 @@ class Moments:
     """What a refit needs of rows of dense outputs y = W x and of pruned inputs z, by group.
 
     mean_y, mean_z: shapes (g, o), (g, k); zero where the site has no bias to correct.
-    yz, zz: centred second moments, shapes (g, o, k), (g, k, k). energy: E |y - mean|^2 in all.
+    yz, zz: centred second moments, shapes (g, o, k), (g, k, k). yy: those of every output alone,
+        shape (g, o).
     whole: E z z^T about zero over all inputs, shape (g, f, f); those that are removed, zero in the
         pruned stream, as in the dense one.
     standing: what every input is of the kept ones by the weights before it, shape (f, k), see
@@ -45,9 +46,14 @@ class Moments:
     mean_z: Matrix
     yz: Matrix
     zz: Matrix
-    energy: float
+    yy: Matrix
     whole: Matrix | None = None
     standing: Matrix | None = None
+
+    @property
+    def energy(self) -> float:
+        """E |y - mean|^2, of all outputs."""
+        return float(self.yy.sum())
 
     def error(self, v: Matrix, b: Matrix) -> float:
         """E |y - V z - b|^2 over E |y - mean|^2, where the mean of y is W E x."""
@@ -74,7 +80,7 @@ def moments(w: Floats, x: Floats, z: Floats, affine: bool) -> Moments:
     turned = np.swapaxes(cz, 1, 2)
     zz = np.matmul(turned, cz).astype(np.float64) / n
     yz = np.swapaxes(np.matmul(turned, cy), 1, 2).astype(np.float64) / n
-    return Moments(my, mz, yz, zz, float((cy.astype(np.float64) ** 2).sum()) / n)
+    return Moments(my, mz, yz, zz, (cy.astype(np.float64) ** 2).sum(1) / n)
 
 
 def refit(plain: Matrix, m: Moments, lam: float) -> tuple[Matrix, Matrix]:
@@ -89,6 +95,21 @@ def refit(plain: Matrix, m: Moments, lam: float) -> tuple[Matrix, Matrix]:
         rest = np.swapaxes(m.yz - np.matmul(plain, m.zz), 1, 2)
         v = plain + np.stack([solve(a, r, lam).T for a, r in zip(m.zz, rest, strict=True)])
     return v, m.mean_y - np.einsum("gok,gk->go", v, m.mean_z)
+
+
+def restored(v: Matrix, m: Moments, least: float, most: float) -> tuple[Matrix, Matrix]:
+    """New weights, shape (g, o, k), made as much longer or shorter as gives every output the
+    deviation that it has in the dense network, and the change of the bias: what is refitted varies
+    less than what it stands for. REPAIR (Jordan et al. 2023) without a normalisation to hold it.
+
+    Args:
+        least, most: the ratios of variances that are believed.
+    """
+    made = np.einsum("gok,gok->go", np.matmul(v, m.zz), v)
+    alive = (m.yy > 1e-9 * m.yy.max(initial=0.0)) & (made > 1e-9 * made.max(initial=0.0))
+    ratio = np.where(alive, np.clip(m.yy / np.where(alive, made, 1.0), least, most), 1.0)
+    longer = v * np.sqrt(ratio)[:, :, None]
+    return longer, m.mean_y - np.einsum("gok,gk->go", longer, m.mean_z)
 
 
 def solve(a: Matrix, b: Matrix, lam: float) -> Matrix:
@@ -152,10 +173,35 @@ def by_merge(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
     return [(np.matmul(w, m.standing), np.zeros(w.shape[:2]))]
 
 
+def by_reconstruction(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+    """UDFC (Bai et al. 2023, Unified Data-Free Compression): a removed input's weights go to all
+    kept ones, as a combination of which its own maker's weights are. No inputs are looked at."""
+    return by_merge(w, kept, m)
+
+
 METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
     "bias": by_bias,
     "refit": by_refit,
     "sweep": by_sweep,
     "merge": by_merge,
+    "reconstruct": by_reconstruction,
 }
-NEEDS = {"sweep": "whole", "merge": "standing"}  # what of Moments is made for a method alone
+LOGITS = ("refit", "bias")  # the methods that match products of activations too, see spa.logits
+# What of Moments is made for a method alone.
+NEEDS = {"sweep": "whole", "merge": "standing", "reconstruct": "standing"}
+# What every way to make up for what is removed looks at, and where it comes from. Held-out inputs
+# judge them all.
+SOURCES: dict[str, tuple[str, str]] = {
+    "bias": ("calibration inputs", "An et al. 2024, Fluctuation-based Adaptive Structured Pruning"),
+    "refit": (
+        "calibration inputs",
+        "affine least squares, at queries and keys of their products: CORP 2026, arXiv 2602.05243",
+    ),
+    "sweep": ("calibration inputs", "Frantar and Alistarh 2023, SparseGPT; as OBSPA's prototype"),
+    "merge": ("weights", "Kim et al. 2020, Neuron Merging: Compensating for Pruned Neurons"),
+    "reconstruct": ("weights", "Bai et al. 2023, Unified Data-Free Compression"),
+    "fold": (
+        "weights",
+        "Wang et al. 2025, Forget the Data and Fine-Tuning! Just Fold the Network to Compress",
+    ),
+}

@@ -1,14 +1,17 @@
-"""Run a declared pattern on the ids of a node: tie what shares a letter, give outputs their ids."""
+"""Run a declared pattern on a node: tie what shares a letter, give outputs their ids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spa import patterns
-from spa.axes import WINDOW, Axes, Axis, Ids, is_whole, whole
+from spa.axes import WINDOW, Axes, Axis, Ids, Shape, is_whole, whole
 from spa.patterns import STAR, Factors
 
 if TYPE_CHECKING:
@@ -22,30 +25,19 @@ def follow(
     inexact: str = "",
     sizes: dict[str, int] | None = None,
     kinds: dict[str, str] | None = None,
+    summed: str = "",
 ) -> list[Axes]:
     """Run a pattern on the ids of a node: tie what shares a letter, give the outputs their ids."""
-    pattern = patterns.parse(text)
-    terms = pattern.inputs
-    if all(term == (patterns.ELLIPSIS,) for term in terms):  # variadic: the last one repeats
-        terms += terms[-1:] * (len(op.axes) - len(terms))
-    present = [
-        (k, patterns.lay(terms[k], len(op.shape(k)), text))
-        for k in range(min(len(terms), len(op.axes)))
-        if op.has(k)
-    ]
-    size = patterns.solve_sizes([(t, op.shape(k)) for k, t in present], sizes or {}, text)
+    pattern, present, size = _meet(op, text, sizes)
     bound = _Bound(op, size)
     for k, term in present:
         for factors, axis in zip(term, op.input(k), strict=True):
             bound.bind(k, factors, axis)
-    for k in range(len(terms), len(op.axes)):
+    for k in range(len(pattern.inputs), len(op.axes)):
         op.lock_input(k, "an input that the rule keeps whole")
 
-    if zero == "+":
-        products = [[k] for k in range(len(op.axes))]
-    else:
-        products = [[int(k) for k in term.split()] for term in zero.split("+")] if zero else []
-    products = [p for p in ([k for k in p if op.has(k)] for p in products) if p]
+    silent = [_products(op, text) for text in zero.split(",")]
+    within = _products(op, summed) if summed else silent[0]
     for letter, axis in bound.letters.items():
         base = "..." if letter.startswith("...") else letter
         if base in inexact.split():
@@ -53,9 +45,10 @@ def follow(
         if kinds and base in kinds:
             op.kind(axis, kinds[base])
 
-    def zero_at(letter: str, summed: bool) -> bool:
+    def zero_at(letter: str, products: list[list[int]], alone: bool = False) -> bool:
+        """alone: only what carries the letter counts."""
         carried = bound.zeros.get(letter, {})
-        asked = [p for p in products if not summed or any(k in carried for k in p)]
+        asked = [p for p in products if not alone or any(k in carried for k in p)]
         return bool(asked) and all(any(carried.get(k, False) for k in p) for p in asked)
 
     outputs: list[Axes] = []
@@ -66,16 +59,60 @@ def follow(
             continue
         term = patterns.lay(pattern.outputs[k], len(shape), text)
         shown.update(f for factors in term for f in factors)
+        zero_here = partial(zero_at, products=silent[min(k, len(silent) - 1)])
         outputs.append(
-            [
-                bound.spread(factors, n, lambda f: zero_at(f, False))
-                for factors, n in zip(term, shape, strict=True)
-            ]
+            [bound.spread(factors, n, zero_here) for factors, n in zip(term, shape, strict=True)]
         )
     for letter, axis in bound.letters.items():
-        if letter not in shown and not zero_at(letter, True):
+        if letter not in shown and not zero_at(letter, within, alone=True):
             op.inexact(axis)  # summed away without being zero: what it leaves is lost
     return outputs
+
+
+def foretell(op: Op, text: str, sizes: dict[str, int]) -> list[Shape | None]:
+    """The shapes of the outputs as far as the shapes of the inputs and the pattern tell them."""
+    pattern, _, size = _meet(op, text, sizes)
+    broadcast = sum(letter.startswith("...") for letter in size)
+    found: list[Shape | None] = []
+    for term in pattern.outputs:
+        rank = len(term) + (broadcast - 1) * (patterns.ELLIPSIS in term)
+        laid = patterns.lay(term, rank, text)
+        told = all(f.isdigit() or f == "+" or f in size for factors in laid for f in factors)
+        whole = [
+            sum(
+                prod(int(f) if f.isdigit() else size[f] for f in part)
+                for part in patterns.parts(factors)
+            )
+            for factors in (laid if told else ())
+        ]
+        found.append(tuple(whole) if told else None)
+    return found
+
+
+def _meet(
+    op: Op, text: str, sizes: dict[str, int] | None
+) -> tuple[patterns.Pattern, list[tuple[int, tuple[Factors, ...]]], dict[str, int]]:
+    """A pattern, its terms for the inputs that are there, and the sizes of its letters."""
+    pattern = patterns.parse(text)
+    terms = pattern.inputs
+    if all(term == (patterns.ELLIPSIS,) for term in terms):  # variadic: the last one repeats
+        terms += terms[-1:] * (len(op.axes) - len(terms))
+        pattern = replace(pattern, inputs=terms)
+    present = [
+        (k, patterns.lay(terms[k], len(op.shape(k)), text))
+        for k in range(min(len(terms), len(op.axes)))
+        if op.has(k)
+    ]
+    size = patterns.solve_sizes([(t, op.shape(k)) for k, t in present], sizes or {}, text)
+    return pattern, present, size
+
+
+def _products(op: Op, zero: str) -> list[list[int]]:
+    """The products of inputs whose sum an output is, of those that are there."""
+    if zero.strip() == "+":
+        return [[k] for k in range(len(op.axes)) if op.has(k)]
+    terms = [[int(k) for k in term.split()] for term in zero.split("+")]
+    return [p for p in ([k for k in term if op.has(k)] for term in terms) if p]
 
 
 class _Bound:
@@ -93,6 +130,13 @@ class _Bound:
 
     def bind(self, k: int, factors: Factors, axis: Axis) -> None:
         """Tie one axis of input k to the letters that its pattern names."""
+        if "+" in factors:
+            at = 0
+            for part in patterns.parts(factors):
+                size = prod(self._dims(part))
+                self.bind(k, part, axis._replace(ids=axis.ids[at : at + size]))
+                at += size
+            return
         moving = [f for f in factors if patterns.is_live(f) and self.size.get(f, 1) > 1]
         if not moving:
             if len(axis.ids) > 1:
@@ -139,6 +183,10 @@ class _Bound:
 
     def spread(self, factors: Factors, n: int, zero: Callable[[str], bool]) -> Axis:
         """The axis of an output: the ids of its live letters, laid on the grid of its factors."""
+        if "+" in factors:
+            axes = [self.spread(f, prod(self._dims(f)), zero) for f in patterns.parts(factors)]
+            ids = np.concatenate([axis.ids for axis in axes])
+            return Axis(ids, all(axis.zero for axis in axes))
         if factors in self.cells:
             silent = all(zero(f) for f in factors if f in self.letters)
             return Axis(self.cells[factors].ids, silent)

@@ -1,6 +1,7 @@
 """The model as the stages read it: nodes, constants, who makes and who reads each tensor.
 
-A `Graph` never changes the model it was made from. It differs from the file in one way: a small
+A `Graph` never changes the model it was made from. It differs from the file in two ways. The
+bodies of If, Loop and Scan are part of the one list of nodes, see `spa.index`. And a small
 constant (a bias, a scale) that several nodes read, and any constant that they read through an
 Identity, counts as one constant per reader, because exporters that merge equal values would
 otherwise couple layers that have nothing to do with each other. The rewriter splits such a
@@ -9,7 +10,7 @@ constant only where its readers keep different indices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from spa.errors import ModelError
 from spa.protos import bodies, read
 
 AttrValue = Any
@@ -29,13 +29,24 @@ AttrValue = Any
 WEIGHTS = frozenset(
     kind
     for name, kind in TensorProto.DataType.items()
-    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT4", "UINT4", "INT8", "UINT8"))
+    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT"))
+    or name.removeprefix("U") in ("INT2", "INT4", "INT8", "INT16")
 )
+FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node; ``inputs`` name constants by their per-reader names, see `Constant.name`."""
+    """One node; ``inputs`` name constants by their per-reader names, see `Constant.name`.
+
+    A node with bodies comes twice: where it enters one that has inputs, which are its outputs
+    there, and behind its bodies, whose outputs follow its own inputs there.
+
+    home: which graph of the file it stands in, see `Graph.bodies`. at: its place there.
+    bodies: the bodies that it runs.
+    enters: whether this is where it enters its body.
+    captured: what bodies that are not part of the list may read from outside.
+    """
 
     index: int
     name: str
@@ -44,23 +55,43 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     proto: NodeProto
+    home: int = 0
+    at: int = 0
+    bodies: tuple[int, ...] = ()
+    enters: bool = False
+    captured: frozenset[str] = frozenset()
 
     @cached_property
     def attrs(self) -> dict[str, AttrValue]:
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
 
-    @cached_property
-    def captured(self) -> frozenset[str]:
-        """Names that the bodies of this node (If, Loop, Scan) may read from the outer graph."""
-        return frozenset(name for body in bodies(self.proto) for name in free_names(body))
+    @property
+    def given(self) -> int:
+        """How many of the inputs stand in the file; the outputs of bodies follow."""
+        return len(self.proto.input)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph of the file: the model's own, or a body.
+
+    owner: index of the node that runs it, -1 for the model's own graph.
+    attribute: where that node holds it.
+    names: its tensors, name in the file -> name in the index; empty where these are the same.
+    """
+
+    proto: GraphProto
+    owner: int = -1
+    attribute: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Constant:
     """A value stored in the file.
 
-    name: unique for each reader of a shared small constant, else the name in the file.
-    source: the name in the file.
+    name: unique for each reader of a shared small constant, else the same as the source.
+    source: the name in the file, where that is unique in it, see `spa.index`.
     tensor: the stored tensor.
     node: index of the Constant node that holds it; None for an initializer.
     """
@@ -76,12 +107,48 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Order:
+    """Where the parts of a constant come from, see `spa.align`: in every block of axis 0, index k
+    of ``axis`` is what was index ``order[block][k]``."""
+
+    axis: int
+    order: tuple[tuple[int, ...], ...]
+
+    def put(self, value: NDArray[Any]) -> NDArray[Any]:
+        """A value in this order."""
+        if len(self.order) == 1:
+            return np.asarray(value.take(self.order[0], axis=self.axis))
+        blocks = zip(np.split(value, len(self.order)), self.order, strict=True)
+        return np.concatenate([block.take(order, axis=self.axis) for block, order in blocks])
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual branch that can be removed as a whole, see `spa.depth`: sum = skip + branch.
+
+    branch: the tensor that the branch adds, which names it.
+    node: index of the node that adds it.
+    closing: the (node, position of an input) that hold zero where it adds nothing.
+    """
+
+    branch: str
+    skip: str
+    sum: str
+    node: int
+    closing: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class Graph:
     """A model, indexed.
 
     model: the model as it is analysed; never changed.
+    bodies: the graphs that the nodes stand in, the model's own first.
+    spelling: tensor -> its name in the file, where that is another.
     given: the model as it came, where `model` is another form of it.
     changed: constant -> the value it is to have instead of the stored one, of the same shape.
+    blocks: the branches that are to be removed.
+    orders: (constant, order): what was put in order to come from `given` to `model`.
     path: the file it came from, if any; external data is looked for beside it.
     """
 
@@ -92,12 +159,16 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     opsets: dict[str, int]
+    bodies: tuple[Body, ...]
+    spelling: Mapping[str, str] = field(default_factory=dict)
     given: ModelProto | None = None
     changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
+    orders: tuple[tuple[str, Order], ...] = ()
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
-        """Tensor name -> indices of the nodes that read it, bodies included."""
+        """Tensor name -> indices of the nodes that read it."""
         found: dict[str, list[int]] = {}
         for node in self.nodes:
             for name in {*node.inputs, *node.captured}:
@@ -111,12 +182,106 @@ class Graph:
 
     @cached_property
     def activations(self) -> frozenset[str]:
-        """Tensors that depend on a graph input."""
+        """Tensors that depend on a graph input, or on the round of a loop."""
         found = set(self.inputs)
         for node in self.nodes:
-            if not found.isdisjoint(node.inputs) or not found.isdisjoint(node.captured):
+            reads = (*node.inputs, *node.captured)
+            if node.enters or not found.isdisjoint(reads):
                 found.update(node.outputs)
         return frozenset(found)
+
+    @cached_property
+    def empty(self) -> frozenset[str]:
+        """Sequences that hold nothing, or held nothing when a loop began: then what they hold is
+        what its rounds put there."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if node.op_type == "SequenceEmpty":
+                found.update(node.outputs)
+            elif node.enters:
+                pairs = zip(node.inputs, node.outputs, strict=True)
+                found.update(inner for name, inner in pairs if name in found)
+        return frozenset(found)
+
+    @cached_property
+    def hidden(self) -> frozenset[str]:
+        """Tensors that are made inside bodies, so that no output can show them."""
+        return frozenset(
+            name for node in self.nodes if node.home or node.enters for name in node.outputs
+        )
+
+    def spelled(self, name: str) -> str:
+        """The name of a tensor in the file."""
+        return self.spelling.get(name, name)
+
+    def known(self, home: int, name: str) -> str:
+        """The tensor that a name in the file means in one of its graphs."""
+        while home:
+            body = self.bodies[home]
+            if name in body.names:
+                return body.names[name]
+            home = self.nodes[body.owner].home
+        return name
+
+    def proto_of(self, index: int, model: ModelProto) -> NodeProto:
+        """A node in a copy of the model."""
+        node = self.nodes[index]
+        found: NodeProto = self.graph_of(node.home, model).node[node.at]
+        return found
+
+    def graph_of(self, home: int, model: ModelProto) -> GraphProto:
+        """A graph of the file in a copy of the model."""
+        body = self.bodies[home]
+        if body.owner < 0:
+            return model.graph
+        owner = self.proto_of(body.owner, model)
+        found: GraphProto = next(a.g for a in owner.attribute if a.name == body.attribute)
+        return found
+
+    @cached_property
+    def dead(self) -> frozenset[int]:
+        """Nodes that no output needs any more once the blocks are removed."""
+        return self.dead_without(self.blocks)
+
+    def dead_without(self, blocks: Sequence[Block]) -> frozenset[int]:
+        """Nodes that an output needs, and none does without these blocks; and those that no output
+        needs and that read what such nodes make."""
+        if not blocks:
+            return frozenset()
+        passed = {b.sum: b.skip for b in blocks}
+        dead = set(self._needed - self._lead_to_outputs(passed))
+        for node in self.nodes if len(self._needed) < len(self.nodes) else ():
+            if node.index not in self._needed:
+                read = (*node.inputs, *node.captured)
+                if any(self.makers.get(behind(name, passed), -1) in dead for name in read):
+                    dead.add(node.index)
+        return frozenset(dead)
+
+    @cached_property
+    def _needed(self) -> frozenset[int]:
+        return self._lead_to_outputs({})
+
+    def _lead_to_outputs(self, passed: Mapping[str, str]) -> frozenset[int]:
+        """The nodes that outputs need where some tensors are others instead."""
+        found: set[int] = set()
+        waiting = list(self.outputs)
+        while waiting:
+            node = self.makers.get(behind(waiting.pop(), passed), -1)
+            if node >= 0 and node not in found:
+                found.add(node)
+                waiting += [*self.nodes[node].inputs, *self.nodes[node].captured]
+        return frozenset(found)
+
+    @cached_property
+    def forgotten(self) -> frozenset[str]:
+        """Constants that only dead nodes read."""
+        return frozenset(
+            name
+            for name in self.constants
+            if self.dead.issuperset(read := self.readers.get(name, ()))
+            and read
+            and name not in self.outputs
+        )
 
     def array(self, name: str) -> NDArray[Any]:
         """The value of a constant, in its stored shape; external data is mapped, not read."""
@@ -127,6 +292,13 @@ class Graph:
 
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)
+
+
+def behind(name: str, passed: Mapping[str, str]) -> str:
+    """What a tensor is where some are others instead."""
+    while name in passed:
+        name = passed[name]
+    return name
 
 
 def free_names(body: GraphProto) -> set[str]:
@@ -140,67 +312,3 @@ def free_names(body: GraphProto) -> set[str]:
         own.update(node.output)
     read.update(o.name for o in body.output)
     return read - own - {""}
-
-
-def index(model: ModelProto, path: Path | None = None) -> Graph:
-    """Index a model.
-
-    Raises:
-        ModelError: if a node reads a tensor that nothing makes before it.
-    """
-    graph = model.graph
-    stored = {t.name: Constant(t.name, t.name, t, None) for t in graph.initializer}
-    for k, node in enumerate(graph.node):
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            tensor = _constant_tensor(node)
-            if tensor is not None:
-                stored[node.output[0]] = Constant(node.output[0], node.output[0], tensor, k)
-    outputs = tuple(o.name for o in graph.output)
-    inputs = tuple(i.name for i in graph.input if i.name not in stored)
-
-    pinned = {*outputs, *(n for node in graph.node for b in bodies(node) for n in free_names(b))}
-    constants: dict[str, Constant] = dict(stored)
-    known = {*stored, *inputs, *(t.values.name for t in graph.sparse_initializer), ""}
-    others = (n for node in graph.node if node.op_type != "Identity" for n in node.input)
-    read = {n for n in others if n in stored and not _is_small(stored[n])}
-    nodes = []
-    for k, proto in enumerate(graph.node):
-        names, alias = [], proto.op_type == "Identity"
-        for position, name in enumerate(proto.input):
-            if name not in known:
-                raise ModelError(
-                    f"node {proto.name or proto.op_type!r} (number {k}) reads {name!r}, "
-                    "which nothing before it makes: the nodes have no topological order"
-                )
-            if name in stored and name not in pinned and (alias or _is_small(stored[name])):
-                if name in read:
-                    own = f"{name}@{k}.{position}"
-                    constants[own] = Constant(own, name, stored[name].tensor, stored[name].node)
-                    name = own
-                read.add(name)
-            names.append(name)
-        known.update(proto.output)
-        label = proto.name or f"{proto.op_type}_{k}"
-        nodes.append(
-            Node(k, label, proto.op_type, proto.domain, tuple(names), tuple(proto.output), proto)
-        )
-    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
-    return Graph(model, path, tuple(nodes), constants, inputs, outputs, opsets)
-
-
-def _is_small(constant: Constant) -> bool:
-    """A vector, possibly with broadcast axes of size 1: cheap to store once per reader."""
-    size = int(np.prod(constant.shape, dtype=np.int64))
-    return size == max(constant.shape, default=1)
-
-
-def _constant_tensor(node: NodeProto) -> TensorProto | None:
-    for a in node.attribute:
-        if a.name == "value":
-            tensor: TensorProto = a.t
-            return tensor
-        if a.name in ("value_int", "value_ints", "value_float", "value_floats"):
-            value = onnx.helper.get_attribute_value(a)
-            kind = np.int64 if "int" in a.name else np.float32
-            return onnx.numpy_helper.from_array(np.asarray(value, kind), node.output[0])
-    return None

@@ -7,24 +7,25 @@ those it is known, or likely, to have had in training:
 
 - where a BatchNormalization follows, exactly its own: its running statistics are replaced by those
   of the made-up inputs, so that what leaves it has mean beta and deviation gamma;
-- where it was folded into the convolution, the mean stays what the weights make of the settled
-  means before it (a mean passes a sum exactly, whatever the correlations), and the deviation goes
-  towards one level for all channels, as training with weight decay leaves it: gamma varies far
-  less between channels than what a wrong correlation does to the measured deviation.
+- where it was folded into the convolution, what this reads gets the means and the scale that its
+  biases tell (`spa.settle`), and the deviations of what it makes go half the way to one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spa.graph import Graph
+from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
+from spa.products import Product, products
 from spa.run import Feeds
+from spa.settle import Affine, believe, likely_scale, settle, usual
 from spa.sites import Floats, Place, Site, place, sites
 from spa.stream import Stream
 
@@ -32,22 +33,9 @@ Matrix = NDArray[np.float64]
 
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
+BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
 SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
-CHANNEL_SHARE = 0.3  # how much of a channel's own log deviation is believed where BN was folded
-LAYER_SHARE = 0.25  # and of a layer's, against the first layer's
-DEAD = 0.05  # of the largest deviation of a layer
-FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
-REACH = 1.0  # deviations that a mean may lie from the layer's
-
-
-@dataclass(frozen=True)
-class Affine:
-    """What settling does to the output of a folded convolution: (y - mean) * scale + to."""
-
-    scale: Matrix
-    mean: Matrix
-    to: Matrix
 
 
 @dataclass(frozen=True)
@@ -59,6 +47,7 @@ class Seen:
     covariance: of its inputs, centred, shape (g, i u, i u).
     zeros: the share of zeros among its inputs, shape (g, i).
     shrink: how much of the correlations is not believed.
+    entropy: of the values of its inputs, in nats, shape (g, i), see `entropies`.
     energy: E |W x - mean|^2, or E |W x|^2 where the site has no bias to take up a mean.
     """
 
@@ -69,6 +58,7 @@ class Seen:
     zeros: Matrix
     energy: float
     shrink: float = SHRINK
+    entropy: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def taps(self) -> int:
@@ -95,13 +85,14 @@ class Measured:
 
     sites: node -> what it saw. statistics: BatchNormalization node -> mean and variance of what it
     read. settled: folded convolution -> what settling does to its output; empty on real inputs.
-    made_up: whether the inputs are.
+    made_up: whether the inputs are. products: node -> what it saw.
     """
 
     sites: Mapping[int, Seen]
     statistics: Mapping[int, tuple[Matrix, Matrix]]
     settled: Mapping[int, Affine]
     made_up: bool
+    products: Mapping[int, SeenProduct] = field(default_factory=dict)
 
 
 def measure(
@@ -114,12 +105,20 @@ def measure(
         memory: bytes for held activations.
     """
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
-    settled, level = dict[int, Affine](), 0.0
+    settled, seen_products = dict[int, Affine](), dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
-    with Stream(apart, batches, [graph.nodes[k].inputs[0] for k in stops], memory) as run:
-        for node, site in stops.items():
-            x = [b[graph.nodes[node].inputs[0]] for b in run([graph.nodes[node].inputs[0]])]
+    along = with_products(stops, products(graph, batches[0]))
+    with Stream(apart, batches, goals(graph, along), memory) as run:
+        for node, site in along.items():
+            if isinstance(site, Product):
+                pair = run(site.names)
+                q, k = ([b[name] for b in pair] for name in site.names)
+                if (what := see(site, q, k, seed)) is not None:
+                    seen_products[node] = what
+                continue
+            name = site.x if site else graph.nodes[node].inputs[0]
+            x = [b[name] for b in run([name])]
             if site is None:
                 statistics[node] = channel_statistics(x)
                 if made_up:
@@ -127,15 +126,30 @@ def measure(
                         named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
                     )
                 continue
-            seen, mean, deviation = _look(graph, site, x, seed, made_up, bool(settled))
-            found[node] = seen
-            if made_up and _is_folded(graph, site):
-                bias = stored(apart, graph, _bias_place(site))
-                level = level or usual(deviation)
-                settled[node] = _likely(mean + bias, deviation, level)
+            seen, made = _look(graph, site, x, seed, made_up, bool(settled))
+            if made_up and site.bias is not None and _is_folded(graph, site):
+                bias = stored(apart, graph, site.bias.place)
+                seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
                 new = settle(site, settled[node], seen.weights, bias, graph)
                 run.replace(named(apart, new.items()))
-    return Measured(found, statistics, settled, made_up)
+            found[node] = seen
+    return Measured(found, statistics, settled, made_up, seen_products)
+
+
+def entropies(rows: Floats) -> Matrix:
+    """The entropy of every channel's values over equal bins of their range, by some rows.
+
+    Args:
+        rows: shape (g, rows, i, t).
+    """
+    x = rows[:, :SAMPLED, :, rows.shape[3] // 2].swapaxes(1, 2)  # (g, i, rows)
+    low, high = x.min(2, keepdims=True), x.max(2, keepdims=True)
+    bins = np.minimum((x - low) / np.where(high > low, high - low, 1) * BINS, BINS - 1)
+    channel = np.arange(x[..., 0].size).reshape(*x.shape[:2], 1)
+    flat = (bins.astype(np.int64) + channel * BINS).ravel()
+    share = np.bincount(flat, minlength=channel.size * BINS).reshape(*x.shape[:2], BINS)
+    share = share / x.shape[2]
+    return np.asarray(-(share * np.log(np.where(share > 0, share, 1))).sum(2))
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -160,6 +174,25 @@ def every_stop(graph: Graph) -> dict[int, Site | None]:
     return dict(sorted(stops.items()))
 
 
+def with_products(
+    stops: Mapping[int, Site | None], found: Iterable[Product]
+) -> dict[int, Site | Product | None]:
+    """The stops with products of activations among them, in order."""
+    every: dict[int, Site | Product | None] = {**stops, **{p.node: p for p in found}}
+    return dict(sorted(every.items()))
+
+
+def goals(graph: Graph, stops: Mapping[int, Site | Product | None]) -> list[str]:
+    """The tensors that are looked at, as often as they are."""
+    found: list[str] = []
+    for node, stop in stops.items():
+        if isinstance(stop, Product):
+            found += stop.names
+        else:
+            found.append(stop.x if stop else graph.nodes[node].inputs[0])
+    return found
+
+
 def sampled(
     site: Site, x: Sequence[Floats], seed: int, rows: int, first: int = 0
 ) -> NDArray[np.float32]:
@@ -181,8 +214,8 @@ def sampled(
 
 def _look(
     graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool, guessed: bool
-) -> tuple[Seen, Matrix, Matrix]:
-    """What a site sees, and the mean and deviation of the outputs it makes of it, bias left out."""
+) -> tuple[Seen, Matrix]:
+    """What a site sees, and the deviations of the outputs it makes of it, shape (g, o)."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))
     g, o, i, t = w.shape
     rows = sampled(site, x, seed, max(ROWS, 4 * i * (t if i * t <= WIDE else 1)))
@@ -205,8 +238,9 @@ def _look(
         zeros,
         energy,
         SHRINK_MADE_UP if made_up else SHRINK,
+        entropies(rows),
     )
-    return seen, mean.reshape(-1), deviation.reshape(-1)
+    return seen, deviation
 
 
 # --- settling -----------------------------------------------------------------------------------
@@ -215,45 +249,44 @@ def _look(
 def _is_folded(graph: Graph, site: Site) -> bool:
     """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
     own_bias = site.bias is not None and site.bias.own
-    return graph.nodes[site.node].op_type == "Conv" and own_bias and site.y not in graph.outputs
+    is_conv = graph.nodes[site.node].op_type == "Conv" and not site.rounds
+    after = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
+    free = site.y not in graph.outputs and "BatchNormalization" not in after
+    return is_conv and own_bias and free
 
 
-def _likely(mean: Matrix, deviation: Matrix, level: float) -> Affine:
-    """The statistics that the outputs of a trained convolution are likely to have.
+def _likely(
+    seen: Seen, deviation: Matrix, bias: NDArray[Any], coverage: Matrix
+) -> tuple[Seen, Affine]:
+    """A site as it would have seen training data, and what brings it there.
 
     Args:
-        level: the deviation of the first convolution's outputs; 0 for itself.
+        deviation: of its outputs, shape (g, o). coverage: of taps, shape (t,).
     """
-    alive = deviation > 1e-6 * deviation.max()
-    if not alive.any():
-        return Affine(np.ones(len(mean)), mean, mean)
+    g, o, i, t = seen.weights.shape
+    w = np.einsum("goit,t->goi", seen.weights, coverage, dtype=np.float64)
+    b = bias.astype(np.float64).reshape(g, o)
+    taps = seen.mean.shape[2]
+    mean = seen.mean.sum(2) / (coverage.sum() if taps == t else 1)
+    variance = np.einsum("gff->gf", seen.covariance).reshape(g, i, taps).mean(2)
     here = usual(deviation)
-    near = here**LAYER_SHARE * (level or here) ** (1 - LAYER_SHARE)
-    ratio = np.clip(deviation / here, 1 / FAR, FAR)
-    scale = near / here * ratio ** (CHANNEL_SHARE - 1)
-    middle, reach = np.median(mean), REACH * near
-    return Affine(scale, mean, middle + np.clip(mean - middle, -reach, reach))
+    found = believe(w, b, mean, variance, here)
+    shift = found.shift[:, :, None] * coverage
+    middle = b + np.einsum("goi,gi->go", w, found.gain * mean + found.shift)
+    believed = replace(
+        seen,
+        mean=found.gain * seen.mean + (shift if taps == t else found.shift[:, :, None]),
+        covariance=found.gain**2 * seen.covariance,
+        energy=found.gain**2 * seen.energy,
+    )
+    scale = likely_scale(deviation) ** found.sure
+    return believed, Affine(found.gain, shift, scale.ravel(), middle.ravel())
 
 
-def usual(deviation: Matrix) -> float:
-    """The geometric mean of the deviations of channels that are not nearly dead."""
-    alive = deviation > DEAD * deviation.max(initial=0.0)
-    return float(np.exp(np.log(deviation[alive]).mean())) if alive.any() else 1.0
-
-
-def settle(
-    site: Site, affine: Affine, w: Floats, bias: NDArray[Any], graph: Graph
-) -> dict[Place, NDArray[Any]]:
-    """Weights, shape (g, o, i, t), and bias of a folded convolution, settled."""
-    shape = graph.constants[site.weight].shape
-    scaled = w * affine.scale.reshape(*w.shape[:2], 1, 1)
-    moved = (bias - affine.mean) * affine.scale + affine.to
-    return {site.place: site.backward(scaled, shape), _bias_place(site): moved}
-
-
-def _bias_place(site: Site) -> Place:
-    assert site.bias is not None
-    return site.bias.place
+def _coverage(site: Site, x: Floats) -> Matrix:
+    """How often every tap of a kernel lies inside, shape (t,)."""
+    ones = site.rows(np.ones_like(x[:1]), ROWS, np.random.default_rng(0))
+    return np.asarray(ones.mean((0, 1, 2)), np.float64)
 
 
 def channel_statistics(x: Sequence[Floats]) -> tuple[Matrix, Matrix]:
@@ -286,10 +319,15 @@ def norm_places(graph: Graph, node: int) -> list[Place]:
     return [p for k in (3, 4) if (p := place(graph, graph.nodes[node], k))]
 
 
-def own(apart: Parts, graph: Graph, stops: Mapping[int, Site | None]) -> Parts:
+def own(
+    apart: Parts,
+    graph: Graph,
+    stops: Mapping[int, Site | None],
+    more: Sequence[Place] = (),
+) -> Parts:
     """The same model where each of these inputs reads an initializer of its own."""
     values, reads = {}, {}
-    for node, position in dict.fromkeys(places(graph, stops)):
+    for node, position in dict.fromkeys([*places(graph, stops), *more]):
         name = f"{node}.{position}@own"
         values[name] = stored(apart, graph, (node, position))
         reads[node, position] = name
@@ -300,7 +338,7 @@ def stored(apart: Parts, graph: Graph, place: Place) -> NDArray[Any]:
     """What a model stores for the input of a node."""
     from onnx import numpy_helper
 
-    name = apart.model.graph.node[place[0]].input[place[1]]
+    name = apart.node(place[0]).input[place[1]]
     if name in apart.weights:
         return apart.weights[name]
     for tensor in apart.model.graph.initializer:
@@ -313,7 +351,7 @@ def named(apart: Parts, values: Iterable[tuple[Place, NDArray[Any]]]) -> dict[st
     """Values for inputs of nodes by the names of the initializers that they read, as stored."""
     found = {}
     for (node, position), value in values:
-        name = apart.model.graph.node[node].input[position]
+        name = apart.node(node).input[position]
         kind = apart.weights[name].dtype if name in apart.weights else _kind(apart, name)
         found[name] = np.ascontiguousarray(value.astype(kind))
     return found

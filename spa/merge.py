@@ -3,7 +3,7 @@
 Neuron Merging (Kim et al. 2020, Neuron Merging: Compensating for Pruned Neurons): where the weights
 that make unit j are s times those of unit k, so are their outputs, also behind a ReLU; what reads j
 can read k times s instead. The unit that stands in is the nearest by cosine, with a share for how
-far the biases are apart.
+far the biases are apart; or all kept units stand in together, in the least squares.
 
 Units are compared by the inner products of their weights, a matrix that is carried along the graph:
 batch normalisation scales it, a depthwise convolution multiplies it by its own kernels' inner
@@ -13,13 +13,14 @@ weights side by side). So the units of a residual stream are alike where all tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.evidence import out_axis, slices, stored
+from spa.evidence import carriers, out_axis, slices, stored
+from spa.fit import solve
 from spa.graph import Node
 from spa.groups import Group, Groups, Removed
 from spa.sites import Site, sites
@@ -27,6 +28,7 @@ from spa.sites import Site, sites
 Matrix = NDArray[np.float64]
 
 LEAST = 0.1  # of the cosine; below it nothing stands in
+RIDGE = 0.01  # of a combination, of the diagonal
 SHARE = 0.85  # of the cosine in what is nearest, the rest is for the bias; both as in its code
 
 
@@ -38,9 +40,18 @@ class Likeness:
     bias: Matrix
 
 
-def stand_ins(groups: Groups, removed: Removed) -> dict[int, Matrix]:
+StandIns = Callable[
+    ["Likeness", NDArray[np.intp], NDArray[np.intp]], Iterator[tuple[int, int, float]]
+]
+
+
+def stand_ins(groups: Groups, removed: Removed, choose: StandIns) -> dict[int, Matrix]:
     """Node of a site -> what each of its inputs (of a group) is of the others, shape (i, i): the
-    identity, but for the rows of removed inputs, which have a scale at the one that stands in."""
+    identity, but for the rows of removed inputs, which have a scale at those that stand in.
+
+    Args:
+        choose: `nearest` or `combined`.
+    """
     found: dict[int, Matrix] = {}
     by_node = {s.node: s for s in sites(groups.graph)}
     for g, gone in removed.items():
@@ -52,7 +63,7 @@ def stand_ins(groups: Groups, removed: Removed) -> dict[int, Matrix]:
             mixed = found.setdefault(site.node, np.eye(size))
             stay = np.setdiff1d(np.arange(groups[g].size), gone)
             mixed[member.index[gone].ravel()] = 0
-            for unit, other, scale in nearest(likeness, stay, gone):
+            for unit, other, scale in choose(likeness, stay, gone):
                 mixed[member.index[unit], member.index[other]] = scale
     return found
 
@@ -75,11 +86,28 @@ def nearest(
             yield unit, int(stay[best]), float(scale[best])
 
 
+def combined(
+    likeness: Likeness, stay: NDArray[np.intp], gone: NDArray[np.intp]
+) -> Iterator[tuple[int, int, float]]:
+    """Removed unit, a kept one, and the scale at which this is a part of what stands in: all kept
+    ones together, such that the weights are nearest in the least squares (UDFC, Bai et al. 2023).
+    Biases are not looked at: to match them as well costs more than it brings."""
+    norms = np.diag(likeness.products)
+    stay, gone = stay[norms[stay] > 0], gone[norms[gone] > 0]
+    if not len(stay) or not len(gone):
+        return
+    whole = likeness.products
+    scales = solve(whole[np.ix_(stay, stay)], whole[np.ix_(stay, gone)], RIDGE)
+    for unit, column in zip(gone.tolist(), scales.T.tolist(), strict=True):
+        for other, scale in zip(stay.tolist(), column, strict=True):
+            yield unit, other, scale
+
+
 class _Flow:
     """How alike the units of a group are at every tensor that carries them."""
 
     def __init__(self, groups: Groups, group: Group, by_node: dict[int, Site]) -> None:
-        self._graph, self._by_node = groups.graph, by_node
+        self._graph, self._shapes, self._by_node = groups.graph, groups.shapes, by_node
         self._size = group.size
         self._members = {(m.tensor, m.axis): m for m in group.members}
         self._at: dict[str, Likeness] = {}
@@ -124,7 +152,7 @@ class _Flow:
             if node.op_type == "Add" and len(given) == 1:
                 k = next(k for k, n in enumerate(node.inputs) if n not in self._at)
                 out = Likeness(out.products, out.bias + self._vector(node, k))
-        self._at.update(dict.fromkeys(node.outputs, out))
+        self._at.update(dict.fromkeys(carriers(self._shapes, node), out))
 
     def _vector(self, node: Node, position: int) -> Matrix:
         """What a node stores for every unit; zeros where that is not a vector of the group."""

@@ -12,12 +12,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "criterion": (
         "obspa",
         *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
-        *("wanda", "flap", "apoz", "obs-diagonal"),
+        *("wanda", "flap", "apoz", "entropy", "cfsp", "obs-diagonal", "perturbation"),
     ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),
     "normalize": ("none", "sum", "mean", "max", "standard"),
     "scope": ("curves", "global", "floor", "erk", "local"),
-    "compensate": ("bias", "refit", "sweep", "merge", "none"),
+    "compensate": ("bias", "refit", "sweep", "merge", "reconstruct", "fold", "none"),
     "repair": ("statistics", "none"),
 }
 INPUTS = (
@@ -44,7 +44,7 @@ INPUTS = (
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
     ),
 )
-KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear,other"
+KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear (or ffn),other,depth"
 
 
 def calibration_inputs(command: Callable[..., None]) -> Callable[..., None]:

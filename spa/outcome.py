@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from spa.api import Draft, Result
 from spa.calibration import NOISE, folder_or_file
-from spa.compensate import Compensation
+from spa.compensation import Compensation
 from spa.study import judged_by
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.graph import Graph
-from spa.protos import bodies, copy_fields, read
+from spa.protos import bodies, copy_fields, read, stored_tensors
 
 _LARGE = 1024  # bytes
 _KINDS = "fiu"  # of the arrays that onnxruntime takes from outside
@@ -24,16 +24,24 @@ class Parts:
 
     model: everything but its large initializers.
     weights: those, by name.
+    graph: the index of the model, where there is one.
     """
 
     model: ModelProto
     weights: Mapping[str, NDArray[Any]]
+    graph: Graph | None = None
+
+    def node(self, index: int) -> NodeProto:
+        """A node by its index."""
+        return (
+            self.graph.proto_of(index, self.model) if self.graph else self.model.graph.node[index]
+        )
 
     def showing(self, names: Iterable[str]) -> Parts:
         """The same model with more outputs."""
         model = _copy(self.model)
         model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-        return Parts(model, self.weights)
+        return replace(self, model=model)
 
     def reading(
         self, values: Mapping[str, NDArray[Any]], reads: Mapping[tuple[int, int], str]
@@ -43,16 +51,21 @@ class Parts:
         Args:
             reads: (node, position) -> which of them it reads there from now on.
         """
-        model = _copy(self.model)
+        copy = replace(self, model=_copy(self.model))
+        model = copy.model
         for (node, position), name in reads.items():
-            model.graph.node[node].input[position] = name
+            proto = copy.node(node)
+            if position < len(proto.input):
+                proto.input[position] = name
+            elif self.graph is not None:
+                _leave(self.graph, node, position, name, model)
         large = {name: value for name, value in values.items() if _is_large(value)}
         model.graph.initializer.extend(
             onnx.numpy_helper.from_array(value, name)
             for name, value in values.items()
             if name not in large
         )
-        return _only_read(Parts(model, {**self.weights, **large}))
+        return _only_read(replace(copy, weights={**self.weights, **large}))
 
     def whole(self) -> ModelProto:
         """The model with its large initializers as references to memory."""
@@ -74,6 +87,9 @@ def parts(model: ModelProto | Graph) -> Parts:
     copy_fields(proto, shell, but=("graph",))
     copy_fields(proto.graph, shell.graph, but=("initializer",))
     weights = {}
+    for tensor in stored_tensors(shell.graph):  # in bodies and nodes
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(read(tensor, folder), tensor.name))
     for tensor in proto.graph.initializer:
         value = None if tensor.data_type == TensorProto.STRING else read(tensor, folder)
         if value is not None and _is_large(value):
@@ -82,7 +98,21 @@ def parts(model: ModelProto | Graph) -> Parts:
             shell.graph.initializer.append(onnx.numpy_helper.from_array(value, tensor.name))
         else:
             shell.graph.initializer.append(tensor)
-    return _only_read(Parts(shell, weights))
+    return _only_read(Parts(shell, weights, model if isinstance(model, Graph) else None))
+
+
+def _leave(graph: Graph, node: int, position: int, name: str, model: ModelProto) -> None:
+    """Let a body leave an outer tensor at one of its outputs, in a copy of the model."""
+    owner = graph.nodes[node]
+    at = position - owner.given
+    for home in owner.bodies:
+        body = graph.graph_of(home, model)
+        if at < len(body.output):
+            own = f"{name}.{position}"
+            body.node.add(op_type="Identity", input=[name], output=[own])
+            body.output[at].name = own
+            return
+        at -= len(body.output)
 
 
 def _only_read(apart: Parts) -> Parts:
@@ -93,7 +123,7 @@ def _only_read(apart: Parts) -> Parts:
     for k in reversed(range(len(graph.input))):
         if graph.input[k].name in unread:  # in old files an initializer is an input as well
             del graph.input[k]
-    return Parts(apart.model, {n: v for n, v in apart.weights.items() if n not in unread})
+    return replace(apart, weights={n: v for n, v in apart.weights.items() if n not in unread})
 
 
 def _reads(graph: GraphProto) -> Iterator[str]:

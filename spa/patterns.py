@@ -3,8 +3,9 @@
     Conv    N (G I) *, (G O) I *, (G O) -> N (G O) *
 
 One term per tensor, one item per axis. A capital letter is an index that may be removed; a
-lower-case letter or a number is kept whole; ``(a B)`` is one axis, a row-major product; ``...``
-stands for any number of broadcast axes and ``*`` for any number of whole axes.
+lower-case letter or a number is kept whole; ``(a B)`` is one axis, a row-major product; ``(A + B)``
+is one that holds A and then B; ``...`` stands for any number of broadcast axes and ``*`` for any
+number of whole axes.
 """
 
 from __future__ import annotations
@@ -92,6 +93,17 @@ def lay(term: tuple[Factors, ...], rank: int, text: str) -> tuple[Factors, ...]:
     return term
 
 
+def parts(axis: Factors) -> list[Factors]:
+    """The products that lie one behind the other on an axis; most have one."""
+    found: list[list[str]] = [[]]
+    for factor in axis:
+        if factor == "+":
+            found.append([])
+        else:
+            found[-1].append(factor)
+    return [tuple(part) for part in found]
+
+
 def is_live(letter: str) -> bool:
     """Whether the pattern allows this letter's index to be removed."""
     return letter[0].isupper() or letter.startswith("...")
@@ -115,11 +127,14 @@ def solve_sizes(
     while waiting:
         later = []
         for axis, n in waiting:
-            unknown = [f for f in axis if f not in sizes and not f.isdigit()]
-            if len(unknown) > 1:
+            unknown = [f for f in axis if f not in sizes and not f.isdigit() and f != "+"]
+            if len(unknown) > 1 or (unknown and "+" in axis):
                 later.append((axis, n))
                 continue
-            rest = prod(int(f) if f.isdigit() else sizes[f] for f in axis if f not in unknown)
+            rest = sum(
+                prod(int(f) if f.isdigit() else sizes[f] for f in part if f not in unknown)
+                for part in parts(axis)
+            )
             if unknown and rest and n % rest == 0:
                 sizes[unknown[0]] = n // rest
             elif len(axis) == 1 and not axis[0].isdigit() and 1 in (n, rest):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.align import reordered
+from spa.depth import find
 from spa.errors import PlanError
-from spa.graph import Graph
+from spa.graph import Graph, Order
 from spa.groups import Groups, Index
 
 FORMAT = 1
@@ -24,6 +27,8 @@ class Plan:
     """What stays.
 
     kept: tensor -> axis -> kept indices, ascending; axes that stay whole are left out.
+    blocks: the tensor that a removed branch adds -> the stored tensors that go with it.
+    orders: (tensor, order): how tensors are put in order first, one after the other.
     shapes: tensor -> its shape before.
     made_by: the settings that produced it, for the record.
     model: a digest of the structure it was made for.
@@ -33,12 +38,16 @@ class Plan:
     shapes: dict[str, list[int]] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    blocks: dict[str, list[str]] = field(default_factory=dict)
+    orders: tuple[tuple[str, Order], ...] = ()
 
     def to_json(self) -> str:
         body = {
             "format": FORMAT,
             "model": self.model,
             "made_by": self.made_by,
+            **({"orders": [_order(*order) for order in self.orders]} if self.orders else {}),
+            **({"blocks": self.blocks} if self.blocks else {}),
             "shapes": self.shapes,
             "kept": {t: {str(k): v for k, v in axes.items()} for t, axes in self.kept.items()},
         }
@@ -60,7 +69,16 @@ class Plan:
                 for tensor, axes in body["kept"].items()
             }
             shapes = {str(t): [int(n) for n in s] for t, s in body.get("shapes", {}).items()}
-            return Plan(kept, shapes, dict(body.get("made_by", {})), str(body.get("model", "")))
+            blocks = {str(b): [str(t) for t in gone] for b, gone in body.get("blocks", {}).items()}
+            orders = tuple(
+                (
+                    str(o["tensor"]),
+                    Order(int(o["axis"]), tuple(tuple(map(int, p)) for p in o["order"])),
+                )
+                for o in body.get("orders", [])
+            )
+            made_by, model = dict(body.get("made_by", {})), str(body.get("model", ""))
+            return Plan(kept, shapes, made_by, model, blocks, orders)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan that spa wrote: {error!r}") from None
 
@@ -75,6 +93,10 @@ class Plan:
             return Plan.from_json(Path(path).read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from None
+
+
+def _order(tensor: str, order: Order) -> dict[str, Any]:
+    return {"tensor": tensor, "axis": order.axis, "order": [list(block) for block in order.order]}
 
 
 def _json(value: Any, depth: int = 1) -> str:
@@ -98,7 +120,7 @@ def digest(graph: Graph) -> str:
 def record(
     groups: Groups, removed: Mapping[int, Index], made_by: dict[str, Any] | None = None
 ) -> Plan:
-    """The plan that removes these units."""
+    """The plan that removes these units, and the blocks that the graph is to lose."""
     kept = groups.kept(removed)
     touched = {m.tensor for g, units in removed.items() if len(units) for m in groups[g].members}
     plan: dict[str, dict[int, list[int]]] = {}
@@ -108,7 +130,63 @@ def record(
             axes = kept.axes(name) or []
             plan[name] = {k: a.tolist() for k, a in enumerate(axes) if len(a) != shape[k]}
     shapes = {name: list(groups.shapes.shapes[name]) for name in plan}
-    return Plan(plan, shapes, made_by or {}, digest(groups.graph))
+    gone, orders = _with_blocks(groups.graph), groups.graph.orders
+    return Plan(plan, shapes, made_by or {}, digest(groups.graph), gone, orders)
+
+
+def _with_blocks(graph: Graph) -> dict[str, list[str]]:
+    """Block -> the stored tensors that go with it and the blocks before it."""
+    found: dict[str, list[str]] = {}
+    before: set[str] = set()
+    for k, block in enumerate(graph.blocks):
+        left = replace(graph, blocks=graph.blocks[: k + 1])
+        read = {graph.constants[n].source for n in graph.constants.keys() - left.forgotten}
+        gone = {graph.constants[n].source for n in left.forgotten} - read
+        found[block.branch] = sorted(gone - before)
+        before = gone
+    return found
+
+
+def in_order(groups: Groups, plan: Plan) -> Groups:
+    """The groups of the model in the order that a plan puts it in.
+
+    Raises:
+        PlanError: if the plan names what the model does not have, or what is no order of it.
+    """
+    if not plan.orders:
+        return groups
+    _check_model(groups, plan)
+    for tensor, order in plan.orders:
+        shape = groups.shapes.shapes.get(tensor, ())
+        fits = tensor in groups.graph.constants and 0 <= order.axis < len(shape)
+        blocks = len(order.order)
+        fits = fits and blocks > 0 and (blocks == 1 or (order.axis > 0 and shape[0] % blocks == 0))
+        if not fits or any(sorted(b) != list(range(shape[order.axis])) for b in order.order):
+            raise PlanError(f"the plan puts {tensor!r} in an order that does not fit it")
+    return reordered(groups, list(plan.orders))
+
+
+def without_blocks(groups: Groups, plan: Plan) -> Groups:
+    """The groups without the blocks that a plan removes.
+
+    Raises:
+        PlanError: if one is not a branch of the model that can be removed.
+    """
+    if not plan.blocks:
+        return groups
+    _check_model(groups, plan)
+    found = find(groups)
+    known = {block.branch: block for block in found.blocks}
+    for name in plan.blocks:
+        if name not in known:
+            raise PlanError(
+                f"the plan removes the branch that adds {name!r}; the model has none that can be "
+                "removed by that name"
+            )
+    blocks = tuple(b for b in found.blocks if b.branch in plan.blocks)
+    if len({b.sum for b in blocks}) < len(blocks):
+        raise PlanError("the plan removes both sides of one sum")
+    return replace(groups, graph=replace(groups.graph, blocks=blocks))
 
 
 def compose(first: Plan, then: Plan) -> Plan:
@@ -119,6 +197,12 @@ def compose(first: Plan, then: Plan) -> Plan:
         for axis, stays in axes.items():
             mine[axis] = [mine[axis][k] for k in stays] if axis in mine else stays
     return Plan(kept)
+
+
+def shared(graph: Graph) -> frozenset[str]:
+    """The constants that are one reader's share of one in the file."""
+    uses = Counter(constant.source for constant in graph.constants.values())
+    return frozenset(name for name, c in graph.constants.items() if uses[c.source] > 1)
 
 
 def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
@@ -181,13 +265,17 @@ def _gone(groups: Groups, plan: Plan) -> dict[tuple[str, int], NDArray[np.bool_]
 
 
 def _units(groups: Groups, gone: Mapping[tuple[str, int], NDArray[np.bool_]]) -> dict[int, Index]:
-    """Group -> the units that are removed from all of its members."""
-    shapes = groups.shapes.shapes
+    """Group -> the units that are removed from all of its members.
+
+    One reader's share of a constant need not be told: it follows from the others.
+    """
+    shapes, split = groups.shapes.shapes, shared(groups.graph)
     removed: dict[int, Index] = {}
     for g, group in enumerate(groups.groups):
+        told = [m for m in group.members if m.tensor not in split or (m.tensor, m.axis) in gone]
         flags = [
             gone.get((m.tensor, m.axis), np.zeros(shapes[m.tensor][m.axis], bool))[m.index]
-            for m in group.members
+            for m in told or group.members
         ]
         units = np.flatnonzero(np.logical_and.reduce([f.all(axis=1) for f in flags]))
         if len(units) == group.size:

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, TypeProto
+from onnx.helper import make_tensor_type_proto
 
-from spa import rules
-from spa.axes import Axes, Recorder, is_whole, whole
+from spa import borders, rules
+from spa.axes import Axes, Promise, Recorder, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
 from spa.rules import Op
 from spa.shapes import Shapes
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Ties:
 
     axes: tensor -> its axes; a tensor of unknown shape is absent.
     recorder: ties, grids, locks, inexact ids and kinds, in node order.
-    ops: node index -> what its rule was given.
+    ops: node index -> what its rule was given; without nodes that never run and contradict
+        themselves.
     unknown: indices of nodes without a rule.
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
@@ -65,9 +70,21 @@ def load_rules() -> None:
 
 
 def propagate(graph: Graph, shapes: Shapes) -> Ties:
-    """Run every node's rule on ids."""
+    """Run every node's rule on ids; once more where a loop turns out to leave something else in a
+    state than what it was taken for."""
     load_rules()
-    recorder = Recorder()
+    spoken: frozenset[Promise] = frozenset()
+    while True:
+        ties = _walk(graph, shapes, Recorder(spoken))
+        if not ties.recorder.broken - spoken:
+            return ties
+        spoken |= ties.recorder.broken
+
+
+def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
+    static = {n: v for n, v in shapes.values.items() if n not in shapes.moving}
+    homes = range(1, len(graph.bodies))
+    dead = {home for home in homes if borders.is_dead(graph, home, static)}
     axes: dict[str, Axes] = {}
     for name in graph.inputs:
         if name in shapes.shapes:
@@ -95,13 +112,18 @@ def propagate(graph: Graph, shapes: Shapes) -> Ties:
             outputs = _lock_all(op, f"operator {node.op_type} has no rule")
         else:
             try:
-                _check_known(op)
-                outputs = rule.run(op)
+                if not rule.partial:
+                    _check_known(op)
+                outputs = rule.enter(op) if node.enters and rule.enter else rule.run(op)
                 _check(op, outputs)
             except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
-                refused[node.index] = str(error)
-                misfit |= isinstance(error, MisfitError)
-                outputs = _lock_all(op, f"{node.op_type}: {error}")
+                if node.home in dead:  # it never runs, and may well contradict itself
+                    outputs = op.whole_outputs()
+                    del ops[node.index]
+                else:
+                    refused[node.index] = str(error)
+                    misfit |= isinstance(error, MisfitError)
+                    outputs = _lock_all(op, f"{node.op_type}: {error}")
         for name in node.captured:
             for axis in axes_of(name) or []:
                 op.lock(axis, f"read inside the body of {node.op_type}")
@@ -113,6 +135,28 @@ def propagate(graph: Graph, shapes: Shapes) -> Ties:
             if not is_whole(axis):
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
     return Ties(axes, recorder, ops, tuple(unknown), refused, misfit)
+
+
+def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:
+    """The types of a node's outputs as far as its rule tells them, for operators that ONNX does
+    not know."""
+    load_rules()
+    rule = rules.find(node.op_type, node.domain)
+    known = all(name in shapes.shapes for name in node.inputs if name)
+    if rule is None or rule.shapes is None or not known:
+        return {}
+    axes = [[whole(n) for n in shapes.shapes[name]] if name else None for name in node.inputs]
+    try:
+        made = rule.shapes(_op(graph, shapes, node, axes, Recorder()))
+    except (PatternError, IndexError, ValueError, TypeError, KeyError):
+        return {}
+    kinds = [shapes.dtypes[name] for name in node.inputs if name]
+    kind = next((k for k in kinds if k in _FLOATS), kinds[0])
+    return {
+        name: make_tensor_type_proto(kind, list(shape))
+        for name, shape in zip(node.outputs, made, strict=False)
+        if name and shape is not None
+    }
 
 
 def _op(
@@ -137,6 +181,11 @@ def _op(
         static=[name not in shapes.moving for name in node.inputs],
         activation=[name in graph.activations for name in node.inputs],
         recorder=recorder,
+        empty=frozenset(
+            k
+            for k, name in enumerate(node.inputs)
+            if name in graph.empty and name not in shapes.shapes
+        ),
     )
 
 

@@ -20,8 +20,6 @@ from onnx import (
     numpy_helper,
 )
 
-_FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
-
 # What holds the data of a tensor, not what is said about it.
 _DATA = {"dims", "name", "data_type", "data_location", "external_data", "raw_data"} | {
     f"{kind}_data" for kind in ("float", "double", "int32", "int64", "uint64", "string")
@@ -119,7 +117,8 @@ def tensor_bytes(tensor: TensorProto) -> int:
     if tensor.data_type == TensorProto.STRING:
         return int(tensor.ByteSize())
     wide = int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
-    bits = 4 if tensor.data_type in _FOUR_BITS else 8 * wide
+    name = TensorProto.DataType.Name(tensor.data_type)
+    bits = (2 if name.endswith("INT2") else 4) if tensor.data_type in PACKED else 8 * wide
     elements: int = math.prod(tensor.dims)
     return elements * bits // 8 + len(tensor.name) + 16
 

@@ -13,11 +13,10 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, OperatorSetIdProto, TensorProto, inliner
 
 from spa.errors import ModelError
-from spa.graph import WEIGHTS, Graph, free_names, index
+from spa.graph import FLOATS, Graph, free_names
+from spa.index import index
 from spa.protos import bodies, external, is_external, stored_tensors
 from spa.sparse import dense
-
-_FLOATS = frozenset(k for k in WEIGHTS if "INT" not in TensorProto.DataType.Name(k))
 
 
 def load(model: str | Path | ModelProto | Graph) -> Graph:
@@ -172,7 +171,7 @@ def check_finite(graph: Graph, pruned: Collection[str] = ()) -> None:
     """
     cut = {graph.constants[name].source for name in pruned}
     for name, constant in graph.constants.items():
-        if name != constant.source or constant.tensor.data_type not in _FLOATS:
+        if name != constant.source or constant.tensor.data_type not in FLOATS:
             continue
         w = graph.array(name)
         w = w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)

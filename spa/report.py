@@ -16,10 +16,12 @@ from spa.chart import Point, dots
 from spa.compare import Row
 from spa.cost import CostModel
 from spa.criteria import CRITERIA
+from spa.fit import SOURCES
 from spa.groups import Groups, LockedAxis
 from spa.outcome import compensation_dict, compensation_lines, input_dict, input_line
 from spa.propagate import load_rules
 from spa.rules import RULES
+from spa.taken import block_rows, branch_lines, branches, taken, taken_table
 from spa.validate import Verification
 
 
@@ -70,6 +72,9 @@ def verification_lines(found: Verification | None) -> list[str]:
     if found.still:
         seen = ", ".join(f"{name}={found.sizes[0][name]}" for name in found.still)
         lines.append(f"free sizes that the original ran at with one number only: {seen}")
+    if found.unseen:
+        names = ", ".join(found.unseen[:3]) + (", ..." if found.unseen[3:] else "")
+        lines.append(f"If nodes that were seen to take only one of their branches: {names}")
     drift = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.items())
     lines.append(f"drift from the original (relative L2 on random inputs, 0 is unchanged): {drift}")
     return lines
@@ -79,12 +84,13 @@ def verification_lines(found: Verification | None) -> list[str]:
 
 
 def group_rows(result: Draft) -> list[dict[str, Any]]:
+    dead = result.groups.dead
     return [
         {
             "name": group.name,
             "kind": group.kind,
             "before": group.size,
-            "after": group.size - len(result.removed.get(g, ())),
+            "after": 0 if g in dead else group.size - len(result.removed.get(g, ())),
             "exact": group.exact,
         }
         for g, group in enumerate(result.groups.groups)
@@ -101,6 +107,12 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
     if verbose:
         console.print(table)
     console.print(before_after(result.figures))
+    if result.groups.graph.blocks:
+        console.print(taken_table(result, number))
+        names = ", ".join(row["node"] for row in block_rows(result))
+        console.print(f"branches removed, by the node that added each: {names}", highlight=False)
+    if aligned := {tensor for tensor, _ in result.plan.orders}:
+        console.print(f"put in order before the choice: {len(aligned)} tensors", highlight=False)
     console.print(input_line(result), highlight=False)
     if isinstance(result, Result):
         for line in compensation_lines(result, verbose):
@@ -130,6 +142,9 @@ def result_dict(result: Draft) -> dict[str, Any]:
         "bytes": {"before": figures.bytes_before, "after": figures.bytes_after or None},
         "kept": kept,
         "groups": group_rows(result),
+        "blocks": block_rows(result),
+        "taken": taken(result),
+        "aligned": sorted({tensor for tensor, _ in result.plan.orders}),
         "unknown_operators": result.groups.unknown,
         "inputs": input_dict(result),
         "compensation": compensation_dict(result),
@@ -184,6 +199,7 @@ def analysis_dict(groups: Groups) -> dict[str, Any]:
             }
             for lock in groups.locks()
         ],
+        "blocks": branches(groups),
         "unknown_operators": groups.unknown,
         "refused": {
             groups.graph.nodes[k].name: why for k, why in groups.views[0].ties.refused.items()
@@ -223,6 +239,8 @@ def print_analysis(console: Console, groups: Groups, verbose: bool) -> None:
         "group carries is what the model loses with all but one of its units",
         highlight=False,
     )
+    for line in branch_lines(found["blocks"], verbose):
+        console.print(line, highlight=False)
     _print_locks(console, groups.locks(), verbose)
     if groups.unknown:
         console.print(unknown_line(groups), highlight=False)
@@ -335,10 +353,15 @@ def criterion_rows() -> list[dict[str, str]]:
     return [{"name": c.name, "needs": c.needs, "source": c.source} for c in CRITERIA.values()]
 
 
+def compensation_rows() -> list[dict[str, str]]:
+    return [{"name": n, "needs": needs, "source": text} for n, (needs, text) in SOURCES.items()]
+
+
 def print_criteria(console: Console) -> None:
-    table = Table()
-    for title in ("criterion", "needs", "source"):
-        table.add_column(title, overflow="fold")
-    for row in criterion_rows():
-        table.add_row(row["name"], row["needs"], row["source"])
-    console.print(table)
+    for what, rows in (("criterion", criterion_rows()), ("compensation", compensation_rows())):
+        table = Table()
+        for title in (what, "needs", "source"):
+            table.add_column(title, overflow="fold")
+        for row in rows:
+            table.add_row(row["name"], row["needs"], row["source"])
+        console.print(table)

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto
 
 from spa import rules, shapes
+from spa.assemble import Pieces, assemble, loose, place
 from spa.errors import ModelError
 from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
-from spa.protos import as_tensor, copy_fields, set_attribute, set_value, with_inputs
+from spa.protos import as_tensor, set_attribute, set_value, with_inputs
 from spa.rules import Resized, Sized
+from spa.shorten import shorten
 
 Value = NDArray[Any]
 
@@ -41,12 +43,15 @@ class _Way:
 
 
 def rewrite(groups: Groups, removed: Removed) -> ModelProto:
-    """The model without the removed units.
+    """The model without the removed units and without the blocks that its graph is to lose.
 
     Raises:
         ModelError: if a size computed at run time can be made right in no way.
     """
-    return _Rewriter(groups, groups.kept(removed)).model()
+    model = _Rewriter(groups, groups.kept(removed)).model()
+    if groups.graph.blocks:
+        shorten(model, groups.graph.blocks)
+    return model
 
 
 class _Rewriter:
@@ -55,24 +60,20 @@ class _Rewriter:
         self.old = groups.shapes
         self.new_shapes = {n: s for n in self.old.shapes if (s := kept.shape(n)) is not None}
         self.new_values: dict[str, Value] = {}
-        self.nodes: list[NodeProto] = []
-        for proto in self.graph.model.graph.node:
-            copy = NodeProto()
-            copy.CopyFrom(proto)
-            self.nodes.append(copy)
-        self.inserted: dict[int, list[NodeProto]] = {}
-        self.stored: dict[str, TensorProto] = {}  # new content of initializers
-        self.added: list[TensorProto] = []
+        self.nodes = [loose(self.graph, node) for node in self.graph.nodes]
+        self.pieces = Pieces(self.nodes)
         self.names = {*self.old.shapes, *self.graph.constants, *self.graph.makers}
+        self.names.update(self.graph.spelling.values())
         self.reads: dict[tuple[int, int], str] = {}  # inputs that were given their own constant
         self.own: dict[tuple[str, bytes], str] = {}
 
     def model(self) -> ModelProto:
         self._cut_constants()
         for node in self.graph.nodes:
-            if not (node.outputs and node.outputs[0] in self.graph.constants):
+            stored = node.outputs and node.outputs[0] in self.graph.constants
+            if not stored and not node.enters:  # the node behind the body reads the same
                 self._visit(node)
-        return self._assemble()
+        return assemble(self.graph, self.pieces, self.old.shapes, self.new_shapes, self._unused)
 
     # Stored tensors ----------------------------------------------------------------------------
 
@@ -111,22 +112,22 @@ class _Rewriter:
         return value
 
     def _store(self, constant: Constant, value: Value) -> None:
-        tensor = as_tensor(constant.source, value, constant.tensor)
+        tensor = as_tensor(self.graph.spelled(constant.source), value, constant.tensor)
         if constant.node is None:
-            self.stored[constant.source] = tensor
+            self.pieces.stored[constant.source] = tensor
         else:
             set_value(self.nodes[constant.node], tensor)
 
     def _add(self, name: str, value: Value | None, constant: Constant) -> str:
         array = self.graph.array(constant.name) if value is None else value
-        self.added.append(as_tensor(name, array, None))
+        self.pieces.added.append(as_tensor(name, array, None))
         return name
 
     def _rename_reader(self, alias: str, name: str) -> None:
         for k in self.graph.readers.get(alias, []):
             for position, read in enumerate(self.graph.nodes[k].inputs):
                 if read == alias:
-                    self.nodes[k].input[position] = name
+                    self.nodes[k].input[position] = self.graph.spelled(name)
 
     def _unused(self, base: str) -> str:
         n = 1
@@ -144,7 +145,8 @@ class _Rewriter:
         computes = any(name in self.old.values for name in node.outputs if name)
         for position, name in enumerate(node.inputs):
             want = wanted.inputs.get(position)
-            if want is None and not computes and self._is_computed(name):
+            decides = node.bodies and position < node.given  # such as which branch is taken
+            if want is None and self._is_computed(name) and (decides or not computes):
                 want = self._sliced(name)  # whatever else reads it must read what it read before
             if want is not None:
                 self._provide(node, position, np.asarray(want))
@@ -155,9 +157,10 @@ class _Rewriter:
             self._recompute(node)
 
     def _resized(self, node: Node) -> Resized:
-        op = self.groups.views[0].ties.ops[node.index]
+        op = self.groups.views[0].ties.ops.get(node.index)
         rule = rules.find(node.op_type, node.domain)
-        if rule is None or rule.resize is None:
+        refused = node.index in self.groups.views[0].ties.refused
+        if op is None or rule is None or rule.resize is None or refused:
             return Resized()
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
         if all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
@@ -195,7 +198,7 @@ class _Rewriter:
         renamed = replace(node, inputs=tuple(inputs), proto=proto)
         got = shapes.evaluate(self.graph, renamed, self.new_shapes, self.new_values)
         for name, value in zip(node.outputs, got or [], strict=False):
-            if name:
+            if name and value is not None:
                 self.new_values[name] = value
 
     def _unchanged(self, name: str) -> bool:
@@ -218,7 +221,7 @@ class _Rewriter:
             base = self.graph.constants[name].source if name else f"{node.outputs[0]}.sizes"
             self._own_constant(node.index, position, base, want)
         elif not self._chase(node, position, want):
-            fixed = self._correct(node, name, got, want)
+            fixed = self._correct(node, position, got, want)
             proto.input[position] = self.reads[node.index, position] = fixed
             self.new_values[fixed] = want
 
@@ -235,7 +238,7 @@ class _Rewriter:
         key = (base, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())
         if key not in self.own:
             self.own[key] = self._unused(base)
-            self.added.append(as_tensor(self.own[key], want, None))
+            self.pieces.added.append(as_tensor(self.own[key], want, None))
             self.new_values[self.own[key]] = want
         self.nodes[index].input[position] = self.reads[index, position] = self.own[key]
 
@@ -252,7 +255,7 @@ class _Rewriter:
                 self._own_constant(index, at, base, value)
             self.new_values[name] = want
         else:
-            copy = self._copied(name, want, reader.index, found)
+            copy = self._copied(name, want, place(self.graph, reader, position), found)
             self.nodes[reader.index].input[position] = self.reads[reader.index, position] = copy
             self.new_values[copy] = want
         return True
@@ -262,7 +265,7 @@ class _Rewriter:
         key = (name, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())
         if key in self.own:
             return self.own[key]
-        made: dict[str, str] = {}
+        made: dict[str, str] = {}  # by the names in the file
         for index in sorted(set(way.nodes)):
             copy = NodeProto()
             copy.CopyFrom(self.nodes[index])
@@ -270,13 +273,13 @@ class _Rewriter:
                 copy.input[at] = made.get(read, read)
             for at, base, value in [w[1:] for w in way.wanted if w[0] == index]:
                 copy.input[at] = self._unused(base)
-                self.added.append(as_tensor(copy.input[at], value, None))
+                self.pieces.added.append(as_tensor(copy.input[at], value, None))
             for at, output in enumerate(copy.output):
                 copy.output[at] = made[output] = self._unused(output)
             copy.name = self._unused(copy.name) if copy.name else ""
-            self.inserted.setdefault(reader, []).append(copy)
-        self.own[key] = made[name]
-        return made[name]
+            self.pieces.inserted.setdefault(reader, []).append(copy)
+        self.own[key] = made[self.graph.spelled(name)]
+        return self.own[key]
 
     def _pieces(self, name: str, want: Value, reader: int, way: _Way) -> bool:
         got = self.new_values.get(name)
@@ -330,8 +333,9 @@ class _Rewriter:
             return True
         return self._pieces(name, value, node.index, way)
 
-    def _correct(self, node: Node, name: str, got: Value | None, want: Value) -> str:
+    def _correct(self, node: Node, position: int, got: Value | None, want: Value) -> str:
         """Put nodes in front of the reader that turn the computed size into the wanted one."""
+        name = node.inputs[position]
         if self._is_static(name) or got is None:
             if not self._is_static(name):
                 raise ModelError(
@@ -339,17 +343,20 @@ class _Rewriter:
                     "that cannot be followed; exclude what it reshapes with --exclude"
                 )
             fixed = self._unused(name)
-            self.added.append(as_tensor(fixed, want.astype(self.old.values[name].dtype), None))
+            self.pieces.added.append(
+                as_tensor(fixed, want.astype(self.old.values[name].dtype), None)
+            )
             return fixed
         if got.shape != want.shape or np.any((got == 0) & (want != 0)):
             raise ModelError(f"node {node.name!r}: the size in {name!r} cannot be corrected")
         factor = np.where(got == want, 1, want)
         divisor = np.where(got == want, 1, got)
         common = np.gcd(factor, divisor) if factor.dtype.kind == "i" else np.ones_like(factor)
-        steps = self.inserted.setdefault(node.index, [])
+        steps = self.pieces.inserted.setdefault(place(self.graph, node, position), [])
+        name = self.graph.spelled(name)
         for op_type, operand in (("Mul", factor // common), ("Div", divisor // common)):
             result, constant = self._unused(name), self._unused(name)
-            self.added.append(as_tensor(constant, operand.astype(got.dtype), None))
+            self.pieces.added.append(as_tensor(constant, operand.astype(got.dtype), None))
             steps.append(
                 onnx.helper.make_node(
                     op_type, [name, constant], [result], name=f"{result}.{op_type}"
@@ -361,51 +368,3 @@ class _Rewriter:
     def _is_static(self, name: str) -> bool:
         """Whether a computed value is the same whatever the free sizes are."""
         return name not in self.old.moving
-
-    # The new file ------------------------------------------------------------------------------
-
-    def _assemble(self) -> ModelProto:
-        model, source = ModelProto(), self.graph.model
-        copy_fields(source, model, but=("graph",))
-        copy_fields(source.graph, model.graph, but=("node", "initializer"))
-        dead = self._dead()
-        for tensor in source.graph.initializer:
-            if tensor.name in dead:
-                continue
-            if tensor.name in self.stored:
-                model.graph.initializer.append(self.stored[tensor.name])
-            elif tensor.data_location == TensorProto.EXTERNAL:
-                value = self.graph.array(tensor.name)
-                model.graph.initializer.append(as_tensor(tensor.name, value, tensor))
-            else:
-                model.graph.initializer.append(tensor)
-        if source.ir_version >= 4:
-            model.graph.initializer.extend(self.added)
-        else:  # there every initializer must be a graph input; a node is not
-            model.graph.node.extend(
-                onnx.helper.make_node("Constant", [], [t.name], name=t.name, value=t)
-                for t in self.added
-            )
-        for index, proto in enumerate(self.nodes):
-            model.graph.node.extend(self.inserted.get(index, []))
-            model.graph.node.append(proto)
-        self._update_types(model.graph)
-        return model
-
-    def _dead(self) -> set[str]:
-        """Initializers that lost their last reader to a constant of its own."""
-        graph = self.graph.model.graph
-        read = {name for node in self.nodes for name in node.input}
-        kept = {*self.graph.outputs, *(i.name for i in graph.input)}
-        kept.update(name for node in self.graph.nodes for name in node.captured)
-        before = {name for node in graph.node for name in node.input}
-        return before - read - kept
-
-    def _update_types(self, graph: GraphProto) -> None:
-        for info in (*graph.input, *graph.value_info):
-            old, new = self.old.shapes.get(info.name), self.new_shapes.get(info.name)
-            if old == new or old is None or new is None:
-                continue
-            for dim, size, before in zip(info.type.tensor_type.shape.dim, new, old, strict=False):
-                if dim.HasField("dim_value") and size != before:
-                    dim.dim_value = size

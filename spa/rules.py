@@ -7,6 +7,7 @@ as a pattern (see `spa.patterns`). An operator that stores a size also has a *re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,17 +17,19 @@ from numpy.typing import NDArray
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
-from spa.follow import follow
+from spa.follow import follow, foretell
 
 if TYPE_CHECKING:
     from spa.graph import Node
 
 __all__ = [
+    "MICROSOFT",
     "RULES",
     "Axes",
     "Axis",
     "Op",
     "Product",
+    "Quantised",
     "Resized",
     "Rule",
     "Shape",
@@ -34,6 +37,7 @@ __all__ = [
     "declare",
     "find",
     "follow",
+    "is_silent",
     "is_whole",
     "rule",
     "whole",
@@ -46,6 +50,7 @@ class Op:
 
     values: what each input holds, where that is computed from sizes and constants alone.
     static: whether that is the same whatever the free sizes are.
+    empty: the inputs that are sequences with nothing in them, see `Graph.empty`.
     """
 
     node: Node
@@ -57,6 +62,7 @@ class Op:
     static: Sequence[bool]
     activation: Sequence[bool]
     recorder: Recorder
+    empty: frozenset[int] = frozenset()
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -159,6 +165,27 @@ class Op:
         given = tuple(ids for ids in factors if ids is not None)
         self.recorder.grids.append(Grid(cells.ravel(), flat, self.node.index, given))
 
+    def begin(self, k: int) -> Axes:
+        """The axes of a state where a loop enters its body, see `Recorder`."""
+        body, spoken = self.node.bodies[0], self.recorder.spoken
+        axes = self.input(k)
+        if k in self.empty:
+            axes = self.recorder.begun[body, k] = [self.fresh(n) for n in self.out_shape(k)]
+        return [
+            axis._replace(zero=axis.zero and (body, k, at) not in spoken)
+            for at, axis in enumerate(axes)
+        ]
+
+    def come_round(self, k: int, left: Axes) -> None:
+        """Say what the rounds leave of a state."""
+        body = self.node.bodies[0]
+        begun = self.recorder.begun.get((body, k))
+        for at, (start, end) in enumerate(zip(begun or self.input(k), left, strict=False)):
+            if begun:
+                self.tie(start.ids, end.ids)
+            if start.zero and not end.zero:
+                self.recorder.broken.add((body, k, at))
+
     def whole_outputs(self) -> list[Axes]:
         return [[whole(n) for n in shape] if shape else [] for shape in self.out_shapes]
 
@@ -205,6 +232,27 @@ Macs = Callable[[Op], list[Product]]
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How an input holds real numbers: scale * (stored - point).
+
+    scales: the inputs whose product is the scale. point: the one that holds it, or -1 for zero.
+    axes: the axes of the input that those of scale and point stand for, where they have fewer; a
+        function where attributes decide. One that has as many counts for blocks.
+    behind: the scale is multiplied to what the node makes, by a Mul that reads it.
+    unpack: (node, position, what is stored there) -> its numbers one by one; the axes that may lose
+        indices stay where they are, and have as many. pack: (node, numbers) -> the nearest that can
+        be stored.
+    """
+
+    scales: tuple[int, ...] = ()
+    point: int = -1
+    axes: tuple[int, ...] | Callable[[Node], tuple[int, ...]] = ()
+    behind: bool = False
+    unpack: Callable[[Node, int, NDArray[Any]], NDArray[Any]] | None = None
+    pack: Callable[[Node, NDArray[Any]], NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one operator couples its axes.
 
@@ -212,8 +260,10 @@ class Rule:
     text: the declared pattern, or what the rule does in words; shown by ``spa ops``.
     resize: rewrites the sizes that the operator stores; None when it stores none.
     macs: its multiply-accumulates; None when it has none.
-    points: a quantised input -> the input that holds its zero point, and the axis along which that
-        counts where it is a vector (the attribute ``axis`` where there is one).
+    enter: for an operator with a body, what the body is given.
+    quantised: the inputs that hold quantised numbers, and how.
+    shapes: those of its outputs by those of its inputs; None where no pattern tells them.
+    partial: whether it copes with shapes that are not known.
     """
 
     op_type: str
@@ -223,10 +273,28 @@ class Rule:
     text: str
     resize: Resize | None = None
     macs: Macs | None = None
-    points: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    quantised: Mapping[int, Quantised] = field(default_factory=dict)
+    enter: Run | None = None
+    shapes: Callable[[Op], list[Shape | None]] | None = None
+    partial: bool = False
 
 
 RULES: dict[tuple[str, str], Rule] = {}
+MICROSOFT = "com.microsoft"  # the domain of onnxruntime's own operators
+
+# Activations that onnxruntime fuses into what is before them and that have f(0) = 0.
+_SILENT = frozenset(
+    b"Relu LeakyRelu Tanh ScaledTanh Elu Selu ThresholdedRelu HardSwish Gelu QuickGelu".split()
+)
+
+
+def is_silent(op: Op) -> bool:
+    """Whether the activation fused into a node, if any, leaves zero as it is."""
+    name = op.attr("activation", b"")
+    if name == b"Clip":
+        low, high = op.attr("activation_params", [-np.inf, np.inf])
+        return bool(low <= 0 <= high)
+    return not name or name in _SILENT
 
 
 def find(op_type: str, domain: str) -> Rule | None:
@@ -245,13 +313,18 @@ def _register(
     resize: Resize | None,
     macs: Macs | None,
     family: str,
-    points: Mapping[int, tuple[int, int]],
+    quantised: Mapping[int, Quantised],
+    enter: Run | None = None,
+    shapes: Callable[[Op], list[Shape | None]] | None = None,
+    partial: bool = False,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
-        RULES[key] = Rule(op_type, key[0], family, run, text, resize, macs, points)
+        RULES[key] = Rule(
+            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes, partial
+        )
 
 
 def declare(
@@ -259,12 +332,13 @@ def declare(
     pattern: str | Callable[[Op], str],
     *,
     zero: str | Callable[[Op], str] = "",
+    summed: str = "",
     inexact: str | Callable[[Op], str] = "",
     sizes: Callable[[Op], dict[str, int]] | None = None,
     kinds: Callable[[Op], dict[str, str]] | None = None,
     resize: Resize | None = None,
     macs: Macs | None = None,
-    points: Mapping[int, tuple[int, int]] | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
     domain: str = "",
 ) -> None:
     """Declare the rule of one or more operators as a pattern.
@@ -275,23 +349,29 @@ def declare(
         zero: where a removed index holds zero in the output, as a sum of products of inputs:
             ``"0 1 + 2"`` says the output is zero where input 0 or input 1 is and input 2 is too,
             ``"+"`` where all inputs are.
-            Empty: never zero, because f(0) is not 0.
+            Empty: never zero, because f(0) is not 0. Where outputs differ, one for each, with
+            commas; the last one stands for the rest.
+        summed: the same for what is summed inside, where an activation behind that differs.
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
-        resize, macs, points: see `Rule`.
+        resize, macs, quantised: see `Rule`.
     """
 
     def run(op: Op) -> list[Axes]:
         text = pattern if isinstance(pattern, str) else pattern(op)
         letters = inexact if isinstance(inexact, str) else inexact(op)
         silent = zero if isinstance(zero, str) else zero(op)
-        return follow(
-            op, text, silent, letters, sizes(op) if sizes else {}, kinds(op) if kinds else {}
-        )
+        size, kind = sizes(op) if sizes else {}, kinds(op) if kinds else {}
+        return follow(op, text, silent, letters, size, kind, summed)
 
-    text = pattern if isinstance(pattern, str) else (pattern.__doc__ or "by attributes").strip()
-    _register(ops, run, text, domain, resize, macs, _family(), points or {})
+    def shapes(op: Op) -> list[Shape | None]:
+        text = pattern if isinstance(pattern, str) else pattern(op)
+        return foretell(op, text, sizes(op) if sizes else {})
+
+    text = pattern if isinstance(pattern, str) else pattern.__doc__ or "by attributes"
+    text = re.sub(r"\s*\n\s*", " ", text.strip())
+    _register(ops, run, text, domain, resize, macs, _family(), quantised or {}, shapes=shapes)
 
 
 def rule(
@@ -299,6 +379,9 @@ def rule(
     *,
     resize: Resize | None = None,
     macs: Macs | None = None,
+    enter: Run | None = None,
+    quantised: Mapping[int, Quantised] | None = None,
+    partial: bool = False,
     domain: str = "",
     text: str = "",
 ) -> Callable[[Run], Run]:
@@ -306,7 +389,9 @@ def rule(
 
     def register(run: Run) -> Run:
         said = text or (run.__doc__ or "moves ids as it moves data").strip().splitlines()[0]
-        _register(ops, run, said, domain, resize, macs, run.__module__.rsplit(".", 1)[-1], {})
+        family = run.__module__.rsplit(".", 1)[-1]
+        held = quantised or {}
+        _register(ops, run, said, domain, resize, macs, family, held, enter, partial=partial)
         return run
 
     return register

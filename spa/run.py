@@ -16,6 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, TypeProto, helper
 
+from spa.borders import counts
 from spa.errors import ModelError
 from spa.graph import Graph
 from spa.parts import Parts, parts
@@ -73,7 +74,8 @@ def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSess
     )
 
 
-STYLES = ("random", "ones", "zeros")
+_ROUNDS = 5  # of a loop, where an input says how many
+STYLES = ("random", "bits", "ones", "zeros")  # of integers
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
 
 ORT_ERRORS = (
@@ -173,12 +175,14 @@ def same_sizes(seen: Sequence[Sizes]) -> list[str]:
 
 
 def find_first(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
-    """Which binding ran first, and with integers of which style.
+    """Which binding ran first, and with integers of which style: one that gives finite outputs,
+    where there is one, as a mask of other numbers than 0 and 1 may not.
 
     Raises:
         CannotCheck, ModelError: if none did.
     """
     error: Exception | None = None
+    spare: tuple[int, str, Inputs] | None = None
     for k, sizes in enumerate(bindings(graph)):
         for style in STYLES if k < LIKELY else ("ones",):
             feeds = make_feeds(graph, sizes, seed, style)
@@ -188,12 +192,21 @@ def find_first(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[
                 error = error or refused
                 continue
             again = _runs_at(graph, running, [sizes], seed, "random") if k >= LIKELY else []
-            return (k, "random", again[0]) if again else (k, style, found)
+            ran = (k, "random", again[0]) if again else (k, style, found)
+            if _are_finite(ran[2].outputs):
+                return ran
+            spare = spare or ran
+        if spare is not None:
+            return spare
     assert error is not None
     whole = [i for i in graph.model.graph.input if i.type.tensor_type.elem_type in _WHOLE]
     if whole or free_sizes(graph):  # it may well run, on inputs that are not guessed here
         raise CannotCheck(f"no input that was tried runs: {refusal(error)}")
     raise refusal(error)
+
+
+def _are_finite(outputs: Outputs) -> bool:
+    return all(np.isfinite(v).all() for v in outputs.values() if v.dtype.kind == "f")
 
 
 def _runs_at(
@@ -212,13 +225,14 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
     sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
     feeds: Feeds = {}
-    top = smallest_table(graph)
+    top, rounds = smallest_table(graph), counts(graph)
     for info in graph.model.graph.input:
         if info.name not in graph.inputs:
             continue
         if info.type.HasField("tensor_type"):
             shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
-            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, top, style)
+            most = min(top, _ROUNDS) if info.name in rounds else top
+            feeds[info.name] = _array(info.type.tensor_type.elem_type, shape, random, most, style)
         elif info.type.sequence_type.elem_type.HasField("tensor_type"):
             tensor = info.type.sequence_type.elem_type.tensor_type
             shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
@@ -238,6 +252,8 @@ def _array(
         return np.zeros(shape, dtype)
     if style == "ones" or dtype.kind == "b":
         return np.ones(shape, dtype)
+    if style == "bits":
+        return random.integers(0, 2, shape).astype(dtype)
     return random.integers(0, top, shape).astype(dtype)
 
 
@@ -251,11 +267,19 @@ def smallest_table(graph: Graph) -> int:
         and graph.constants[node.inputs[0]].shape
         and node.inputs[1] in graph.activations
     ]
+    rows += [
+        graph.constants[name].shape[0]
+        for node in graph.nodes
+        if node.op_type == "EmbedLayerNormalization"
+        for name in node.inputs[2:5]
+        if name in graph.constants
+    ]
     return max(2, min([1000, *rows]))
 
 
-def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto]:
-    """The types of inner tensors as one run of the model shows them; nothing if it does not run.
+def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto] | None:
+    """The types of inner tensors as one run of the model shows them: none of them if it does not
+    run at these sizes, None if it does at no sizes.
 
     A size that depends on the data is seen as it was on this run: the rules of the operators that
     make such sizes keep those axes whole.
@@ -263,16 +287,37 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     try:
         with session(parts(graph).showing(names)) as running:
             for style in STYLES:
+                feeds = make_feeds(graph, sizes, 0, style)
                 try:
-                    got = run(running, make_feeds(graph, sizes, 0, style))
+                    got = run(running, feeds)
                 except ORT_ERRORS:
                     continue
+                except RuntimeError:  # of a type that numpy has none for
+                    return _bound_types(running, feeds, names)
                 types = {
                     n: (helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
                     for n, v in got.items()
                     if n in names and v.dtype != object
                 }
                 return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
-    except ModelError:
-        pass
+    except (ModelError, RuntimeError):
+        return None
     return {}
+
+
+def _bound_types(
+    running: ort.InferenceSession, feeds: Feeds, names: list[str]
+) -> dict[str, TypeProto]:
+    """The types of some outputs, whose values stay where they are."""
+    binding = running.io_binding()
+    for info in running.get_inputs():
+        if info.name in feeds:
+            binding.bind_cpu_input(info.name, np.ascontiguousarray(feeds[info.name]))
+    for name in names:
+        binding.bind_output(name)
+    running.run_with_iobinding(binding)
+    found = {}
+    for name, value in zip(names, binding.get_outputs(), strict=True):
+        if value.is_tensor():
+            found[name] = helper.make_tensor_type_proto(value.element_type(), value.shape())
+    return found

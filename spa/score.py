@@ -10,7 +10,7 @@ have no use for AGG; those that say that their scores compare as they are, none 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from spa.errors import UsageError
 from spa.evidence import Evidence, Scores
 from spa.groups import Groups
 from spa.measure import Seen
+from spa.run import Feeds
 
 AGGREGATES: dict[str, Callable[[Scores], Scores]] = {
     "sum": lambda s: s.sum(axis=0),
@@ -66,11 +67,13 @@ def score(
     normalize: str = "mean",
     seed: int = 0,
     seen: Mapping[int, Seen] | None = None,
+    inputs: Sequence[Feeds] = (),
 ) -> list[Scores]:
     """A score for every unit of every group, shape (group.size,) each; low goes first.
 
     Args:
         seen: what calibration inputs showed, by the node index of a site.
+        inputs: a few batches of them.
 
     Raises:
         UsageError: for an unknown name, or a criterion that needs calibration inputs without any.
@@ -80,5 +83,5 @@ def score(
     if use.needs == "calibration inputs" and not seen:
         raise UsageError(f"criterion {criterion!r} needs calibration inputs, and there are none")
     random = np.random.default_rng(seed)
-    found = use.score(Evidence(groups, random, seen or {}, AGGREGATES[aggregate]))
+    found = use.score(Evidence(groups, random, seen or {}, AGGREGATES[aggregate], inputs))
     return found if use.normalized else [NORMS[normalize](s) for s in found]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from spa.axes import is_whole
+from spa.depth import find
 from spa.errors import UsageError
-from spa.graph import Graph
+from spa.graph import Block, Graph
 from spa.groups import Groups
-from spa.settings import ALL_KINDS, DEFAULT_KINDS, listed
+from spa.settings import ALIASES, ALL_KINDS, DEFAULT_KINDS, DEPTH, listed
 
 
 def choose(
@@ -29,12 +31,13 @@ def choose(
 
     Raises:
         UsageError: if an expression does not compile or matches no name of the model, if a kind
-            is not known, or if no group is left.
+            is not known, or if no group is left and depth is not asked for.
     """
     drop, want, kinds = patterns(exclude), patterns(only), listed(kinds)
     check_kinds(kinds)
+    kinds = [ALIASES.get(kind, kind) for kind in kinds]
     open_ = {g for g, group in enumerate(groups) if group.kind in kinds}
-    if not open_:
+    if not open_ and DEPTH not in kinds:
         closed = ", ".join(sorted({group.kind for group in groups}))
         raise UsageError(
             f"no group is of kind {', '.join(kinds) or '(none given)'}; this model has groups of "
@@ -45,10 +48,35 @@ def choose(
         names = group_names(groups)
         open_ = {g for g in open_ if not _matches(drop, names[g])}
         open_ = {g for g in open_ if not want or _matches(want, names[g])}
-    if not open_:
+    if not open_ and DEPTH not in kinds:
         given = [f"--exclude {p.pattern}" for p in drop] + [f"--only {p.pattern}" for p in want]
         raise UsageError(f"{' '.join(given)} leaves no group; 'spa analyze' lists the groups")
     return frozenset(open_)
+
+
+def choose_blocks(
+    groups: Groups, *, exclude: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[Block, ...]:
+    """The residual branches that a user's options leave open to removal.
+
+    Args:
+        exclude, only: as for `choose`; a branch has the names of the nodes that would go with it,
+            of what they make, and of what only they read.
+    """
+    drop, want = patterns(exclude), patterns(only)
+    found = find(groups).blocks
+    if drop or want:
+        names = [block_names(groups.graph, block) for block in found]
+        pairs = [(b, n) for b, n in zip(found, names, strict=True) if not _matches(drop, n)]
+        found = tuple(b for b, n in pairs if not want or _matches(want, n))
+    return found
+
+
+def block_names(graph: Graph, block: Block) -> set[str]:
+    alone = replace(graph, blocks=(block,))
+    nodes = [graph.nodes[k] for k in alone.dead]
+    names = {graph.constants[name].source for name in alone.forgotten}
+    return names.union(*({node.name, *node.outputs} for node in nodes)) - {""}
 
 
 def patterns(texts: Sequence[str]) -> list[re.Pattern[str]]:
@@ -69,8 +97,9 @@ def _check_patterns(graph: Graph, given: list[re.Pattern[str]]) -> None:
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """Raises UsageError for a kind that is not known."""
-    if odd := set(listed(kinds)) - set(ALL_KINDS):
-        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(ALL_KINDS)}")
+    known = (*ALL_KINDS, DEPTH, *ALIASES)
+    if odd := set(listed(kinds)) - set(known):
+        raise UsageError(f"kind {odd.pop()!r} is not known; choose of {', '.join(known)}")
 
 
 def _matches(patterns: list[re.Pattern[str]], names: set[str]) -> bool:

@@ -15,9 +15,11 @@ from spa.fit import METHODS
 from spa.score import pick
 
 SCOPES = ("curves", "global", "floor", "erk", "local")
-COMPENSATE = (*METHODS, "none")
+COMPENSATE = (*METHODS, "fold", "none")
 REPAIR = ("statistics", "none")
 ALL_KINDS = (*KINDS, "other")
+DEPTH = "depth"  # residual branches as a whole, see `spa.depth`
+ALIASES = {"ffn": "linear"}
 DEFAULT_KINDS = tuple(kind for kind in ALL_KINDS if kind not in ("hidden", "embedding"))
 
 
@@ -43,10 +45,13 @@ class Settings:
     samples: int = 512
     preprocess: str | None = None
     memory: int = 4 << 30  # in bytes; also read from a text such as 4GB
+    align: bool = False  # see `spa.align`
 
     def __post_init__(self) -> None:
         for name in ("exclude", "only", "kinds"):
             object.__setattr__(self, name, listed(getattr(self, name)))
+        kinds = (ALIASES.get(kind, kind) for kind in self.kinds)
+        object.__setattr__(self, "kinds", tuple(dict.fromkeys(kinds)))
         object.__setattr__(self, "memory", byte_count(self.memory))
 
     @property
@@ -72,6 +77,8 @@ class Settings:
             raise UsageError(f"{self.steps} steps: there must be 1 or more")
         if self.steps > 1 and self.scope_for(self.criterion) != "curves":
             raise UsageError("more than one step goes with criterion obspa and scope curves")
+        if self.steps > 1 and DEPTH in self.kinds:
+            raise UsageError("more than one step does not go with kind depth")
         if self.samples < 1:
             raise UsageError(f"{self.samples} samples: there must be 1 or more")
         check_data(self.data, self.preprocess)

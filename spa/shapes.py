@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, ValueInfoProto
 from onnx.reference import ReferenceEvaluator
 
+from spa import borders
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.protos import bodies
@@ -25,9 +26,14 @@ from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
 
-# Runs the model at these sizes and gives the types of the named tensors, as far as it can.
-Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto]]
+# Runs the model at these sizes and gives the types of the named tensors, as far as it can; None
+# where it runs at none.
+Observe = Callable[[Graph, "Sizes", list[str]], dict[str, TypeProto] | None]
 
+# The types that a rule foretells for the outputs of a node.
+Foretell = Callable[[Graph, "Shapes", Node], dict[str, TypeProto]]
+
+_RUNS = 40  # that many sizes are tried to see shapes that inference is silent about
 _FEW = 64  # elements of a float constant that a shape may depend on
 SMALL = 1024  # elements; a larger tensor is data, not a shape
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
@@ -50,25 +56,36 @@ class Shapes:
     moving: frozenset[str] = frozenset()
 
 
-def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
+def infer(graph: Graph, observe: Observe | None = None, foretell: Foretell | None = None) -> Shapes:
     """Infer all shapes, with the free sizes bound to the first numbers that are consistent.
 
     Args:
         observe: asked for the types of tensors that inference is silent about, see
             `spa.run.observe`.
+        foretell: asked about nodes of other domains where the model does not run, see
+            `spa.propagate.foretell`.
 
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
-    found = _first(graph, bindings(graph), observe)
+    ran: list[bool] = []
+
+    def see(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto] | None:
+        got = observe(graph, sizes, names) if observe else None
+        ran.append(bool(got))
+        return got
+
+    found = _first(graph, bindings(graph), see, foretell)
     if not found.sizes:
         return found
-    others = [_first(graph, bindings(graph, 1), observe)]
+    if ran and not any(ran):  # then it will not at others
+        observe = None
+    others = [_first(graph, bindings(graph, 1), observe, foretell)]
     for name, size in found.sizes.items():
         if all(other.sizes[name] == size for other in others):
             with suppress(ModelError):  # then it is the only number that fits
                 tries = islice(variations(found.sizes, name), TRIES)
-                others.append(_first(graph, tries, observe))
+                others.append(_first(graph, tries, observe, foretell))
     moving = [
         name
         for name, value in found.values.items()
@@ -80,64 +97,99 @@ def infer(graph: Graph, observe: Observe | None = None) -> Shapes:
     return replace(found, moving=frozenset(moving))
 
 
-def _first(graph: Graph, tries: Iterable[Sizes], observe: Observe | None) -> Shapes:
+def _first(
+    graph: Graph, tries: Iterable[Sizes], observe: Observe | None, foretell: Foretell | None
+) -> Shapes:
     """The shapes at the first of these sizes at which all is consistent, reshapes included; else
     at the first at which ONNX's inference finds no fault."""
     faults: list[Exception] = []
     uneven: list[Sizes] = []
+    unseen: Shapes | None = None
+    runs = 0
     for bound in tries:
         try:
-            return _complete(graph, _walk(graph, bound, {}), observe)
-        except _UnevenError:
+            found = _walk(graph, bound, {})
+            seen = _complete(graph, found, observe, foretell)
+            if seen is not None:
+                return seen
+            unseen, runs = unseen or found, runs + 1
+        except _UnevenError as fault:
             uneven.append(bound)
+            if fault.args == (_IN_BODY,) and len(uneven) == TRIES:
+                break  # of branches for other sizes, one will not fit
         except _FAULTS as fault:
             faults.append(fault)
+        if runs >= _RUNS:
+            break
+    if unseen is not None:
+        return _walk(graph, unseen.sizes, {}, strict=False, foretell=foretell)
     for bound in uneven[:LIKELY]:
         try:
-            return _complete(graph, _walk(graph, bound, {}, strict=False), observe)
+            found = _walk(graph, bound, {}, strict=False)
+            return _complete(graph, found, observe, foretell) or found
         except _FAULTS as fault:
             faults.append(fault)
     text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
 
-def _complete(graph: Graph, found: Shapes, observe: Observe | None) -> Shapes:
+def _complete(
+    graph: Graph, found: Shapes, observe: Observe | None, foretell: Foretell | None
+) -> Shapes | None:
+    """With the shapes that inference is silent about; None where the model does not run at these
+    sizes, and may at others."""
     silent = _silent(graph, found)
-    if not silent or observe is None:
+    if not silent:
         return found
-    return _walk(graph, found.sizes, observe(graph, found.sizes, silent), strict=False)
+    seen = observe(graph, found.sizes, silent) if observe else None
+    if not seen and seen is not None and found.sizes:
+        return None
+    return _walk(graph, found.sizes, seen or {}, strict=False, foretell=foretell)
 
 
 _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
 
 
+_IN_BODY = "in a body"
+
+
 class _UnevenError(Exception):
-    """A Reshape whose input and output differ in their number of elements."""
+    """A Reshape whose input and output differ in their number of elements, or a fault in a body,
+    which may never run."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
-    """Tensors that are made and read, and have no shape."""
+    """Tensors that are made and read, or come from a body, and have no shape."""
     return [
         name
         for node in graph.nodes
+        if not node.home and not node.enters
         for name in node.outputs
-        if name and name not in found.shapes and (name in graph.readers or name in graph.outputs)
+        if name and name not in found.shapes
+        if node.bodies or name in graph.readers or name in graph.outputs
     ]
 
 
 def _walk(
-    graph: Graph, sizes: Sizes, observed: dict[str, TypeProto], strict: bool = True
+    graph: Graph,
+    sizes: Sizes,
+    observed: dict[str, TypeProto],
+    strict: bool = True,
+    rounds: borders.Rounds = borders.FIRST,
+    foretell: Foretell | None = None,
 ) -> Shapes:
+    """One pass over the nodes, and another one where a loop turns out to be other than it was
+    taken for."""
     found = Shapes(sizes, {}, {}, {})
     types: dict[str, TypeProto] = {}
 
     def put(name: str, type_: TypeProto) -> None:
         types[name] = type_
-        tensor = type_.tensor_type
         if type_.HasField("tensor_type"):
-            found.dtypes[name] = tensor.elem_type
-            if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-                found.shapes[name] = tuple(d.dim_value for d in tensor.shape.dim)
+            found.dtypes[name] = type_.tensor_type.elem_type
+        shape = borders.shape_of(type_)
+        if shape is not None:
+            found.shapes[name] = shape
 
     for info in graph.model.graph.input:
         if info.name in graph.inputs:
@@ -152,29 +204,55 @@ def _walk(
             found.values[constant.name] = graph.array(constant.name)
 
     imports = list(graph.model.opset_import)
-    infos = (*graph.model.graph.value_info, *graph.model.graph.output)
-    declared = {**{i.name: _bound(i, sizes) for i in infos}, **observed}
+    declared = {**_declared(graph, sizes), **observed}
     for node in graph.nodes:
         if node.outputs and node.outputs[0] in graph.constants:
             continue
         value = evaluate(graph, node, found.shapes, found.values)
-        if value is not None:
-            for name, array in zip(node.outputs, value, strict=False):
-                if name:
-                    found.values[name] = array
-                    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                    put(name, onnx.helper.make_tensor_type_proto(dtype, list(array.shape)))
+        for name, array in zip(node.outputs, value or [], strict=False):
+            if name and array is not None:
+                found.values[name] = array
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                put(name, onnx.helper.make_tensor_type_proto(dtype, list(array.shape)))
+        if value is not None and all(array is not None for array in value):
             continue
-        for name, type_ in _infer_node(graph, node, types, found, imports, declared).items():
-            put(name, type_)
-        if strict and node.op_type == "Reshape":
-            _check_even(found, node)
+        try:
+            got = _infer_node(graph, node, types, found, imports, declared, rounds)
+            if foretell is not None and not got:
+                got = foretell(graph, found, node)
+            if strict and node.op_type == "Reshape":
+                _check_even(found, node, got)
+        except (*_FAULTS, _UnevenError):
+            if not node.home:
+                raise
+            if strict and not borders.is_dead(graph, node.home, found.values):
+                raise _UnevenError(_IN_BODY) from None
+            continue
+        for name, type_ in got.items():
+            if name not in found.values:
+                put(name, type_)
+        if node.bodies and not node.enters:
+            learned = borders.learned(graph, node, types, rounds)
+            if learned != rounds:
+                return _walk(graph, sizes, observed, strict, learned, foretell)
     return found
 
 
-def _check_even(found: Shapes, node: Node) -> None:
-    shapes = [found.shapes.get(name) for name in (node.inputs[0], node.outputs[0])]
-    if shapes[0] is not None and shapes[1] is not None and prod(shapes[0]) != prod(shapes[1]):
+def _declared(graph: Graph, sizes: Sizes) -> dict[str, TypeProto]:
+    """What the file itself says of its tensors."""
+    main = graph.model.graph
+    declared = {i.name: _bound(i, sizes) for i in (*main.value_info, *main.output)}
+    for body in graph.bodies[1:]:
+        for info in (*body.proto.value_info, *body.proto.output):
+            if info.name in body.names:
+                declared[body.names[info.name]] = _bound(info, sizes)
+    return declared
+
+
+def _check_even(found: Shapes, node: Node, got: dict[str, TypeProto]) -> None:
+    before = found.shapes.get(node.inputs[0])
+    after = borders.shape_of(got[node.outputs[0]]) if node.outputs[0] in got else None
+    if before is not None and after is not None and prod(before) != prod(after):
         raise _UnevenError
 
 
@@ -206,9 +284,13 @@ def _is_value(tensor: TensorProto) -> bool:
 
 def evaluate(
     graph: Graph, node: Node, shapes: dict[str, Shape], values: dict[str, NDArray[Any]]
-) -> list[NDArray[Any]] | None:
+) -> list[NDArray[Any] | None] | None:
     """The outputs of a node that computes with known values only, or None."""
+    if node.bodies:
+        return None if node.enters else borders.joined(node, values)
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
+        return None
+    if "Sequence" in node.op_type:
         return None
     if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
         shape = np.asarray(shapes[node.inputs[0]], np.int64)
@@ -217,18 +299,28 @@ def evaluate(
         return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
     if not node.inputs or any(name and name not in values for name in node.inputs):
         return None
+    feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
+    if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
+        return None
+    got = run(graph, node, feeds)
+    small = all(v.size <= SMALL and v.dtype != object for v in got or [])
+    return [*got] if got is not None and small else None
+
+
+def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
+
+    Args:
+        feeds: its inputs, by their names in the file.
+    """
     try:
-        feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
-        if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
-            return None
         inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
-        outputs = [onnx.ValueInfoProto(name=n) for n in node.outputs]
+        outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
         lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
         evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        got = [np.asarray(v) for v in evaluator.run(None, feeds)]
-    except Exception:  # the reference lacks some operators and versions: then nothing is known
+        return [np.asarray(v) for v in evaluator.run(None, feeds)]
+    except Exception:  # the reference lacks some operators and versions
         return None
-    return got if all(v.size <= SMALL and v.dtype != object for v in got) else None
 
 
 def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:
@@ -246,8 +338,11 @@ def _infer_node(
     found: Shapes,
     imports: list[onnx.OperatorSetIdProto],
     declared: dict[str, TypeProto],
+    rounds: borders.Rounds,
 ) -> dict[str, TypeProto]:
     """The types of a node's outputs: ONNX's inference, else what the file itself declares."""
+    if node.bodies:
+        return _at_border(graph, node, types, found, declared, rounds)
     got: dict[str, TypeProto] = {}
     version = graph.opset(node.domain)
     typed = all(i in types for i in node.inputs if i)
@@ -269,14 +364,43 @@ def _infer_node(
             )
         except onnx.checker.ValidationError:  # a deprecated operator: ONNX will not look at it
             got = {}
+    if node.home:
+        inside = dict(zip(node.proto.output, node.outputs, strict=True))
+        got = {inside[name]: type_ for name, type_ in got.items()}
+    if node.op_type == "SequenceInsert" and node.inputs[0] in graph.empty:
+        element = types.get(node.inputs[1])
+        if element is not None and node.inputs[0] not in found.shapes:
+            got[node.outputs[0]] = onnx.helper.make_sequence_type_proto(element)
     for name in node.outputs:
-        if name in declared and not _is_full(got.get(name)) and _is_full(declared[name]):
-            got[name] = declared[name]
+        told, kind = declared.get(name), got[name].WhichOneof("value") if name in got else None
+        # A run shows what is in an optional, which is a tensor.
+        alike = told is not None and kind in (None, told.WhichOneof("value"))
+        if told is not None and alike and not _is_full(got.get(name)) and _is_full(told):
+            got[name] = told
     return {name: type_ for name, type_ in got.items() if name}
 
 
+def _at_border(
+    graph: Graph,
+    node: Node,
+    types: dict[str, TypeProto],
+    found: Shapes,
+    declared: dict[str, TypeProto],
+    rounds: borders.Rounds,
+) -> dict[str, TypeProto]:
+    """The types of what enters a body, or of what a node with bodies makes."""
+    if node.enters:
+        steady = {name: type_ for name, type_ in types.items() if name not in rounds.unsteady}
+        got = borders.entered(graph, node, steady)
+        starts = zip(node.inputs, node.outputs, strict=True)
+        lists = {n for start, n in starts if start not in rounds.unsteady and n in rounds.lists}
+        return got | {name: rounds.lists[name] for name in lists}
+    got = borders.left(graph, node, types, found.shapes, found.values)
+    for name in node.outputs:  # a run, or the file
+        if name and name not in got and _is_full(declared.get(name)):
+            got[name] = declared[name]
+    return got
+
+
 def _is_full(type_: TypeProto | None) -> bool:
-    if type_ is None or not type_.HasField("tensor_type"):
-        return False
-    tensor = type_.tensor_type
-    return tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim)
+    return type_ is not None and borders.shape_of(type_) is not None

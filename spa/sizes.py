@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import combinations, count, cycle, repeat
 
 from onnx import ValueInfoProto
@@ -72,6 +72,15 @@ def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[
 
 
 def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
+    first = any(places[0][1] == 0 for places in free.values())
+    states = _of_states(free, free) if first else set()
+    if states:
+        yield from _tried(free, offset, states)
+    yield from _tried(free, offset, set())
+
+
+def _tried(free: Free, offset: int, samples: Collection[str]) -> Iterator[Sizes]:
+    """Numbers to try where these sizes and all first ones count samples."""
     batch, sequence = (3, 2)[offset % 2], (7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
     spatial = (67, 71, 73, 79, 83, 89)
 
@@ -79,7 +88,8 @@ def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
         bound: Sizes = {}
         for name, places in free.items():
             _, axis, rank = places[0]
-            bound[name] = one if axis == 0 else next(sides if rank >= 4 else lengths)
+            counts = axis == 0 or name in samples
+            bound[name] = one if counts else next(sides if rank >= 4 else lengths)
         return bound
 
     yield bind(cycle(sequence[offset:]), cycle(spatial[offset:]))
@@ -90,7 +100,8 @@ def _numbers(free: Free, offset: int) -> Iterator[Sizes]:
         yield bind(cycle(sequence[offset:]), repeat(unit * (offset + 2)))
     yield bind(repeat(sequence[offset]), repeat(spatial[offset]))  # several names for one size
     yield bind(repeat(4 + 2 * offset), repeat(4 + 2 * offset), 4 + 2 * offset)
-    yield from _sums(free, batch, sequence[offset:])
+    for one in (batch, 1):  # some caches grow by several steps only for a batch of one
+        yield from _sums(free, one, sequence[offset:])
     for length in (512, 16000):  # frames and seconds of sound
         yield bind(repeat(length * (offset + 1)), repeat(224 * (offset + 1)), 1)
     # A size that was written into the graph when it was traced is the only one that works.
@@ -148,14 +159,18 @@ def batch_sizes(graph: Graph) -> frozenset[str]:
             mine = [d for d in dims(graph, info) if isinstance(d, str) and d in plain]
             named = [d for d in mine if "batch" in d.lower()]
             found.update(named[:1] or [d for d in mine[:1] if dims(graph, info)[0] == d])
-    if found:  # of the states of a recurrent net: layers, samples, units
-        others = [(n, *free[n][0]) for n in plain - found]
-        found.update(
-            n
-            for n, name, _, rank in others
-            if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & plain
-        )
-    return frozenset(found)
+    return frozenset(found | _of_states(free, plain - found)) if found else frozenset()
+
+
+def _of_states(free: Free, names: Iterable[str]) -> set[str]:
+    """Those of these sizes that stand as the states of a recurrent net have it: layers, samples,
+    units."""
+    others = [(n, *free[n][0]) for n in names]
+    return {
+        n
+        for n, name, _, rank in others
+        if n == f"{name}.1" and rank == 3 and not {f"{name}.0", f"{name}.2"} & free.keys()
+    }
 
 
 def channel_axis(shape: Sequence[int | None]) -> int | None:
@@ -273,9 +288,11 @@ _WEIGHT = {"Conv": 1, "MatMul": 1, "Gemm": 1, "LSTM": 1, "GRU": 1, "RNN": 1}
 
 
 def _asks(graph: Graph, node: Node) -> bool:
-    k = _WEIGHT.get(node.op_type)
+    k = _WEIGHT.get(node.op_type.removeprefix("Fused"))
+    turned = node.op_type == "FusedMatMul" and any(n.startswith("trans") for n in node.attrs)
     return (
         k is not None
+        and not turned
         and len(node.inputs) > k
         and node.inputs[k] in graph.constants
         and len(graph.constants[node.inputs[k]].shape) > 1
@@ -303,11 +320,12 @@ def feature_axis(graph: Graph, name: str, rank: int) -> tuple[int, int] | None:
         return None
     node, order = read
     shape = graph.constants[node.inputs[1]].shape
-    if node.op_type == "Conv":
+    op_type = node.op_type.removeprefix("Fused")
+    if op_type == "Conv":
         at, size = 1, shape[1] * int(node.attrs.get("group", 1))
-    elif node.op_type == "MatMul":
+    elif op_type == "MatMul":
         at, size = rank - 1, shape[-2]
-    elif node.op_type == "Gemm":
+    elif op_type == "Gemm":
         at = 0 if node.attrs.get("transA") else 1
         size = shape[1] if node.attrs.get("transB") else shape[0]
     else:

@@ -27,10 +27,10 @@ def solve(graph: Graph, ties: Ties) -> list[View]:
     return [_view(graph, ties, number, chosen) for number, chosen in enumerate(found)]
 
 
-def labels(recorder: Recorder) -> Ids:
-    """The unit of every id by ties and locks alone."""
+def labels(recorder: Recorder, locks: bool = True) -> Ids:
+    """The unit of every id by ties and locks alone, or by ties alone."""
     pairs = [(a, b) for a, b, _ in recorder.ties]
-    pairs += [(ids, np.zeros_like(ids)) for ids, _, _ in recorder.locks]
+    pairs += [(ids, np.zeros_like(ids)) for ids, _, _ in recorder.locks] if locks else []
     return _components(recorder.count, pairs)[0]
 
 

@@ -44,12 +44,13 @@ def select_in_steps(
     study: Study | None,
     cost: CostModel,
     say: Progress,
-) -> Removed:
-    """The units to remove, found on the way to ``share ** (k / steps)`` for k = 1, 2, ...
+) -> tuple[Groups, Removed]:
+    """The groups without the blocks that are to go, and the units to remove.
 
-    After each step the model that is left, with its new weights, is measured again on the same
-    inputs. The choice is for the original: its weights have yet to be made up for. A step that
-    cannot be made, as units are too large for it, is left out.
+    They are found on the way to ``share ** (k / steps)`` for k = 1, 2, ... After each step the
+    model that is left, with its new weights, is measured again on the same inputs. The choice is
+    for the original: its weights have yet to be made up for. A step that cannot be made, as units
+    are too large for it, is left out.
 
     Raises:
         TargetError: if the target is out of reach.
@@ -62,8 +63,11 @@ def select_in_steps(
     def step(left: _Left, goal: float) -> tuple[Plan, Removed]:
         wanted = {measure: min(goal / left.share, 1.0)}
         costs = CostModel(left.groups)
-        found = select(left.groups, left.free, wanted, again, left.study, costs, say)
+        _, found = select(left.groups, left.free, wanted, again, left.study, costs, say)
         plan = plans.compose(left.plan, plans.record(left.groups, found))
+        # A cut gives every reader of a shared constant one of its own, under another name.
+        named = groups.graph.constants.keys() - plans.shared(groups.graph)
+        plan = Plan({tensor: axes for tensor, axes in plan.kept.items() if tensor in named})
         return plan, plans.replay(groups, plan)
 
     ways = [_Left(groups, free, study, Plan({}), 1.0)]
@@ -75,8 +79,8 @@ def select_in_steps(
             ways.append(_measured(rewrite(filled, removed), plan, kept, again, say))
     while len(ways) > 1:
         with suppress(TargetError):
-            return step(ways.pop(), share)[1]
-    return step(ways[0], share)[1]
+            return groups, step(ways.pop(), share)[1]
+    return groups, step(ways[0], share)[1]
 
 
 def _measured(model: ModelProto, plan: Plan, share: float, use: Settings, say: Progress) -> _Left:

@@ -70,6 +70,13 @@ class Stream:
             self._small.pop(name, None)
             self._values[name] = value
 
+    def put(self, name: str, values: Sequence[NDArray[Any]]) -> None:
+        """Give a tensor that is held another value in every batch; what read it stays."""
+        for held, value in zip(self._held, values, strict=True):
+            if name in held:
+                self._shelf.free(held[name])
+                held[name] = self._shelf.keep(value)
+
     def __call__(self, names: Sequence[str]) -> list[Values]:
         """The values of these tensors, a dict for every batch."""
         todo = self._leading_to({n for n in names if n not in self._held[0]}, set(self._held[0]))

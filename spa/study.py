@@ -4,29 +4,36 @@ and give what remains the work of what was removed."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.allocate import Limits, allocate
+from spa.align import align
+from spa.allocate import TOLERANCE, Limits, allocate
 from spa.batches import Batches
+from spa.blocks import alike, by_curves, by_order, by_weights
 from spa.budget import spend
 from spa.calibration import NOISE, Calibration, calibrate, is_noise
-from spa.compensate import Compensation, compensate
+from spa.compensate import compensate
+from spa.compensation import Compensation
 from spa.cost import CostModel
-from spa.curves import curves
-from spa.drift import distance, outputs, weights
+from spa.curves import Curve, curves
+from spa.drift import distance, is_exact, losses, outputs, weights
+from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
 from spa.progress import Progress
 from spa.run import CannotCheck, Feeds
 from spa.score import score
-from spa.settings import Settings
+from spa.selection import choose_blocks
+from spa.settings import DEPTH, Settings
 from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
+FEW = 16  # samples on which criteria run the network
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
 
@@ -71,9 +78,30 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
     return Study(measured, fit.batches, held.batches, inputs)
 
 
+def prepare(groups: Groups, settings: Settings, say: Progress) -> tuple[Groups, Study | None]:
+    """What `gather` finds; with ``settings.align`` of the model with its lines in order, and the
+    groups of that."""
+    study = gather(groups, settings, say)
+    if not settings.align:
+        return groups, study
+    say("aligning")
+    aligned = align(groups, study.measured.sites if study else {})
+    return aligned, study if aligned is groups else gather(aligned, settings, say)
+
+
 def judged_by(settings: Settings, study: Study | None) -> str:
     """The criterion at work: without inputs obspa has only weights to look at."""
     return "l1" if study is None and settings.criterion == "obspa" else settings.criterion
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What decides which units go: scores, or curves and what their loss is worth."""
+
+    scope: str
+    scores: Sequence[NDArray[np.float64]]
+    curves: Mapping[int, Curve] = field(default_factory=dict)
+    worth: Mapping[int, float] = field(default_factory=dict)
 
 
 def select(
@@ -84,35 +112,87 @@ def select(
     study: Study | None,
     cost: CostModel,
     say: Progress,
-) -> Removed:
-    """The units to remove for a target such as ``{"macs": 0.7}``.
+) -> tuple[Groups, Removed]:
+    """The groups without the blocks that are to go, and the units to remove, for a target such as
+    ``{"macs": 0.7}``.
 
     Raises:
         TargetError: if it is out of reach.
     """
     limits = Limits(free, settings.min_keep, settings.round_to)
+    ((measure_, share),) = target.items()
+    judged = _judge(groups, measure_, settings, study, say)
+    if DEPTH in settings.kinds:
+        say("weighing blocks")
+        groups = _shorter(groups, judged, (measure_, share), settings, study, limits, cost)
+        cost, limits = cost.without(groups.graph), replace(limits, groups=free - groups.dead)
+        if not free and measure_ != "channels":
+            _check_reached(cost, len(groups), measure_, share)
+    say("allocating")
+    if judged.scope != "curves":
+        scope = judged.scope
+        return groups, allocate(groups, judged.scores, target, scope, limits, cost).removed
+    drawn = judged.curves
+    counts = spend(groups, drawn, judged.worth, (measure_, share), limits, cost)
+    return groups, {g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k}
+
+
+def _judge(
+    groups: Groups, measure_: str, settings: Settings, study: Study | None, say: Progress
+) -> Judged:
     criterion = judged_by(settings, study)
+    scope = settings.scope_for(criterion)
     if criterion != "obspa" or study is None:
         say("scoring")
         seen = study.measured.sites if study else None
+        inputs = first(study.fit, FEW) if study else ()
         scores = score(
-            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen
+            groups, criterion, settings.aggregate, settings.normalize, settings.seed, seen, inputs
         )
-        say("allocating")
-        return allocate(groups, scores, target, settings.scope_for(criterion), limits, cost).removed
+        return Judged(scope, scores)
     say("drawing curves")
-    drawn = curves(groups, study.measured.sites)
-    ((measure_, share),) = target.items()
-    if settings.scope_for(criterion) == "curves" and measure_ != "channels":
-        say("measuring drift")
-        worth = weights(groups, study.measured, drawn, first(study.held, PROBES))
-        say("allocating")
-        counts = spend(groups, drawn, worth, (measure_, share), limits, cost)
-        return {g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k}
-    say("allocating")
+    drawn = curves(groups, study.measured.sites, study.measured.products)
     scores = [drawn[g].scores(group.size) for g, group in enumerate(groups)]
-    scope = "local" if settings.scope_for(criterion) == "curves" else settings.scope_for(criterion)
-    return allocate(groups, scores, target, scope, limits, cost).removed
+    if scope != "curves" or measure_ == "channels":
+        return Judged("local" if scope == "curves" else scope, scores)
+    say("measuring drift")
+    worth = weights(groups, study.measured, drawn, first(study.held, PROBES))
+    return Judged(scope, scores, drawn, worth)
+
+
+def _check_reached(cost: CostModel, count: int, measure_: str, share: float) -> None:
+    """Raises TargetError where branches alone do not come within 2 points."""
+    left = getattr(cost(np.zeros(count, np.int64)), measure_) / max(getattr(cost(), measure_), 1)
+    if abs(left - share) > TOLERANCE:
+        raise TargetError(
+            f"{measure_}={share:g} cannot be met within 2 points with whole branches alone: the "
+            f"nearest is {measure_}={left:.3f}; choose that target, or let widths make up the "
+            "difference, such as --kinds depth,ffn,heads,conv"
+        )
+
+
+def _shorter(
+    groups: Groups,
+    judged: Judged,
+    target: tuple[str, float],
+    settings: Settings,
+    study: Study | None,
+    limits: Limits,
+    cost: CostModel,
+) -> Groups:
+    """The groups without the blocks that are to go."""
+    open_ = choose_blocks(groups, exclude=settings.exclude, only=settings.only)
+    if not open_:
+        return groups
+    if study is None:
+        found = by_weights(groups, open_)
+    else:
+        found = losses(groups, open_, study.measured, first(study.held, PROBES))
+    if judged.scope == "curves":
+        drawn, worth = judged.curves, judged.worth
+        return by_curves(groups, open_, found, drawn, worth, target, limits, cost)
+    units, scope = judged.scores, judged.scope
+    return by_order(groups, open_, alike(found), units, scope, target, limits, cost)
 
 
 def first(batches: Sequence[Feeds], samples: int) -> list[Feeds]:
@@ -132,10 +212,12 @@ def make_up(
     """The groups with weights that make up for what is removed, and what was done.
 
     Held-out outputs judge the whole: where they are no nearer to the dense ones with the new
-    weights than without, the weights stay. Of a network that was settled, both forms must agree.
+    weights than without, the weights stay. Of a network that was settled, both forms judge, by the
+    mean of the logarithms.
     """
     method, repair = settings.compensate, settings.repair != "none"
-    if study is None or (method == "none" and not repair) or not any(map(len, removed.values())):
+    anything = groups.graph.blocks or any(map(len, removed.values()))
+    if study is None or (method == "none" and not repair) or not anything:
         return groups, None
     say("compensating")
     memory = settings.memory // 2
@@ -152,9 +234,11 @@ def make_up(
     )
     say("judging")
     probes = first(study.held, PROBES)
-    drifts = [_drifts(groups, removed, terms, done, probes) for terms in on_terms(study.measured)]
+    every = on_terms(study.measured) if is_exact(groups, removed) else [plainly(study.measured)]
+    drifts = [_drifts(groups, removed, terms, done, probes) for terms in every]
     done = replace(done, drift=drifts[0])
-    if not all(after < before for before, after in drifts):
+    before, after = map(prod, zip(*drifts, strict=True))
+    if not after < before:
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)
     return replace(groups, graph=replace(groups.graph, changed=_by_name(groups, done.values))), done
 
@@ -163,7 +247,12 @@ def on_terms(measured: Measured) -> list[Measured]:
     """The terms on which outputs are compared: as measured, and those of the file itself."""
     if not measured.settled:
         return [measured]
-    return [measured, replace(measured, statistics={}, settled={})]
+    return [measured, plainly(measured)]
+
+
+def plainly(measured: Measured) -> Measured:
+    """On the terms of the file itself."""
+    return replace(measured, statistics={}, settled={})
 
 
 def _drifts(
@@ -174,9 +263,14 @@ def _drifts(
     probes: Sequence[Feeds],
 ) -> tuple[float, float]:
     """The drift of the outputs without and with the new weights."""
+    whole = replace(groups, graph=replace(groups.graph, blocks=()))
     wanted, got, plain = (
-        outputs(groups, chosen, measured, values, probes)
-        for chosen, values in (({}, {}), (removed, done.values), (removed, {}))
+        outputs(some, chosen, measured, values, probes)
+        for some, chosen, values in (
+            (whole, {}, {}),
+            (groups, removed, done.values),
+            (groups, removed, {}),
+        )
     )
     return distance(wanted, plain), distance(wanted, got)
 

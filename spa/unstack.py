@@ -20,7 +20,8 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from spa.axes import Axes, is_whole
-from spa.graph import Graph, Node, free_names, index
+from spa.graph import Graph, Node, free_names
+from spa.index import index
 from spa.inorder import in_order
 from spa.protos import bodies, copy_fields
 from spa.shapes import Shapes
@@ -72,7 +73,7 @@ def unstack(graph: Graph, shapes: Shapes, axes: dict[str, Axes]) -> Graph | None
     """
     stacks = {}
     for node in graph.nodes:
-        if node.op_type == "Reshape" and node.domain in ("", "ai.onnx"):
+        if node.op_type == "Reshape" and not node.home and node.domain in ("", "ai.onnx"):
             found = next(_stacks(graph, shapes, axes, node), None)
             if found is not None:
                 stacks[node.index] = found
@@ -112,7 +113,13 @@ def _picks(
         return None
     for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
         here: list[_Pick] | None = None
-        if name in node.captured or node.inputs[0] != name or name in node.inputs[1:]:
+        if (
+            name in node.captured
+            or node.home
+            or node.bodies
+            or node.inputs[0] != name
+            or name in node.inputs[1:]
+        ):
             return None
         if node.op_type in _PASSES:
             moved = _moved(shapes, node, at)
@@ -199,13 +206,13 @@ class _Builder:
         self, graph: Graph, shapes: Shapes, stacks: dict[int, _Stack], same: dict[int, str]
     ) -> None:
         self.graph, self.shapes, self.stacks, self.same = graph, shapes, stacks, same
-        self.names = {*shapes.shapes, *graph.constants, *graph.makers}
+        self.names = {*shapes.shapes, *graph.constants, *graph.makers, *graph.spelling.values()}
         self.nodes: list[NodeProto] = []
         self.opset = graph.opset("")
 
     def model(self) -> ModelProto | None:
         gone: set[int] = set()
-        for node in self.graph.nodes:
+        for node in (n for n in self.graph.nodes if not n.home and not n.enters):
             stack = self.stacks.get(node.index)
             if stack is not None and node.index not in gone:
                 nodes = self._apart(stack)

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import rules
+from spa import forks, reals, rules
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
-from spa.graph import Graph
+from spa.graph import FLOATS, Graph
 from spa.groups import Groups, Kept, Removed
 from spa.parts import Parts, parts
 from spa.protos import serialize
@@ -30,6 +29,7 @@ from spa.run import Feeds, Outputs
 
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
+_DIVIDING = ("Div", "Mod", "QuantizeLinear")  # by their second input
 _NEARLY = 1e-6  # of its value, for a slice that cannot be zero
 
 
@@ -45,6 +45,7 @@ class Verification:
     runs: whether onnxruntime can run the original at all (else nothing could be compared).
     why: what it says where it cannot.
     still: the free sizes for which only one number was found that the original runs at.
+    unseen: the If nodes of which only one branch was seen to be taken.
     feeds: the inputs of the first run.
     """
 
@@ -56,6 +57,7 @@ class Verification:
     runs: bool
     why: str = ""
     still: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     feeds: Feeds = field(repr=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -123,8 +125,8 @@ def verify(
     """
     graph = groups.graph
     exact = {g: u for g, u in removed.items() if groups[g].exact}
-    units = sum(len(u) for u in removed.values())
-    count = sum(len(u) for u in exact.values())
+    units = sum(len(u) for u in removed.values()) + len(graph.blocks)
+    count = sum(len(u) for u in exact.values()) + len(graph.blocks)
     source = parts(graph)
     try:
         with runs.session(source) as original:
@@ -133,11 +135,12 @@ def verify(
         if groups.views[0].ties.misfit:
             raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    feeds, wanted = [i.feeds for i in given], [i.outputs for i in given]
+    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
+    feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
-    sums = _last_sums(graph) if count else []
+    sums = _last_sums(groups) if count else []
     whole = len(exact) == len(removed)
     cut = parts(pruned)
     try:
@@ -160,9 +163,11 @@ def verify(
         if not _are_finite(masked) and _are_finite(law_got):
             masked = _outputs(mask(groups, exact, source, _NEARLY), feeds, sums)
         law = _compare(groups, masked, law_got, groups.kept(exact), "the masked original")
+        if not _show(masked):
+            law, count = None, 0
     sizes = tuple(i.sizes for i in given)
     still = tuple(runs.same_sizes(sizes))
-    return Verification(law, count, units, drift, sizes, True, "", still, feeds[0])
+    return Verification(law, count, units, drift, sizes, True, "", still, tuple(unseen), feeds[0])
 
 
 def _outputs(
@@ -188,8 +193,10 @@ def _check_finite(wanted: Outputs, got: Outputs) -> None:
             )
 
 
-def _last_sums(graph: Graph) -> list[str]:
-    """The outputs of the last nodes before each graph output that multiply and sum."""
+def _last_sums(groups: Groups) -> list[str]:
+    """The outputs of the last nodes before each graph output that multiply and sum, or that run
+    a body, in which some may."""
+    graph, shapes = groups.graph, groups.shapes
     found, seen, waiting = set(), set(), list(graph.outputs)
     while waiting:
         name = waiting.pop()
@@ -198,11 +205,13 @@ def _last_sums(graph: Graph) -> list[str]:
         seen.add(name)
         node = graph.nodes[graph.makers[name]]
         rule = rules.find(node.op_type, node.domain)
-        if rule is not None and rule.macs is not None:
+        sums = rule is not None and rule.macs is not None and node.index not in graph.dead
+        if sums or node.bodies:
             found.add(name)
         else:
             waiting += [n for n in node.inputs if n in graph.activations]
-    return sorted(found - set(graph.outputs))
+    floats = {n for n in found if shapes.dtypes.get(n) in FLOATS and n in shapes.shapes}
+    return sorted(floats - set(graph.outputs))
 
 
 def _compare(
@@ -248,13 +257,18 @@ def _take(
     return value
 
 
+def _show(outputs: list[Outputs]) -> bool:
+    """Whether there is a number among them: all else is equal to anything of its kind."""
+    return any(v.dtype.kind != "f" or np.isfinite(v).any() for o in outputs for v in o.values())
+
+
 def _are_finite(outputs: list[Outputs]) -> bool:
     return all(np.isfinite(v).all() for o in outputs for v in o.values() if v.dtype.kind == "f")
 
 
 def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
-    """The original with every stored slice of the removed units set to zero, and with the values
-    that `Graph.changed` holds.
+    """The original with every stored slice of the removed units and the closing weights of the
+    removed blocks set to zero, and with the values that `Graph.changed` holds.
 
     Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
     which changes nothing for a zero numerator.
@@ -272,8 +286,7 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             continue
         held = graph.changed.get(name, original.weights.get(name))
         value = np.array(graph.array(name) if held is None else held)
-        stored = TensorProto.DataType.Name(constant.tensor.data_type)
-        point = _point(graph, name, value) if "INT" in stored else None
+        point = reals.nothing(graph, name, value)
         for k in gone:
             cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
             lines = np.moveaxis(value, k, 0)  # a view
@@ -284,47 +297,17 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
         # Per-reader constants get an initializer of their own here.
         own = name if "@" in name else f"{name}@masked"
         values[own] = value
-        for k in graph.readers.get(name, []):
-            for position, read in enumerate(graph.nodes[k].inputs):
-                if read == name:
-                    reads[k, position] = own
+        for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
+            for position, read in enumerate(node.inputs):
+                if read == name and not node.enters:
+                    reads[node.index, position] = own
+    for k, position in sorted(c for block in graph.blocks for c in block.closing):
+        name = graph.nodes[k].inputs[position]
+        value = np.asarray(graph.array(name))
+        point = reals.nothing(graph, name, value)
+        reads[k, position] = own = f"{k}.{position}@closed"
+        values[own] = np.zeros_like(value) if point is None else np.array(point)
     return original.reading(values, reads)
-
-
-def _point(graph: Graph, name: str, value: NDArray[Any]) -> NDArray[Any] | None:
-    """What stands for zero at every element of a quantised constant; None for any other.
-
-    A zero point itself stays what it is.
-    """
-    for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
-        rule = rules.find(node.op_type, node.domain)
-        for at, (held, axis) in (rule.points if rule else {}).items():
-            point = node.inputs[held] if held < len(node.inputs) else ""
-            if point == name:
-                return value
-            if node.inputs[at] == name and point in graph.constants:
-                axis = int(node.attrs.get("axis", axis))
-                return _along(np.asarray(graph.array(point)), value.shape, axis)
-        if not any(n in graph.activations for n in node.outputs):
-            found = [_point(graph, n, value) for n in node.outputs]
-            if found and found[0] is not None:
-                return found[0]
-    return None
-
-
-def _along(point: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any] | None:
-    """Zero points for every element: one for all, for every index of an axis, or for blocks."""
-    if point.size == 1:
-        return np.broadcast_to(point.reshape(()), shape)
-    if point.ndim == 1:
-        point = np.moveaxis(point.reshape(-1, *[1] * (len(shape) - 1)), 0, axis)
-    elif point.ndim == len(shape):
-        for k, n in enumerate(shape):
-            point = point.repeat(n // point.shape[k], k) if n % point.shape[k] == 0 else point
-    try:
-        return np.broadcast_to(point, shape)
-    except ValueError:
-        return None
 
 
 def _divides(graph: Graph, name: str) -> bool:
@@ -333,7 +316,7 @@ def _divides(graph: Graph, name: str) -> bool:
         node = graph.nodes[k]
         if node.op_type in ("Reciprocal", "Log"):
             return True
-        if node.op_type in ("Div", "Mod") and node.inputs[1] == name:
+        if node.op_type in _DIVIDING and node.inputs[1] == name:
             return True
         rule = rules.find(node.op_type, node.domain)
         # Past a product or a sum its slice no longer stands alone.

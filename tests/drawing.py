@@ -11,10 +11,12 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from hypothesis import strategies as st
 from onnx import ModelProto
 
 from models.builder import Net, Tensor
+from models.graph import graphs_of
 from models.vision import channel_shuffle
 
 CHANNELS = (4, 6, 8, 12)  # colliding with each other's halves and with the image
@@ -741,12 +743,69 @@ def sequences(draw: Draw) -> ModelProto:
     return _finished(g, [g.net.linear(x, 3)])
 
 
+@st.composite
+def branching(draw: Draw) -> ModelProto:
+    """Images, with blocks in the branches of an If and in the rounds of a Loop."""
+    g = Drawing(draw, draw(st.sampled_from([17, 17, 18, 21])))
+    x = g.net.conv(g.input(3, g.of(4, 6), g.of(4, 6, 8)), g.channels(), 1)
+    g.images.append(x)
+    flag = g.net.input("flag", [], np.bool_)
+    kinds = st.sampled_from([_forked, _looped, _inside])
+    for kind in draw(st.lists(kinds, min_size=1, max_size=3)):
+        g.images.append(kind(g, g.images[-1], flag))
+    x = g.images[-1]
+    return _finished(g, [g.net.conv(x, 3, 1) if g.of(0, 1) else g.net.gemm(g.net.flatten(x), 3)])
+
+
+def _inside(g: Drawing, x: Tensor, flag: Tensor) -> Tensor:
+    """A block, or an If or a Loop around one."""
+    return g.draw(st.sampled_from([_drawn, _drawn, _forked, _looped]))(g, x, flag)
+
+
+def _drawn(g: Drawing, x: Tensor, flag: Tensor) -> Tensor:
+    return BLOCKS[g.draw(st.sampled_from(sorted(BLOCKS)))](g, x)
+
+
+def _shaped(g: Drawing, x: Tensor, y: Tensor, channels: int) -> Tensor:
+    """An image like x with so many channels: y, if it can be."""
+    if list(y.shape[2:]) != list(x.shape[2:]):
+        y = x
+    if y.shape[1] != channels or g.of(0, 1):
+        y = g.net.conv(y, channels, 1)
+    return g.net.relu(y)
+
+
+def _forked(g: Drawing, x: Tensor, flag: Tensor) -> Tensor:
+    outer, channels, bodies = list(g.images), g.channels(), {}
+    for name in ("then_branch", "else_branch"):
+        with g.net.body() as body:
+            body.outputs = [_shaped(g, x, _inside(g, x, flag), channels)]
+        bodies[name], g.images = body, list(outer)
+    return g.net.node("If", flag, shape=[*x.shape[:1], channels, *x.shape[2:]], **bodies)
+
+
+def _looped(g: Drawing, x: Tensor, flag: Tensor) -> Tensor:
+    outer, n = list(g.images), len(g.net.main.nodes) + len(g.net.graph.nodes)
+    i, on, state = (
+        gs.Variable(f"{x.name}.{n}.{name}", np.dtype(kind), shape)
+        for name, kind, shape in (("i", np.int64, []), ("on", np.bool_, []), ("s", "f", x.shape))
+    )
+    g.images = [*outer, state]
+    with g.net.body(i, on, state) as body:
+        y = _shaped(g, x, _inside(g, state, flag), x.shape[1])
+        body.outputs = [g.net.node("Identity", on), y]
+    g.images = outer
+    rounds = np.int64(g.of(1, 2, 3))
+    return g.net.node("Loop", rounds, np.array(True), x, shape=x.shape, body=body)
+
+
 def _finished(g: Drawing, outputs: list[Tensor]) -> ModelProto:
     if g.of(0, 0, 0, 1):
         outputs.append(g.draw(st.sampled_from(g.images)))
     model = g.net.model(*outputs, ir_version=8 if g.opset < 19 else 10)
     if g.of(0, 1) or g.free:
-        del model.graph.value_info[:]
+        for graph in graphs_of(model.graph):
+            del graph.value_info[:]
     if g.free:
         for info in (*model.graph.input, *model.graph.output):
             _free(info.type.tensor_type.shape.dim, info in list(model.graph.output))

@@ -29,6 +29,7 @@ from onnx import helper
 
 from spa import rules
 from spa.groups import Groups
+from spa.protos import PACKED
 from spa.rules import Op
 
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -142,13 +143,15 @@ def alone(groups: Groups, op: Op) -> Lone | None:
             value = graph.array(name)
         if value is not None and (stored or value.size == 1 or (kind.kind in "iub" and kept)):
             fixed[k] = value
-        elif kind.kind in "fiub":
+        elif kind.kind in "fiub" and kind.isbuiltin == 1:  # others onnxruntime takes no arrays of
             inputs[k] = name
         else:
             return None
         dtypes[k] = kind
     outputs = {k: n for k, n in enumerate(node.outputs) if n}
     if any(n not in shapes.shapes or n in shapes.values for n in outputs.values()):
+        return None
+    if any(shapes.dtypes[n] in PACKED for n in outputs.values()):
         return None
     return Lone(op, inputs, fixed, dtypes, outputs, data) if inputs else None
 
@@ -175,6 +178,7 @@ class Runner:
         attrs: Mapping[str, Any] | None = None,
         sizes: Mapping[int, Array] | None = None,
         states: bool = False,
+        shapes: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         node, groups_opset = lone.op.node, lone.op.opset
         proto = onnx.NodeProto()
@@ -191,11 +195,17 @@ class Runner:
             proto.attribute.extend(kept)
             if value is not None:
                 proto.attribute.append(helper.make_attribute(name, value))
+        # onnxruntime's own operators hold the shapes that are declared against attributes.
+        dims: dict[int, Sequence[int | None]] = {
+            k: [None] * len(lone.shape(k)) for k in lone.inputs
+        }
+        if node.domain:
+            dims = {k: (shapes or {}).get(k, lone.shape(k)) for k in lone.inputs}
         infos = [
             helper.make_tensor_value_info(
                 f"i{k}",
                 helper.np_dtype_to_tensor_dtype(lone.dtypes[k]),
-                [None] * len(lone.shape(k)),
+                dims[k],
             )
             for k in lone.inputs
         ]
@@ -228,6 +238,8 @@ def numbers(lone: Lone, random: np.random.Generator, low: float, high: float) ->
             feeds[k] = (value.round(1) if lone.free_values else value).astype(kind)
         elif kind.kind == "b":
             feeds[k] = random.integers(0, 2, shape).astype(bool)
+        elif is_quantised(lone, k):  # about the zero points of the rows
+            feeds[k] = (random.integers(-60, 60, shape) + 120 * (kind.kind == "u")).astype(kind)
         else:
             feeds[k] = random.integers(0, 8 if lone.free_values else 2, shape).astype(kind)
     return feeds
@@ -246,9 +258,17 @@ def _changed(
         }[how]  # fmt: skip
     elif value.dtype.kind == "b":
         part[i] = ~part[i]
+    elif value.max() > 8:
+        part[i] ^= 0x25
     else:
         part[i] = 1 - part[i] if value.max() <= 1 else part[i] ^ 0x7
     return {**feeds, k: value}
+
+
+def is_quantised(lone: Lone, k: int) -> bool:
+    rule = rules.find(lone.op.node.op_type, lone.op.node.domain)
+    eight = lone.dtypes[k].kind in "iu" and lone.dtypes[k].itemsize == 1
+    return eight and lone.op.node.domain != "" and rule is not None and k in rule.quantised
 
 
 RANGES = ((0.2, 0.7), (1.1, 1.8), (-0.4, 0.4))
@@ -407,7 +427,7 @@ class Finder:
         units = [c for c in classes.values() if len(c) > 1]
         odd = [c for c in units if not self._symmetric([c])]
         joined: set[int] = set()
-        for chosen in (*combinations(range(len(odd)), 2), *combinations(range(len(odd)), 3)):
+        for chosen in chain.from_iterable(combinations(range(len(odd)), n) for n in (2, 3, 4)):
             parts = [odd[k] for k in chosen]
             if joined & set(chosen) or len({len(part) for part in parts}) > 1:
                 continue

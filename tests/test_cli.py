@@ -233,13 +233,15 @@ def test_report_where_nothing_was_removed(plain: Cli, digits: Path) -> None:
 
 
 def test_criteria_with_needs_and_sources(plain: Cli) -> None:
-    found = strict_json(plain("criteria", "--json").stdout)["criteria"]
-    rows = {row["name"]: row for row in found}
+    found = strict_json(plain("criteria", "--json").stdout)
+    rows = {row["name"]: row for row in found["criteria"]}
+    ways = {row["name"]: row for row in found["compensations"]}
+    assert ways["fold"]["needs"] == "weights" and ways["refit"]["needs"] == "calibration inputs"
     assert rows["l1"]["needs"] == rows["dfpc"]["needs"] == "weights"
     assert rows["wanda"]["needs"] == "calibration inputs"
     assert rows["lamp"]["source"].startswith("Lee et al. 2021")
     table = plain("criteria").stdout
-    assert all(name in table for name in rows)
+    assert all(name in table for name in (*rows, *ways))
     assert plain("criteria", "-q").stdout == ""
 
 

@@ -9,7 +9,8 @@ from onnx import ModelProto, numpy_helper
 import spa
 from models.builder import Net
 from spa import run as runs
-from spa.compensate import Compensation, compensate
+from spa.compensate import compensate
+from spa.compensation import Compensation
 from spa.groups import Groups
 from spa.measure import measure
 from spa.study import make_up
@@ -123,3 +124,21 @@ def test_what_does_not_help_at_the_output_is_dropped(monkeypatch: pytest.MonkeyP
     )
     assert found is not None and found.refused and not found.values
     assert not groups.graph.changed
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_inputs_of_recurrent_layers_are_made_up_for(kind: str, gates: int) -> None:
+    """Half of what a recurrent layer reads says all, its bias takes up the rest."""
+    net, random = Net(kind), np.random.default_rng(4)
+    x = net.transpose(net.input("x", ("n", 5, 6)), 1, 0, 2)
+    first = (random.standard_normal((6, 3)) @ random.standard_normal((3, 8))).astype("f4")
+    h = net.add(net.matmul(x, net.const(first, "first")), net.const(np.ones(8, "f4"), "bias"))
+    shapes = (gates * 4, 8), (gates * 4, 4), (gates * 8,)
+    w, r, b = (random.standard_normal((1, *shape)).astype("f4") / 2 for shape in shapes)
+    y, *_ = net.nodes(kind, [h, w, r, b], 2, hidden_size=4)
+    model = net.model(y)
+    data = {"x": random.standard_normal((128, 5, 6)).astype("f4")}
+    result = spa.prune(model, "channels=0.5", only="first", round_to=1, data=data)
+    assert [len(gone) for gone in result.removed.values()] == [4]
+    dense, pruned = outputs(model, data["x"]), outputs(result.model, data["x"])
+    assert np.abs(dense - pruned).max() < 1e-4

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 import spa
@@ -78,6 +79,18 @@ def _recurrent(op: str, gates: int, ways: int = 1) -> Body:
     return body
 
 
+def _scan(net: Net) -> Tensor:
+    """A sum of products of five slices."""
+    x, start = net.input("x", [2, 5, 6]), net.const(np.zeros((2, 4), np.float32))
+    state = gs.Variable("state", np.dtype(np.float32), [2, 4])
+    slice_ = gs.Variable("slice", np.dtype(np.float32), [2, 6])
+    with net.body(state, slice_) as body:
+        body.outputs = [net.add(state, net.matmul(slice_, net.weight(6, 4)))]
+    return net.node(
+        "Scan", start, x, shape=[2, 4], body=body, num_scan_inputs=1, scan_input_axes=[1]
+    )
+
+
 MACS: dict[str, tuple[Body, int]] = {
     "Conv": (_conv(6, 4, 3), 2 * 4 * 8 * 8 * 6 * 9),
     "Conv-stride": (_conv(6, 4, 3, stride=2), 2 * 4 * 4 * 4 * 6 * 9),
@@ -112,6 +125,7 @@ MACS: dict[str, tuple[Body, int]] = {
     "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
     "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
     "RNN": (_recurrent("RNN", 1), 5 * 2 * 4 * (6 + 4)),
+    "Scan": (_scan, 5 * 2 * 6 * 4),
     "Relu": (lambda net: net.relu(net.input("x", [2, 3])), 0),
 }  # fmt: skip
 

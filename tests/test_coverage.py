@@ -32,7 +32,7 @@ def test_a_single_layer_is_locked_on_both_axes() -> None:
     assert [text for text, _ in held] == ["input + output", "output"]
 
 
-def test_weights_in_a_body_are_locked() -> None:
+def test_weights_in_a_body_count() -> None:
     net = Net("two layers")
     model = net.model(net.gemm(net.relu(net.gemm(net.input("x", ["batch", 5]), 8)), 3))
     weight = onnx.numpy_helper.from_array(numpy_helper.to_array(model.graph.initializer[0]), "w")
@@ -43,9 +43,13 @@ def test_weights_in_a_body_are_locked() -> None:
     model.graph.initializer.append(condition)
     branch = helper.make_node("If", ["yes"], ["chosen"], then_branch=body, else_branch=body)
     model.graph.node.append(branch)
+    before, share, _ = locked(spa.analyze(model))
+    assert before == 8 * 5 + 8 + 3 * 8 + 3 + 2 * size
     model.graph.output.append(helper.make_tensor_value_info("chosen", 1, list(weight.dims)))
-    total, _, held = locked(spa.analyze(model))
-    assert dict(held)["in the body of If"] == pytest.approx(2 * size / total)
+    total, whole, held = locked(spa.analyze(model))
+    assert total == before
+    assert whole - share == pytest.approx(2 * size / total)
+    assert dict(held)["output"] == pytest.approx((3 + 2 * size) / total)
 
 
 def test_study_of_a_file() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import sqrt
@@ -21,12 +22,18 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from models.sequence import vit
 from models.vision import MAKERS
+from spa import run as runs
 from spa.criteria import CRITERIA, Evidence, Seen
+from spa.drift import distance
 from spa.errors import UsageError
 from spa.groups import Groups
+from spa.measure import BINS, entropies
 from spa.options import CHOICES
+from spa.parts import parts
 from spa.score import score
 from spa.sites import sites
+from spa.turns import angle, turns
+from spa.validate import mask
 
 Array = NDArray[Any]
 IMAGE, TOKENS = (8, 3, 6, 6), (8, 5)
@@ -55,6 +62,7 @@ def look(groups: Groups, feeds: dict[str, Array]) -> dict[int, Seen]:
             np.einsum("nga,ngb->gab", flat, flat) / n,
             (rows == 0).mean(axis=(0, 3)),
             float((outputs**2).sum() / n),
+            entropy=entropies(np.moveaxis(rows, 0, 1).astype(np.float32)),
         )
     return seen
 
@@ -66,11 +74,17 @@ def with_taps_as_samples(seen: Seen) -> Seen:
     second = np.einsum("gitjt->gij", second.reshape(g, i, t, i, t)) / t
     mean = seen.mean.mean(2, keepdims=True)
     covariance = second - np.einsum("git,gjt->gij", mean, mean)
-    return Seen(seen.site, seen.weights, mean, covariance, seen.zeros, seen.energy)
+    return replace(seen, mean=mean, covariance=covariance)
 
 
-def judge(groups: Groups, name: str, seen: dict[int, Seen] | None = None) -> list[Array]:
-    evidence = Evidence(groups, np.random.default_rng(0), seen or {})
+def judge(
+    groups: Groups,
+    name: str,
+    seen: dict[int, Seen] | None = None,
+    feeds: dict[str, Array] | None = None,
+) -> list[Array]:
+    inputs = [feeds] if feeds else []
+    evidence = Evidence(groups, np.random.default_rng(0), seen or {}, inputs=inputs)
     return list(CRITERIA[name].score(evidence))
 
 
@@ -123,7 +137,7 @@ def test_every_unit_of_every_net_has_a_score(net: str) -> None:
     dense = look(groups, feeds)
     sampled = {k: with_taps_as_samples(s) for k, s in dense.items()}
     for name, seen in product(CRITERIA, (dense, sampled)):
-        found = score(groups, name, seen=seen)
+        found = score(groups, name, seen=seen, inputs=[feeds])
         assert [s.shape for s in found] == [(g.size,) for g in groups], name
         assert all(np.isfinite(s).all() for s in found), name
         spread = [np.ptp(s) for s in found if len(s) > 2]  # two points are as far from each other
@@ -144,9 +158,12 @@ def test_activity_needs_calibration_inputs() -> None:
 
 def test_norm_is_for_scores_that_do_not_compare() -> None:
     groups = chain(normal(5, 6), normal(6, 3))
-    seen = look(groups, {"x": normal(*TOKENS)})
+    feeds = {"x": normal(*TOKENS)}
+    seen = look(groups, feeds)
     for name, criterion in CRITERIA.items():
-        plain, by_max = (score(groups, name, normalize=n, seen=seen)[0] for n in ("none", "max"))
+        plain, by_max = (
+            score(groups, name, normalize=n, seen=seen, inputs=[feeds])[0] for n in ("none", "max")
+        )
         same = np.allclose(plain, by_max)
         assert same == criterion.normalized or plain.max() == pytest.approx(1), name
 
@@ -287,12 +304,99 @@ def test_apoz_is_the_share_of_activity() -> None:
     np.testing.assert_allclose(judge(groups, "apoz", seen)[0], (z > 0).mean(axis=0))
 
 
-@pytest.mark.parametrize("name", ["wanda", "flap", "obs-diagonal"])
+def test_entropy_is_that_of_a_histogram() -> None:
+    groups, z, _, seen = observed()
+    wanted = []
+    for column in z.T:
+        share = np.histogram(column, BINS, (column.min(), column.max()))[0] / len(column)
+        wanted.append(-sum(p * np.log(p) for p in share if p))
+    np.testing.assert_allclose(judge(groups, "entropy", seen)[0], wanted, rtol=1e-5)
+
+
+def test_what_never_changes_has_no_entropy() -> None:
+    assert entropies(np.ones((2, 8, 3, 4), np.float32)).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_cfsp_is_shares_times_activation() -> None:
+    groups, z, w, seen = observed()
+    rms = np.sqrt((z**2).mean(axis=0))
+    under = np.abs(w) * rms[:, None]
+    first = np.abs(groups.graph.array("first"))
+    fine = (under / under.sum(axis=0)).sum(axis=1) + (first.T / first.sum(axis=1)).sum(axis=1)
+    (found,) = judge(groups, "cfsp", seen)
+    np.testing.assert_allclose(found, fine * rms / (fine * rms).mean(), rtol=1e-5)
+
+
+def residual_blocks() -> tuple[Groups, dict[str, Array]]:
+    """Two blocks, the second of which adds little."""
+    net = Net("blocks")
+    x = net.linear(net.input("x", ("n", 5)), 8)
+    for gain in (1.0, 0.01):
+        x = net.add(x, net.linear(net.relu(net.linear(x, 6)), 8, bias=False, gain=gain))
+    return spa.analyze(net.model(net.linear(x, 3))), {"x": normal(64, 5)}
+
+
+def test_cfsp_weighs_a_block_by_how_far_it_turns_the_stream() -> None:
+    groups, feeds = residual_blocks()
+    found = judge(groups, "cfsp", look(groups, feeds), feeds)
+    inner = [s.mean() for s, group in zip(found, groups, strict=True) if group.size == 6]
+    assert len(inner) == 2 and inner[1] < 0.1 * inner[0]
+    turned = turns(Evidence(groups, np.random.default_rng(0), {}, inputs=[feeds]))
+    assert sorted(turned.values()) == pytest.approx(sorted(inner))
+
+
+def test_turns_are_angles() -> None:
+    a, b = np.asarray([[1.0, 0], [1, 1], [0, 2]]), np.asarray([[0.0, 3], [2, 2], [0, -1]])
+    np.testing.assert_allclose(angle(a, b), [0.5, 0, 1], atol=1e-6)
+    assert angle(a, b[:, :1]).tolist() == [0] and angle(0 * a, b).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("net", ["conv", "flat", "grouped", "tokens"])
+def test_perturbation_is_the_drift_without_a_unit(net: str) -> None:
+    """Against the model in which the unit is masked, one at a time."""
+    made = Net(net)
+    if net == "tokens":
+        y = made.linear(made.relu(made.linear(made.input("x", (2, 7, 5)), 6)), 4)
+    else:
+        y = made.relu(made.conv(made.input("x", (4, 3, 5, 5)), 8))
+        groups_ = 2 if net == "grouped" else 1
+        y = made.gemm(made.flatten(y), 3) if net == "flat" else made.conv(y, 6, groups=groups_)
+    groups = spa.analyze(made.model(y))
+    shape = groups.shapes.shapes["x"]
+    feeds = {"x": normal(*shape)}
+    (found,) = judge(groups, "perturbation", None, feeds)
+    apart = parts(groups.graph)
+    with runs.session(apart) as running:
+        dense = [*runs.run(running, feeds).values()]
+    for unit in range(groups[0].size):
+        with runs.session(mask(groups, {0: np.asarray([unit])}, apart)) as running:
+            masked = [*runs.run(running, feeds).values()]
+        assert found[unit] == pytest.approx(distance(dense, masked), rel=1e-4)
+
+
+def test_perturbation_takes_some_units_together_where_there_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spa.perturb.RUNS", 3)
+    groups = chain(normal(5, 6), normal(6, 3))
+    (found,) = judge(groups, "perturbation", None, {"x": normal(*TOKENS)})
+    order = np.argsort(judge(groups, "l1")[0])
+    assert [found[order[k]] for k in (0, 2, 4)] == [found[order[k]] for k in (1, 3, 5)]
+    assert len(set(found.tolist())) == 3
+
+
+def test_perturbation_asks_for_inputs() -> None:
+    with pytest.raises(UsageError, match="needs calibration inputs"):
+        judge(chain(normal(5, 6), normal(6, 3)), "perturbation")
+
+
+@pytest.mark.parametrize("name", ["wanda", "flap", "obs-diagonal", "perturbation"])
 def test_a_unit_without_effect_goes_first(name: str) -> None:
     second = normal(6, 3)
     second[4] = 0
     groups = chain(normal(5, 6), second)
-    found = judge(groups, name, look(groups, {"x": normal(64, 5)}))[0]
+    feeds = {"x": normal(64, 5)}
+    found = judge(groups, name, look(groups, feeds), feeds)[0]
     assert found.argmin() == 4
 
 
@@ -372,7 +476,8 @@ def test_groups_that_nothing_reads_are_judged_by_size(name: str) -> None:
     unread = [g for g, readers in enumerate(evidence.readers) if not readers]
     assert len(unread) == 1
     (x,) = groups.graph.inputs
-    found = judge(groups, name, look(groups, {x: normal(*groups.shapes.shapes[x])}))
+    feeds = {x: normal(*groups.shapes.shapes[x])}
+    found = judge(groups, name, look(groups, feeds), feeds)
     size = judge(groups, "l1")[unread[0]]
     mine = found[unread[0]]
     np.testing.assert_array_equal(np.argsort(mine), np.argsort(size))

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.fit import DAMPING, METHODS, Index, Matrix, by_merge, by_sweep, moments
+from spa.fit import (
+    DAMPING,
+    METHODS,
+    SOURCES,
+    Index,
+    Matrix,
+    by_merge,
+    by_sweep,
+    moments,
+    refit,
+    restored,
+)
 from spa.options import CHOICES
 from spa.settings import COMPENSATE
 
@@ -13,7 +24,8 @@ KEPT: list[list[int]] = [[0, 2, 3, 6], [4, 5, 6], [0, 1, 2], [6]]
 
 
 def test_the_command_line_names_all() -> None:
-    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "none")
+    assert CHOICES["compensate"] == COMPENSATE == (*METHODS, "fold", "none")
+    assert tuple(SOURCES) == COMPENSATE[:-1]
 
 
 def inputs(g: int, f: int) -> Matrix:
@@ -80,3 +92,17 @@ def test_merge_mixes_columns() -> None:
     ((v, change),) = by_merge(w, np.asarray([0, 1]), found)
     assert np.array_equal(v, [[[0, 2], [3, 6.5]]])
     assert not change.any()
+
+
+def test_restored_outputs_vary_as_the_dense_ones_around_the_same_mean() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 400, 6)) @ random.standard_normal((2, 6, 6)) + 1
+    w = random.standard_normal((2, 5, 6))
+    kept = np.asarray([0, 2, 5])
+    found = moments(w, x, x[:, :, kept], True)
+    v, _ = refit(w[:, :, kept], found, 0.1)
+    longer, change = restored(v, found, 1e-3, 1e3)
+    wanted = np.matmul(x, np.swapaxes(w, 1, 2))
+    got = np.matmul(x[:, :, kept], np.swapaxes(longer, 1, 2)) + change[:, None]
+    assert np.allclose(got.std(1), wanted.std(1)) and np.allclose(got.mean(1), wanted.mean(1))
+    assert np.allclose(longer / v, (longer / v)[:, :, :1])  # each output as a whole

@@ -442,3 +442,23 @@ def test_more_than_two_gigabytes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shapes = [list(t.dims) for t in onnx.load(tmp_path / "small.onnx").graph.initializer]
     assert shapes == [[16384, 845], [845, 16384]]
+
+
+# --- what the file says of inner tensors
+
+
+def test_a_name_for_a_size_that_changes_in_one_place_only() -> None:
+    """Exporters name a merged axis, such as 8*n; where it shrinks it must not bear the name on."""
+    net = Net("merged")
+    x = net.input("x", ("n", 3, 8, 8))
+    merged = []
+    for _ in range(2):
+        rows = net.relu(net.reshape(net.relu(net.conv(x, 8)), [-1, 8, 8]))
+        merged += [rows, net.transpose(net.relu(net.transpose(rows, 0, 2, 1)), 0, 2, 1)]
+        x = net.reshape(merged[-1], [-1, 8, 8, 8])
+    model = net.model(net.conv(x, 4))
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(
+        helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["8*n", 8, 8]) for t in merged
+    )
+    check(model, 2)

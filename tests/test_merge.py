@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 import spa
 from models.builder import Net, Tensor
 from spa import run as runs
-from spa.merge import Likeness, nearest, stand_ins
+from spa.merge import RIDGE, Likeness, combined, nearest, stand_ins
 from spa.rewrite import rewrite
 from spa.settings import Settings
 from spa.study import gather, make_up
@@ -82,30 +82,36 @@ def output(model: ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(running.run(None, {"x": x})[0])
 
 
+@pytest.mark.parametrize("how", ["merge", "reconstruct"])
 @pytest.mark.parametrize("name", NETS)
-def test_multiples_merge_without_loss(name: str) -> None:
+def test_multiples_merge_without_loss(name: str, how: str) -> None:
     make, power = NETS[name]
     model = doubled(make)
     groups = spa.analyze(model)
     (g,) = [k for k, group in enumerate(groups) if group.size == 2 * UNITS]
     removed = {g: np.arange(UNITS, 2 * UNITS)}
-    for mixed in stand_ins(groups, removed).values():
+    for mixed in stand_ins(groups, removed, nearest).values():
         size = len(mixed) // (2 * UNITS)
         units = mixed[::size, ::size]
         assert np.allclose(units[UNITS:, :UNITS], np.diag(SCALES**power), atol=1e-5)
         assert np.array_equal(units[:UNITS], np.eye(2 * UNITS)[:UNITS])
     x = np.random.default_rng(0).normal(size=(64, 2, 5, 5)).astype(np.float32)
-    settings = Settings(criterion="l1", compensate="merge", repair="none", data={"x": x})
+    settings = Settings(criterion="l1", compensate=how, repair="none", data={"x": x})
     groups, done = make_up(groups, removed, settings, gather(groups, settings, print), print)
     assert done is not None and len(done.helped) == 1
-    assert np.allclose(output(rewrite(groups, removed), x), output(model, x), atol=1e-4)
+    if how == "merge":
+        assert np.allclose(output(rewrite(groups, removed), x), output(model, x), atol=1e-4)
+    else:  # a ridge spreads what one unit alone could do
+        assert done.drift[1] < 0.2 * done.drift[0]
 
 
 def test_depthwise_kernels_multiply() -> None:
     groups = spa.analyze(doubled(depthwise))
     (g,) = [k for k, group in enumerate(groups) if group.size == 2 * UNITS]
     (mixed,) = [
-        m for m in stand_ins(groups, {g: np.arange(UNITS, 2 * UNITS)}).values() if len(m) > 1
+        m
+        for m in stand_ins(groups, {g: np.arange(UNITS, 2 * UNITS)}, nearest).values()
+        if len(m) > 1
     ]
     assert np.allclose(mixed[UNITS:, :UNITS], np.diag(SCALES**2), atol=1e-5)
 
@@ -143,3 +149,24 @@ def test_nothing_stands_in_for_what_is_zero_or_unlike() -> None:
     rows = np.asarray([[1.0, 0], [0, 1], [0, 0], [-1, 0]])
     found = nearest(Likeness(rows @ rows.T, np.zeros(4)), np.asarray([0, 2]), np.asarray([1, 3]))
     assert list(found) == []
+
+
+def test_a_combination_is_least_squares() -> None:
+    random = np.random.default_rng(6)
+    rows = random.normal(size=(7, 20))
+    stay, gone = np.asarray([0, 2, 3, 6]), np.asarray([1, 4, 5])
+    found = np.zeros((7, 7))
+    for unit, other, scale in combined(Likeness(rows @ rows.T, np.zeros(7)), stay, gone):
+        found[unit, other] = scale
+    pull = np.sqrt(RIDGE) * np.diag(np.linalg.norm(rows[stay], axis=1))
+    for unit in gone:
+        design, wanted = np.vstack([rows[stay].T, pull]), np.r_[rows[unit], np.zeros(4)]
+        best = np.linalg.lstsq(design, wanted, rcond=None)[0]
+        np.testing.assert_allclose(found[unit, stay], best, rtol=1e-6)
+
+
+def test_nothing_is_combined_of_what_is_zero() -> None:
+    rows = np.asarray([[1.0, 0], [0, 0], [0, 0]])
+    likeness = Likeness(rows @ rows.T, np.zeros(3))
+    assert list(combined(likeness, np.asarray([0, 1]), np.asarray([2]))) == []
+    assert list(combined(likeness, np.asarray([1]), np.asarray([0]))) == []

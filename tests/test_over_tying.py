@@ -229,7 +229,7 @@ def check_units(model: ModelProto) -> Groups:
 
 UNSUITED = {
     "custom_operator": "cannot be run",
-    "if_captures_outer": "its bodies are graphs of their own",
+    "if_captures_outer": "a node with bodies does not run alone",
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import spa
 from benchmarks import quality
 from benchmarks.cost_quality import line_through
-from benchmarks.quality import METHODS, Clock, Job, Row, digits, jobs, read
+from benchmarks.quality import METHODS, Clock, Job, Row, digits, groups_digest, jobs, meaning, read
 from benchmarks.quality_page import Table, bars, page
 from models import fashion
 
@@ -51,6 +51,37 @@ def test_what_looks_at_no_input_runs_once() -> None:
     }
     few = list(jobs([TRAINED / "vgg.onnx"], 3, quick=True))
     assert {(j.seed, j.target, j.tests) for j in few} == {(0, 0.5, 2000)}
+
+
+def test_telling_rows_come_first() -> None:
+    made = jobs(
+        [TRAINED / f"{n}.onnx" for n in ("vgg_bn", "wide_mobilenet", "vit")], 3, quick=False
+    )
+    first = [(j.net, j.method, j.inputs, j.target) for j in made[:9]]
+    assert {(net, target) for net, _, _, target in first} == {
+        ("vgg_bn", 0.5), ("wide_mobilenet", 0.8), ("vit", 0.5)
+    }  # fmt: skip
+    assert {(m, i) for _, m, i, _ in first} == {
+        ("l1", "none"), ("spa", "noise"), ("spa", "images")
+    }  # fmt: skip
+    assert [j.seed for j in made] == sorted(j.seed for j in made)
+    assert len(made) == len(set(made))
+
+
+def test_a_digest_is_of_what_code_does() -> None:
+    one = 'def f(x):\n    """Text."""\n    return x + 1  # more\n'
+    other = "def f(x):\n    return (x\n        + 1)\n"
+    assert meaning(one) == meaning(other) != meaning(other.replace("1", "2"))
+    modules = {p.stem for p in Path(spa.__file__).parent.glob("*.py")}
+    assert modules > quality.APART
+    needed = {"fit", "compensate", "measure", "obs", "curves", "noise", "budget", "sites", "drift"}
+    assert not needed & quality.APART
+
+
+def test_a_digest_of_groups() -> None:
+    one, other = (spa.analyze(TRAINED / f"{n}.onnx") for n in ("vgg", "vgg_bn"))
+    assert groups_digest(one) == groups_digest(spa.analyze(TRAINED / "vgg.onnx"))
+    assert groups_digest(one) != groups_digest(other)
 
 
 def test_digits_are_pictures_like_those_of_clothes() -> None:
@@ -125,7 +156,8 @@ def test_page() -> None:
     text = page(rows, "python -m benchmarks.quality")
     assert "| spa | images | 88.00 (-2.00) | 0.500 | 1.5 |" in text
     assert "| dfpc | none | TargetError |  |  |" in text
-    assert "medians over\n2 seeds" in text
+    assert "medians over\n2 seeds" in text and "have yet to be" not in text
+    assert "**3 of 7 rows have yet to be measured.**" in page(rows, "python", 3)
     assert "vgg (CNNs, 512 images), macs=0.5: loses at most 1 | 2.00 | missed" in text
     assert "Seconds of `spa` with images by stage: scoring 1.0, reading 0.5." in text
 
@@ -144,5 +176,7 @@ def test_one_row() -> None:
     found = bench.row(replace(JOB, method="l1", inputs="none"))
     assert found.key == bench.key(replace(JOB, method="l1", inputs="none"))
     assert found.before > 85 and 0.45 < found.macs <= 0.52 and not found.error
+    folds = bench.row(replace(JOB, method="fold", inputs="none"))
+    assert not folds.error and not folds.refused and folds.after > found.after + 20
     assert quality.samples("images", True, 1).shape == (quality.WIDE_SAMPLES, 3, 56, 56)
     assert quality.samples("digits", False, 1).shape == (quality.SAMPLES, 1, 28, 28)

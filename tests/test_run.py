@@ -160,3 +160,13 @@ def test_an_input_that_cannot_be_made_up_is_named() -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     with pytest.raises(CannotCheck, match="counts"):
         found(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+def test_integers_with_which_the_outputs_are_finite() -> None:
+    """A mask that means only 0 and 1: other numbers make infinities of it."""
+    net = Net("mask")
+    mask = net.cast(net.input("mask", ["n", "s"], np.int64), TensorProto.FLOAT)
+    y = net.softmax(net.mul(net.sub(1.0, mask), -3e38))
+    for one in found(net.model(net.add(y, net.input("x", ["n", "s"])))):
+        assert all(np.isfinite(v).all() for v in one.outputs.values())
+        assert set(np.unique(one.feeds["mask"])) <= {0, 1}

@@ -62,6 +62,13 @@ def test_what_is_no_expression_is_a_name(name: str) -> None:
     assert first(net_of(("n", name)))[name] == 7
 
 
+def test_states_have_as_many_samples_as_what_goes_in() -> None:
+    tried = list(bindings(load(net_of((None, None), (2, None, 128)))))
+    assert tried[0] == {"x0.0": 3, "x0.1": 7, "x1.1": 3}
+    assert any(sizes["x0.0"] != sizes["x1.1"] for sizes in tried)
+    assert first(net_of((2, None, 128))) == {"x0.1": 7}  # with nothing else to go by
+
+
 def test_a_sum_is_tried() -> None:
     tried = list(bindings(load(net_of(("b", "now"), ("b", "total"), ("b", 2, "past", 4)))))
     assert any(t["total"] == t["now"] + t["past"] and t["now"] != t["past"] for t in tried)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from models.builder import Net, Tensor
+from models.builder import Dim, Net, Tensor
+from models.graph import graphs_of
+from spa.rules import MICROSOFT
 from tests.oracle import check
 
 IMAGE = (2, 3, 6, 6)
@@ -54,7 +56,8 @@ class Case:
         outputs = made if isinstance(made, tuple) else (consume(net, made, self.shape),)
         model = net.model(*outputs, ir_version=8 if self.opset < 19 else 10)
         if not self.typed:
-            del model.graph.value_info[:]
+            for graph in graphs_of(model.graph):
+                del graph.value_info[:]
         return model
 
     def check(self) -> None:
@@ -85,8 +88,47 @@ def consume(net: Net, y: Tensor, shape: tuple[int, ...] = IMAGE) -> Tensor:
     return net.conv(y, 5, 1)
 
 
+def contrib(
+    net: Net, op: str, inputs: Sequence[Any], *shapes: Sequence[Dim], **attrs: Any
+) -> list[Tensor]:
+    """A node of onnxruntime's own domain, for whose outputs ONNX infers no shapes."""
+    given = list(inputs)
+    while given[-1] is None:
+        given.pop()
+    return net.nodes(op, given, len(shapes), shapes=shapes, domain=MICROSOFT, **attrs)
+
+
+# Without a kernel on the CPU; shapes are then as the patterns say.
+UNSEEN: dict[str, Any] = {"runnable": False}
+
+
 def summed(net: Net, y: Tensor) -> Tensor:
     """The sum over the channels, which sees what a removed channel leaves behind."""
     if y.dtype != np.float32:
         y = net.cast(y, TensorProto.FLOAT)
     return net.node("ReduceSum", y, [1], keepdims=1)
+
+
+# Operators of onnxruntime on quantised numbers ---------------------------------------------------
+
+SCALE, POINT = np.float32(0.05), np.uint8(120)
+CODE = (SCALE, POINT)
+
+
+def quantise(net: Net, a: Tensor) -> Tensor:
+    return net.node("QuantizeLinear", a, *CODE)
+
+
+def dequantise(net: Net, q: Tensor) -> Tensor:
+    return net.node("DequantizeLinear", q, *CODE)
+
+
+def coded(
+    net: Net, op: str, *inputs: Any, shape: Sequence[Any], dtype: Any = np.uint8, **attrs: Any
+) -> Tensor:
+    return net.nodes(op, inputs, shapes=[shape], dtype=dtype, domain="com.microsoft", **attrs)[0]
+
+
+def codes(net: Net, *shape: int, low: int = 90, high: int = 150, dtype: Any = np.uint8) -> Tensor:
+    """A stored tensor of quantised numbers."""
+    return net.const(net.rng.integers(low, high, shape).astype(dtype), "codes")

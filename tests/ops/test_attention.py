@@ -13,7 +13,7 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
-from tests.ops.cases import TOKENS, Body, Case, case
+from tests.ops.cases import POINT, SCALE, TOKENS, Body, Case, case, codes, quantise
 
 BATCH, STEPS = TOKENS[:2]
 
@@ -306,7 +306,36 @@ NEWER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [*ATTENTION, *ROTARY, *NEWER])
+def _projected(channels: bool = False, past: bool = False, **attrs: Any) -> Body:
+    """Attention with quantised projections inside."""
+
+    def body(net: Net, a: Tensor) -> Any:
+        w = codes(net, a.shape[2], 24)
+        scale = np.linspace(0.01, 0.02, 24, dtype=np.float32) if channels else np.float32(0.01)
+        point = (np.arange(24) % 5 + 118).astype(np.uint8) if channels else np.uint8(120)
+        inputs = [quantise(net, a), w, net.uniform(-1, 1, 24), SCALE, scale, None, POINT, point]
+        made = [[*a.shape[:2], 8]]
+        if past:
+            inputs.append(net.uniform(-1, 1, 2, BATCH, 2, 3, 4))
+            made.append([2, BATCH, 2, 3 + STEPS, 4])
+        y, *more = net.nodes(
+            "QAttention", inputs, len(made), shapes=made, num_heads=2, domain="com.microsoft",
+            **attrs,
+        )  # fmt: skip
+        return (net.linear(y, 5), *more) if past else y
+
+    return body
+
+
+PROJECTED = [
+    case("QAttention", 3, _projected(), shape=TOKENS),
+    case("QAttention-per-column", 3, _projected(True), shape=TOKENS),
+    case("QAttention-scale", 3, _projected(scale=0.3, unidirectional=1), shape=TOKENS),
+    case("QAttention-past", 1, _projected(past=True, unidirectional=1), shape=TOKENS),
+]
+
+
+@pytest.mark.parametrize("row", [*ATTENTION, *ROTARY, *NEWER, *PROJECTED])
 def test_attention(row: Case) -> None:
     row.check()
 

@@ -9,7 +9,20 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    SIGNAL,
+    UNSEEN,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 
 def _conv(out: int, **options: Any) -> Body:
@@ -152,6 +165,25 @@ def _qlinear(
     return body
 
 
+def _qlinear_of_onnxruntime(last: bool, out: int = 6, group: int = 1) -> Body:
+    """Its own form of QLinearConv, which may have the channels last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        shape = [*a.shape[:1], out, *a.shape[2:]]
+        x = quantise(net, a)
+        x = net.transpose(x, 0, 2, 3, 1) if last else x
+        w = _stored(net, out, a.shape[1] // group, 3, 3)
+        bias = net.const(net.rng.integers(-500, 500, out).astype(np.int32))
+        y = coded(
+            net, "QLinearConv", x, *CODE, w, _per(0.01, out, np.float32), np.zeros(out, np.int8),
+            *CODE, bias, pads=[1] * 4, group=group, channels_last=int(last),
+            shape=[shape[k] for k in (0, 2, 3, 1)] if last else shape,
+        )  # fmt: skip
+        return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
+
+    return body
+
+
 def _batch(made: Body) -> Body:
     """Made of a batch out of the file, of which some may go."""
 
@@ -265,6 +297,12 @@ CASES = [
          exact=True),
     case("ConvInteger", 2, _integer(True), exact=True),
     case("ConvInteger-no-points", 2, _integer(False), exact=True),
+    case("QLinearConv-of-onnxruntime", 2, _qlinear_of_onnxruntime(False), exact=True),
+    case("QLinearConv-channels-last", 2, _qlinear_of_onnxruntime(True), exact=True),
+    case("QLinearConv-channels-last-grouped", 3, _qlinear_of_onnxruntime(True, group=2),
+         exact=True),
+    case("QLinearConv-channels-last-depthwise", 1, _qlinear_of_onnxruntime(True, 8, 8),
+         exact=True),
     case("ConvInteger-grouped", 3, _integer(True, group=2), exact=True),
     case("ConvInteger-per-channel", 2, _integer(True, True), exact=True, runnable=False),
     *(case(f"{op}-where-{which}-speaks", 2, _speaking(op, which), opset=19, exact=True)
@@ -287,7 +325,90 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+def _fused(
+    out: int = 6, k: int = 3, groups: int = 1, *, add: bool = False, bias: bool = True,
+    sums: bool = False, **attrs: Any,
+) -> Body:  # fmt: skip
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.relu(a)
+        inputs: list[Any] = [a, net.weight(out, 8 // groups, k, k)]
+        inputs.append(net.uniform(-1, 1, out) if bias else None)
+        inputs.append(net.conv(a, out, 1) if add else None)
+        pads = [k // 2] * 4
+        y = contrib(net, "FusedConv", inputs, (2, out, 6, 6), pads=pads, group=groups, **attrs)[0]
+        return summed(net, y) if sums else y
+
+    return body
+
+
+def _last(op: str, out: int = 6, groups: int = 1, *, add: bool = False) -> Body:
+    """Channels last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.transpose(net.relu(a), 0, 2, 3, 1)
+        inputs: list[Any] = [a, net.weight(out, 8 // groups, 3, 3), net.uniform(-1, 1, out)]
+        inputs += [net.linear(a, out)] if add else []
+        y = contrib(net, op, inputs, (2, 6, 6, out), pads=[1] * 4, group=groups)[0]
+        return net.transpose(y, 0, 3, 1, 2)
+
+    return body
+
+
+def _spread(groups: int = 1) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        pads = net.const(np.zeros(4, np.int64))
+        inputs = [net.relu(a), net.weight(8, 6 // groups, 2, 2), pads, net.uniform(-1, 1, 6)]
+        attrs = {"strides": [2, 2], "group": groups}
+        return contrib(net, "ConvTransposeWithDynamicPads", inputs, (2, 6, 12, 12), **attrs)[0]
+
+    return body
+
+
+def _state(last: bool = False, past: bool = True, shown: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Any:
+        shape, state = ((2, 8, 8), (2, 2, 8)) if last else ((2, 8, 8), (2, 8, 2))
+        x = net.transpose(a, 0, 2, 1) if last else a
+        inputs: list[Any] = [x, net.weight(8, 1, 3), net.uniform(-1, 1, 8)]
+        inputs.append(net.uniform(-1, 1, *state) if past else None)
+        attrs = {"channels_last": 1} if last else {}
+        y, present = contrib(net, "CausalConvWithState", inputs, shape, state, **attrs)
+        y = net.transpose(y, 0, 2, 1) if last else y
+        return (net.conv(y, 5, 1), present) if shown else y
+
+    return body
+
+
+CONTRIB = [
+    case("fused", 2, _fused(), exact=True),
+    case("fused-no-bias", 2, _fused(bias=False), exact=True),
+    *(
+        case(f"fused-{name}", 2, _fused(activation=name, activation_params=params, sums=sums),
+             exact=True)
+        for name, params, sums in (
+            ("Relu", None, True), ("Tanh", None, True), ("LeakyRelu", [0.1], True),
+            ("Clip", [0.0, 6.0], True), ("Sigmoid", None, False),
+            ("HardSigmoid", [0.2, 0.5], False),
+        )
+    ),
+    case("fused-sigmoid-summed", 2, _fused(activation="Sigmoid", sums=True)),
+    case("fused-clip-summed", 2, _fused(activation="Clip", activation_params=[0.5, 6.0],
+                                        sums=True)),
+    case("fused-add", 2, _fused(add=True, activation="Relu"), exact=True),
+    case("fused-grouped", 3, _fused(8, groups=2, activation="Relu"), exact=True),
+    case("fused-depthwise", 1, _fused(8, groups=8, activation="Relu"), exact=True),
+    case("NhwcConv", 2, _last("NhwcConv"), exact=True, typed=True, **UNSEEN),
+    case("NhwcConv-depthwise", 1, _last("NhwcConv", 8, 8), exact=True, typed=True, **UNSEEN),
+    case("NhwcFusedConv", 2, _last("NhwcFusedConv", add=True), exact=True, typed=True, **UNSEEN),
+    case("ConvTransposeWithDynamicPads", 2, _spread(), exact=True),
+    case("ConvTransposeWithDynamicPads-grouped", 3, _spread(2), exact=True),
+    case("state", 1, _state(), shape=SIGNAL, exact=True),
+    case("state-new", 1, _state(past=False), shape=SIGNAL, exact=True),
+    case("state-channels-last", 1, _state(last=True), shape=SIGNAL, exact=True),
+    case("state-is-output", 0, _state(shown=True), shape=SIGNAL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*CASES, *CONTRIB])
 def test_conv(case: Case) -> None:
     case.check()
 

@@ -10,7 +10,24 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, TOKENS, Case, case, consume, produce, summed
+from tests.ops.cases import (
+    CODE,
+    POINT,
+    ROWS,
+    TOKENS,
+    UNSEEN,
+    Body,
+    Case,
+    case,
+    coded,
+    codes,
+    consume,
+    contrib,
+    dequantise,
+    produce,
+    quantise,
+    summed,
+)
 
 Prepare = Callable[[Net, Tensor], Tensor]
 
@@ -324,6 +341,139 @@ def _square(net: Net, a: Tensor) -> Tensor:
     return net.node("Conv", net.relu(net.node("Conv", a, w)), w)
 
 
-@pytest.mark.parametrize("case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS])
+def _quantised(op: str, speaks: bool = False, **attrs: float) -> Body:
+    """One operator of onnxruntime on quantised numbers."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, net.sigmoid(a) if speaks else a)
+        return dequantise(net, coded(net, op, q, *CODE, *CODE, shape=a.shape, **attrs))
+
+    return body
+
+
+def _own(op: str, *shapes: tuple[int, ...], sums: bool = False, **attrs: Any) -> Any:
+    """An operator of onnxruntime's own, with constants of these shapes as its further inputs."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        inputs = [a, *(net.uniform(0.5, 1, *s) for s in shapes)]
+        y = contrib(net, op, inputs, a.shape, **attrs)[0]
+        return net.node("ReduceSum", y, [-1], keepdims=1) if sums else y
+
+    return body
+
+
+def _quantised_pair(op: str, other: str) -> Body:
+    """Of an activation and another one, or of what is stored for every channel."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        side = quantise(net, net.sigmoid(a)) if other == "made" else codes(net, a.shape[1], 1, 1)
+        y = coded(net, op, q, *CODE, side, *CODE, *CODE, shape=a.shape)
+        return dequantise(net, y)
+
+    return body
+
+
+def _old(op: str, **attrs: Any) -> Any:
+    """An operator that ONNX took back, and that onnxruntime still has."""
+    return lambda net, a: net.node(op, a, shape=a.shape, **attrs)
+
+
+def _old_sum(op: str, **attrs: Any) -> Any:
+    return lambda net, a: net.node("ReduceSum", _old(op, **attrs)(net, a), axes=[1], keepdims=1)
+
+
+def _halves(op: str, *shapes: tuple[int, ...]) -> Any:
+    def body(net: Net, a: Tensor) -> Tensor:
+        inputs = [a, *(net.uniform(0.5, 1, *s) for s in shapes)]
+        return contrib(net, op, inputs, (2, 5, 4))[0]
+
+    return body
+
+
+def _quantised_where(net: Net, a: Tensor) -> Tensor:
+    q, stored = quantise(net, a), codes(net, a.shape[1], 1, 1)
+    chosen = net.node("Greater", a, 0.0)
+    y = coded(net, "QLinearWhere", chosen, q, *CODE, stored, *CODE, *CODE, shape=a.shape)
+    return dequantise(net, y)
+
+
+def _integers(net: Net, a: Tensor) -> Tensor:
+    stored = codes(net, a.shape[1], 1, 1)
+    y = coded(
+        net, "MulInteger", quantise(net, a), POINT, stored, POINT, shape=a.shape, dtype=np.int32
+    )
+    return net.cast(y, TensorProto.FLOAT)
+
+
+def _summed(body: Body) -> Body:
+    return lambda net, a: summed(net, body(net, a))
+
+
+QUANTISED = [
+    case("QLinearLeakyRelu", 1, _quantised("QLinearLeakyRelu", alpha=0.1), exact=True),
+    case("QLinearLeakyRelu-summed", 1, _summed(_quantised("QLinearLeakyRelu")), exact=True),
+    case("QLinearSigmoid", 1, _quantised("QLinearSigmoid"), exact=True),
+    case("QLinearSigmoid-summed", 1, _summed(_quantised("QLinearSigmoid")), exact=False),
+    *(
+        case(f"{op}-{other}", 1, _quantised_pair(op, other), exact=True)
+        for op in ("QLinearAdd", "QLinearMul")
+        for other in ("made", "stored")
+    ),
+    case("QLinearMul-summed", 1, _summed(_quantised_pair("QLinearMul", "made")), exact=True),
+    case("QLinearAdd-summed", 1, _summed(_quantised_pair("QLinearAdd", "made")), exact=False),
+    case("QLinearAdd-stored-summed", 1, _summed(_quantised_pair("QLinearAdd", "stored")),
+         exact=True),
+    case("QLinearWhere", 1, _quantised_where, exact=True),
+    case("QLinearWhere-summed", 1, _summed(_quantised_where), exact=True),
+    case("MulInteger", 1, _integers, exact=True, runnable=False, typed=True),
+]  # fmt: skip
+
+
+def _dropped(net: Net, a: Tensor) -> Tensor:
+    inputs = [a, net.uniform(-1, 1, 8), net.linear(a, 8)]
+    return contrib(net, "BiasDropout", inputs, a.shape)[0]
+
+
+def _gated(net: Net, a: Tensor) -> Tensor:
+    return contrib(net, "GatedAdd", [a, net.linear(a, 8), net.linear(a, 1)], a.shape)[0]
+
+
+def _decayed(net: Net, a: Tensor) -> Tensor:
+    inputs = [a, net.uniform(-1, 1, 8), net.uniform(-1, 1, 8), net.linear(a, 8)]
+    decay, beta = contrib(net, "LinearAttentionGate", inputs, a.shape, a.shape)
+    return net.linear(net.add(decay, beta), 6)
+
+
+CONTRIB = [
+    case("Affine", 1, _old("Affine", alpha=0.5, beta=0.5), opset=9, exact=True),
+    case("Affine-summed", 1, _old_sum("Affine", alpha=0.5), opset=9, exact=True),
+    case("Affine-shifted-summed", 1, _old_sum("Affine", beta=0.5), opset=9, exact=False),
+    case("ParametricSoftplus", 1, _old("ParametricSoftplus", alpha=0.5, beta=0.5), opset=9),
+    case("Scale", 1, _old_sum("Scale", scale=0.5), opset=9, exact=True),
+    case("ScaledTanh", 1, _old_sum("ScaledTanh", alpha=0.5, beta=0.5), opset=9, exact=True),
+    case("MemcpyFromHost", 1, _old("MemcpyFromHost"), exact=True),
+    case("MemcpyToHost", 1, _old("MemcpyToHost"), exact=True),
+    *(
+        case(f"ms-{op}", 1, _own(op, sums=True), shape=TOKENS, exact=True)
+        for op in ("Gelu", "QuickGelu", "FastGelu", "ScaledSiLU")
+    ),
+    case("ScaledSiLU-given", 1, _own("ScaledSiLU", ()), shape=TOKENS, exact=True),
+    case("FastGelu-bias", 1, _own("FastGelu", (8,), sums=True), shape=TOKENS, exact=True),
+    case("BiasGelu", 1, _own("BiasGelu", (8,), sums=True), shape=TOKENS, exact=True),
+    case("BiasAdd", 1, _own("BiasAdd", (8,), (2, 5, 8), sums=True), shape=TOKENS, exact=True,
+         **UNSEEN),
+    case("BiasDropout", 1, _dropped, shape=TOKENS, exact=True, **UNSEEN),
+    case("BiasSplitGelu", 1, _halves("BiasSplitGelu", (8,)), shape=TOKENS, exact=True, **UNSEEN),
+    case("SwiGLU-halves", 1, _halves("SwiGLU"), shape=TOKENS, exact=True, **UNSEEN),
+    case("SwiGLU-apart", 1, _own("SwiGLU", (2, 5, 8)), shape=TOKENS, exact=True, **UNSEEN),
+    case("GatedAdd", 1, _gated, shape=TOKENS, exact=True),
+    case("LinearAttentionGate", 2, _decayed, shape=TOKENS, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED, *CONTRIB]
+)
 def test_elementwise(case: Case) -> None:
     case.check()

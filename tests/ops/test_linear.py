@@ -9,7 +9,21 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import IMAGE, ROWS, TOKENS, Body, Case, case
+from spa.rules import MICROSOFT
+from tests.ops.cases import (
+    CODE,
+    IMAGE,
+    ROWS,
+    TOKENS,
+    UNSEEN,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+)
 
 
 def _times(*shape: int) -> Body:
@@ -189,7 +203,70 @@ def _qlinear(rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> Body:
     return body
 
 
+def _to_float(*columns: int, points: bool = True, bias: bool = True) -> Body:
+    """MatMulInteger and what scales it, in one."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
+        more = [np.uint8(120), _points(columns)] if points else [None, None]
+        return coded(
+            net, "MatMulIntegerToFloat", net.node("QuantizeLinear", a, np.float32(0.03), np.uint8(
+            120)), _stored(net, 8, 6), np.float32(0.03), scale if columns else scale[0], *more,
+            net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6], dtype=np.float32,
+        )  # fmt: skip
+
+    return body
+
+
+def _dynamic(*columns: int, bias: bool = True, speaks: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if speaks else a
+        scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
+        return coded(
+            net, "DynamicQuantizeMatMul", a, _stored(net, 8, 6), scale if columns else scale[0],
+            _points(columns), net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6],
+            dtype=np.float32,
+        )  # fmt: skip
+
+    return body
+
+
+def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = quantise(net, net.transpose(a, 1, 0) if attrs.get("transA") else a)
+        w = _stored(net, *((6, 8) if attrs.get("transB") else (8, 6)))
+        scale = np.full(columns, 0.01, np.float32) if columns else np.float32(0.01)
+        c = net.const(net.rng.integers(-500, 500, 6).astype(np.int32)) if bias else None
+        made = coded(
+            net, "QGemm", x, *CODE, w, scale, _points(columns), c, *(CODE if back else ()),
+            shape=[a.shape[0], 6], dtype=np.uint8 if back else np.float32, **attrs,
+        )  # fmt: skip
+        return dequantise(net, made) if back else made
+
+    return body
+
+
+def _sixteen(net: Net, a: Tensor) -> Tensor:
+    x = net.cast(net.mul(a, 100.0), TensorProto.INT16)
+    w = net.const(net.rng.integers(-99, 99, (8, 6)).astype(np.int16), "stored")
+    y = coded(net, "MatMulInteger16", x, w, shape=[*a.shape[:-1], 6], dtype=np.int32)
+    return net.mul(net.cast(y, TensorProto.FLOAT), 1e-4)
+
+
 QUANTISED = [
+    case("MatMulIntegerToFloat", 2, _to_float(), shape=TOKENS, exact=True),
+    case("MatMulIntegerToFloat-per-column", 2, _to_float(6), shape=TOKENS, exact=True),
+    case("MatMulIntegerToFloat-no-points", 2, _to_float(points=False, bias=False), shape=ROWS,
+         exact=True),
+    case("DynamicQuantizeMatMul", 2, _dynamic(), shape=TOKENS, exact=True),
+    case("DynamicQuantizeMatMul-per-column", 2, _dynamic(6), shape=ROWS, exact=True),
+    case("DynamicQuantizeMatMul-no-bias", 2, _dynamic(6, bias=False), shape=ROWS, exact=True),
+    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS),
+    case("QGemm", 2, _qgemm(), shape=ROWS, exact=True),
+    case("QGemm-per-column", 2, _qgemm(6), shape=ROWS, exact=True),
+    case("QGemm-transposed", 2, _qgemm(6, transA=1, transB=1), shape=ROWS, exact=True),
+    case("QGemm-to-floats", 2, _qgemm(back=False, bias=False), shape=ROWS, exact=True),
+    case("MatMulInteger16", 2, _sixteen, shape=TOKENS, exact=True),
     case("MatMulInteger", 2, _integer(), shape=ROWS, exact=True),
     case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
     case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),
@@ -206,7 +283,91 @@ QUANTISED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*MATMUL, *GEMM, *EINSUM, *QUANTISED])
+def _product(
+    a_shape: str = "", b_shape: str = "", *, op: str = "FusedMatMul", transA: int = 0,
+    transB: int = 0, transBatchA: int = 0, transBatchB: int = 0, stored: bool = True,
+) -> Body:  # fmt: skip
+    """A product with transposed operands; the batch may stand between the two others."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        # (2, 5, 8), as (rows, batch, columns) where the batch stands between
+        a = net.transpose(a, 1, 0, 2) if transBatchA else a
+        if transA:
+            a = net.transpose(a, 2, 1, 0) if transBatchA else net.transpose(a, 0, 2, 1)
+        flags = {"transA": transA, "transB": transB, "transBatchA": transBatchA,
+                 "transBatchB": transBatchB}  # fmt: skip
+        flags = {name: n for name, n in flags.items() if n}
+        if stored and not transBatchB:
+            b = net.weight(7, 8) if transB else net.weight(8, 7, fan=8)
+        else:
+            b = net.weight(2, 8, 7, fan=8)
+            b = net.const(np.swapaxes(b.values, 1, 2).copy()) if transB else b
+            b = net.const(np.moveaxis(b.values, 0, 1).copy()) if transBatchB else b
+        return contrib(net, op, [a, b], (2, 5, 7), alpha=0.5, **flags)[0]
+
+    return body
+
+
+def _scores(net: Net, a: Tensor) -> Tensor:
+    """Attention with the scale and the transposition inside the product."""
+    q, k, v = (_heads(net, a) for _ in "qkv")
+    scores = contrib(net, "FusedMatMul", [q, k], (2, 2, 5, 5), transB=1, alpha=0.5)[0]
+    y = net.matmul(net.softmax(scores), v)
+    return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, 8])
+
+
+def _fused_gemm(activation: str, trans_a: bool = False, trans_b: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.transpose(a, 1, 0) if trans_a else a
+        w = net.weight(7, 8) if trans_b else net.weight(8, 7, fan=8)
+        flags: dict[str, Any] = {"transA": int(trans_a), "transB": int(trans_b)}
+        if activation == "LeakyRelu":
+            flags["activation_alpha"] = 0.1
+        inputs = [a, w, net.uniform(-1, 1, 7)]
+        return contrib(net, "FusedGemm", inputs, (4, 7), activation=activation, **flags)[0]
+
+    return body
+
+
+def _gemm_gelu(net: Net, a: Tensor) -> Tensor:
+    inputs = [a, net.weight(8, 7, fan=8), net.uniform(-1, 1, 7)]
+    return contrib(net, "GemmFastGelu", inputs, (2, 5, 7))[0]
+
+
+def _short(net: Net, a: Tensor) -> Tensor:
+    whole = net.cast(net.mul(a, 50.0), TensorProto.INT16)
+    b = net.const(net.rng.integers(-50, 50, (8, 7)).astype(np.int16))
+    y = net.nodes("MatMulInteger16", [whole, b], shapes=[(2, 5, 7)], dtype=np.int32,
+                  domain=MICROSOFT)[0]  # fmt: skip
+    return net.mul(net.cast(y, TensorProto.FLOAT), 1e-3)
+
+
+CONTRIB = [
+    case("fused-product", 2, _product(), shape=TOKENS, exact=True),
+    case("fused-product-a", 2, _product(transA=1), shape=TOKENS, exact=True),
+    case("fused-product-b", 2, _product(transB=1), shape=TOKENS, exact=True),
+    case("fused-product-a-b", 2, _product(transA=1, transB=1), shape=TOKENS, exact=True),
+    case("TransposeMatMul", 2, _product(op="TransposeMatMul", transB=1), shape=TOKENS, exact=True),
+    case("fused-batch-a", 2, _product(transBatchA=1, stored=False), shape=TOKENS, exact=True),
+    case("fused-batch-a-turned", 2, _product(transBatchA=1, transA=1, stored=False), shape=TOKENS,
+         exact=True),
+    case("fused-batch-b", 2, _product(transBatchB=1), shape=TOKENS, exact=True),
+    case("fused-batch-b-turned", 2, _product(transBatchB=1, transB=1), shape=TOKENS, exact=True),
+    case("fused-scores", 4, _scores, shape=TOKENS, exact=True),
+    *(
+        case(f"fused-gemm-{name}", 2, _fused_gemm(name), shape=ROWS, exact=True)
+        for name in ("Relu", "Tanh", "Sigmoid", "LeakyRelu")
+    ),
+    case("fused-gemm-a-b", 2, _fused_gemm("Relu", True, True), shape=ROWS, exact=True),
+    case("GemmFastGelu", 2, _gemm_gelu, shape=TOKENS, exact=True, **UNSEEN),
+    case("MatMulInteger16", 2, _short, shape=TOKENS, exact=True),
+    case("CDist", 2, lambda net, a: contrib(
+        net, "CDist", [a, net.uniform(-1, 1, 5, 8)], (4, 5), metric="sqeuclidean")[0], shape=ROWS,
+        exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*MATMUL, *GEMM, *EINSUM, *QUANTISED, *CONTRIB])
 def test_linear(case: Case) -> None:
     case.check()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from spa.axes import Recorder, is_whole
 from spa.graph import Node
@@ -41,4 +42,5 @@ def test_lock(domain: str, op_type: str) -> None:
 
 def test_every_locking_operator_exists() -> None:
     known = {(s.domain, s.name) for s in onnx.defs.get_all_schemas_with_history()}
+    known |= {(s.domain, s.name) for s in state.get_all_operator_schema()}
     assert set(LOCKING) <= known

@@ -8,13 +8,32 @@ import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, SIGNAL, TOKENS, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    ROWS,
+    SIGNAL,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 FAR = 2**63 - 1  # how exporters write "to the end"
 
 
 def _moved(op: str, *inputs: Any, **attrs: Any) -> Body:
     return lambda net, a: net.node(op, a, *inputs, **attrs)
+
+
+def _quantised_concat(net: Net, a: Tensor) -> Tensor:
+    q, r = quantise(net, a), quantise(net, net.conv(a, 6, 1))
+    y = coded(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=1, shape=[2, 14, 6, 6])
+    return dequantise(net, y)
 
 
 # --- Transpose, Concat
@@ -31,6 +50,7 @@ TRANSPOSE = [
 ]  # fmt: skip
 
 CONCAT = [
+    case("quantised", 2, _quantised_concat, exact=True),
     case("two", 2, lambda net, a: net.concat(a, net.conv(net.relu(a), 4)), exact=True),
     case("with-itself", 1, lambda net, a: net.concat(a, a), exact=True),
     case("three", 3, lambda net, a: net.concat(net.conv(a, 4), net.relu(a), net.conv(a, 4))),
@@ -324,6 +344,8 @@ REPEAT = [
     # One channel becomes eight: those are the consumer's and the other term's alone.
     case("Expand-channels", 2, lambda net, a: net.add(
         net.conv(net.relu(a), 8), net.node("Expand", net.conv(a, 1), [2, 8, 6, 6]))),
+    case("Expand-of-zeros-summed", 1, lambda net, a: summed(net, net.add(
+        a, net.node("Expand", 0.0, [2, 8, 6, 6]))), exact=True),
     case("Expand-of-constant", 1, lambda net, a: net.add(
         a, net.node("Expand", net.uniform(-1, 1, 8, 1, 1), [2, 8, 6, 6])), exact=True),
     case("Tile-channels", 1, _moved("Tile", [1, 2, 1, 1]), exact=True),
@@ -361,6 +383,26 @@ REPEAT = [
         "Constant", value_floats=[0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0])), shape=TOKENS),
     case("Slice-of-a-signal", 2, _moved("Slice", [0], [3], [1]), shape=SIGNAL, exact=True),
 ]  # fmt: skip
+
+
+def _own(op: str, shape: tuple[int, ...], *inputs: Any, **attrs: Any) -> Body:
+    return lambda net, a: contrib(net, op, [a, *(net.const(i) for i in inputs)], shape, **attrs)[0]
+
+
+CONTRIB = [
+    case("ms-Pad", 1, _own("Pad", (2, 8, 8, 7), np.asarray([0, 0, 1, 0, 0, 0, 1, 1])), exact=True),
+    case("ms-Pad-channels", 2, _own("Pad", (2, 11, 6, 6), np.asarray([0, 1, 0, 0, 0, 2, 0, 0]))),
+    case("ms-GatherND", 1, _own("GatherND", (3, 8, 6, 6), np.asarray([[0], [1], [1]])),
+         exact=True),
+    case("UnfoldTensor", 1, lambda net, a: net.reshape(contrib(
+        net, "UnfoldTensor", [a], (2, 8, 6, 3, 4), dim=3, size=4, step=1)[0], [0, 0, 6, 12]),
+        exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRIB)
+def test_contrib(case: Case) -> None:
+    case.check()
 
 
 @pytest.mark.parametrize("case", TRANSPOSE)

@@ -11,7 +11,25 @@ import spa
 from models.builder import Net, Tensor
 from tests.isolation import Alone
 from tests.numeric import alone
-from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
+from tests.ops.cases import (
+    CODE,
+    IMAGE,
+    POINT,
+    ROWS,
+    SCALE,
+    SIGNAL,
+    TOKENS,
+    UNSEEN,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    coded,
+    codes,
+    contrib,
+    quantise,
+    summed,
+)
 
 
 def _scaled(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Body:
@@ -35,7 +53,37 @@ def _trained(outputs: int, **attrs: Any) -> Body:
     return body
 
 
+def _quantised_softmax(axis: int, opset: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        attrs = {"axis": axis, "opset": opset}
+        scale, point = np.float32(1 / 256), np.uint8(0)
+        q = quantise(net, a)
+        y = coded(net, "QLinearSoftmax", q, *CODE, scale, point, shape=a.shape, **attrs)
+        return net.node("DequantizeLinear", y, scale, point)
+
+    return body
+
+
+def _quantised_embedding(net: Net, a: Tensor) -> Tensor:
+    """Of words that a row of the producer picks, in eight bits throughout."""
+    ids = net.cast(net.node("Greater", net.node("ReduceSum", a, [2], keepdims=0), 0.0), 6)
+    tables = [codes(net, n, 16) for n in (4, 7, 2)]
+    more = [codes(net, 16), codes(net, 16), None]
+    made, _ = net.nodes(
+        "QEmbedLayerNormalization",
+        [ids, ids, *tables, *more, *[SCALE] * 5, *[POINT] * 5],
+        2,
+        shapes=[[*a.shape[:2], 16], a.shape[:1]],
+        domain="com.microsoft",
+    )
+    return made
+
+
 BATCH = [
+    case("QEmbedLayerNormalization", 2, _quantised_embedding, shape=TOKENS),
+    case("QLinearSoftmax-space", 1, _quantised_softmax(3, 13), exact=True),
+    case("QLinearSoftmax-channels", 1, _quantised_softmax(1, 13), exact=False),
+    case("QLinearSoftmax-opset-11", 1, _quantised_softmax(1, 11), exact=False),
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
     case("volume", 1, lambda net, a: net.bn(a), shape=VOLUME, exact=True),
@@ -134,7 +182,86 @@ GROUP = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*BATCH, *OTHER, *SOFTMAX, *GROUP])
+def _skip(op: str, *vectors: bool, shown: bool = False, skip: tuple[int, ...] = ()) -> Body:
+    """The sum of two branches, normalised; `vectors` says which of gamma, beta, bias are there."""
+
+    def body(net: Net, a: Tensor) -> Any:
+        other = net.uniform(-1, 1, *skip) if skip else net.linear(net.relu(a), 8)
+        inputs = [a, other, *(net.uniform(0.5, 1, 8) if given else None for given in vectors)]
+        shapes = [a.shape] * (4 if shown else 1)
+        made = contrib(net, op, inputs, *shapes)
+        return net.add(made[0], net.relu(made[3])) if shown else made[0]
+
+    return body
+
+
+def _embedded(*, segments: bool = True, mask: bool = False, sums: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        ids, kinds = (net.const(net.rng.integers(0, 2, (2, 5)).astype(np.int32)) for _ in "ab")
+        tables = [net.weight(n, 8, fan=1) for n in (9, 7, 2)]
+        inputs = [ids, kinds if segments else None, *tables[:2], tables[2] if segments else None]
+        inputs += [net.uniform(0.5, 1, 8), net.uniform(-1, 1, 8)]
+        inputs += [net.const(np.ones((2, 5), np.int32))] if mask else []
+        shapes = [(2, 5, 8), (2,), (2, 5, 8)][: 3 if sums else 2]
+        made = contrib(net, "EmbedLayerNormalization", inputs, *shapes)
+        y = net.add(made[0], net.relu(made[2])) if sums else made[0]
+        return net.add(net.linear(a, 8), y)
+
+    return body
+
+
+def _images(op: str, *, last: int = 1, skip: tuple[int, ...] = (2, 6, 6, 8)) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.transpose(a, 0, 2, 3, 1) if last else a
+        inputs = [x, net.uniform(0.5, 1, 8), net.uniform(-1, 1, 8)]
+        if op == "SkipGroupNorm":
+            inputs += [net.uniform(-1, 1, *skip), net.uniform(-1, 1, 8)]
+        attrs = {"groups": 2, "activation": 1, "channels_last": last}
+        y = contrib(net, op, inputs, x.shape, **attrs)[0]
+        return net.transpose(y, 0, 3, 1, 2) if last else y
+
+    return body
+
+
+def _gated(net: Net, a: Tensor) -> Tensor:
+    inputs = [a, net.uniform(0.5, 1, 4), net.linear(a, 8)]
+    return contrib(net, "GatedRMSNorm", inputs, a.shape, activation="silu")[0]
+
+
+CONTRIB = [
+    case("skip", 1, _skip("SkipLayerNormalization", True, True), shape=TOKENS, exact=False),
+    case("skip-no-beta", 1, _skip("SkipLayerNormalization", True), shape=TOKENS, exact=False),
+    case("skip-bias", 1, _skip("SkipLayerNormalization", True, True, True), shape=TOKENS,
+         exact=False),
+    case("skip-sum", 1, _skip("SkipLayerNormalization", True, True, True, shown=True),
+         shape=TOKENS, exact=False),
+    case("skip-for-all", 1, _skip("SkipLayerNormalization", True, True, skip=(5, 8)),
+         shape=TOKENS, exact=False),
+    case("skip-one", 1, _skip("SkipLayerNormalization", True, True, skip=(1, 5, 8)),
+         shape=TOKENS, exact=False),
+    case("skip-simplified", 1, _skip("SkipSimplifiedLayerNormalization", True), shape=TOKENS,
+         exact=False),
+    case("skip-simplified-sum", 1, _skip(
+        "SkipSimplifiedLayerNormalization", True, True, shown=True), shape=TOKENS, exact=False),
+    case("SimplifiedLayerNormalization", 1, lambda net, a: net.node(
+        "SimplifiedLayerNormalization", a, net.uniform(0.5, 1, 8), axis=-1, shape=a.shape),
+        shape=TOKENS, exact=False),
+    case("embedded", 2, _embedded(), shape=TOKENS),
+    case("embedded-no-segments", 2, _embedded(segments=False), shape=TOKENS),
+    case("embedded-mask", 2, _embedded(mask=True), shape=TOKENS),
+    case("embedded-sums", 2, _embedded(sums=True), shape=TOKENS),
+    case("GroupNorm", 2, _images("GroupNorm"), **UNSEEN),
+    case("GroupNorm-first", 2, _images("GroupNorm", last=0), **UNSEEN),
+    case("SkipGroupNorm", 2, _images("SkipGroupNorm"), **UNSEEN),
+    case("SkipGroupNorm-per-image", 2, _images("SkipGroupNorm", skip=(2, 8)), **UNSEEN),
+    case("GatedRMSNorm", 2, _gated, shape=TOKENS),
+    case("BiasSoftmax", 1, lambda net, a: contrib(
+        net, "BiasSoftmax", [a, net.uniform(-1, 1, 1, 5, 8)], a.shape, axis=2,
+        is_inner_broadcast=0)[0], shape=TOKENS, exact=False, typed=True, **UNSEEN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*BATCH, *OTHER, *SOFTMAX, *GROUP, *CONTRIB])
 def test_norm(case: Case) -> None:
     case.check()
 

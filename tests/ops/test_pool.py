@@ -6,9 +6,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import SIGNAL, TOKENS, VOLUME, Body, Case, case, summed
+from spa.rules import MICROSOFT
+from tests.ops.cases import (
+    CODE,
+    SIGNAL,
+    TOKENS,
+    VOLUME,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+    summed,
+)
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 GLOBAL = ("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -66,7 +81,31 @@ def _affine_grid(net: Net, a: Tensor) -> Tensor:
     return net.node("GridSample", a, grid)
 
 
+def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> Body:
+    """Of quantised numbers, with channels first or last."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        made = [shape[k] for k in (0, 2, 3, 1)] if last else shape
+        q = net.transpose(q, 0, 2, 3, 1) if last else q
+        y = coded(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
+        return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
+
+    return body
+
+
 CASES = [
+    *(
+        case(f"QLinearAveragePool-last-{last}", 1, _quantised(
+            "QLinearAveragePool", [2, 8, 3, 3], last, kernel_shape=[2, 2], strides=[2, 2]),
+            exact=True)
+        for last in (False, True)
+    ),
+    *(
+        case(f"QLinearGlobalAveragePool-last-{last}", 1, _quantised(
+            "QLinearGlobalAveragePool", [2, 8, 1, 1], last), exact=True)
+        for last in (False, True)
+    ),
     *(case(op, 1, _pool(op), exact=True) for op in POOLS),
     *(case(f"{op}-1d", 1, _pool(op), shape=SIGNAL, exact=True) for op in POOLS),
     *(case(f"{op}-3d", 1, _pool(op), shape=VOLUME, exact=True) for op in POOLS),
@@ -130,6 +169,35 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+def _boxes(net: Net, a: Tensor, **attrs: Any) -> Tensor:
+    boxes = net.uniform(0, 0.9, 3, 4)
+    inputs = [a, boxes, net.const(np.asarray([0, 1, 1], np.int32)),
+              net.const(np.asarray([4, 4], np.int32))]  # fmt: skip
+    return contrib(net, "CropAndResize", inputs, (3, 8, 4, 4), **attrs)[0]
+
+
+def _last_pool(net: Net, a: Tensor) -> Tensor:
+    last = net.cast(net.transpose(net.mul(a, 50.0), 0, 2, 3, 1), TensorProto.INT8)
+    y = net.nodes("NhwcMaxPool", [last], shapes=[(2, 5, 5, 8)], dtype=np.int8, domain=MICROSOFT,
+                  kernel_shape=[2, 2])[0]  # fmt: skip
+    return net.transpose(net.mul(net.cast(y, TensorProto.FLOAT), 0.02), 0, 3, 1, 2)
+
+
+CONTRIB = [
+    case("NhwcMaxPool", 1, _last_pool, exact=True),
+    case("CropAndResize", 1, _boxes, exact=True),
+    case("CropAndResize-filled", 1, lambda net, a: _boxes(net, a, extrapolation_value=0.5)),
+    case(
+        "ms-GridSample",
+        1,
+        lambda net, a: contrib(
+            net, "GridSample", [a, net.uniform(-1, 1, 2, 4, 3, 2)], (2, 8, 4, 3)
+        )[0],
+        exact=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, *CONTRIB])
 def test_pool(case: Case) -> None:
     case.check()

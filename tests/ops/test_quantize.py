@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, Body, Case, case, summed
+from tests.ops.cases import ROWS, Body, Case, case, coded, summed
 
 
 def _activation(axis: int | None) -> Body:
@@ -115,6 +116,99 @@ def _padded(net: Net, a: Tensor) -> Tensor:
     return net.node("Pad", a, np.array([0, 0, 1, 1, 0, 0, 1, 1]), filler)
 
 
+def _storage(kind: str) -> Body:
+    """A weight of odd sizes in another type, with a scale for every output and no zero point."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+        low, high = (0, 4) if kind.startswith("u") else (-2, 2)
+        stored = net.rng.integers(low, high, (7, a.shape[1], 1, 1)).astype(np.float32)
+        q = net.const(stored.astype(dtype), "stored")
+        w = net.node("DequantizeLinear", q, net.uniform(0.1, 0.2, 7), axis=0)
+        return net.node("Conv", a, w)
+
+    return body
+
+
+def _storage_in_blocks(kind: str, width: int = 12) -> Body:
+    """The same with zero points for blocks; the last one may not be full."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        dtype = np.dtype(getattr(ml_dtypes, kind))
+        stored = net.rng.integers(0, 4, (a.shape[1], width)).astype(dtype)
+        shape = a.shape[1], -(-width // 4)
+        scale = net.uniform(0.1, 0.2, *shape)
+        point = net.const(net.rng.integers(0, 4, shape).astype(dtype), "point")
+        q = net.const(stored, "stored")
+        return net.matmul(a, net.node("DequantizeLinear", q, scale, point, block_size=4))
+
+    return body
+
+
+def _integer_bias(net: Net, a: Tensor) -> Tensor:
+    """Weight and bias as onnxruntime's quantiser stores them."""
+    stored = net.const(net.rng.integers(-100, 100, (10, a.shape[1], 1, 1)).astype(np.int8), "w")
+    bias = net.const(net.rng.integers(-500, 500, 10).astype(np.int32), "b")
+    scale = np.linspace(0.01, 0.02, 10, dtype=np.float32)
+    w = net.node("DequantizeLinear", stored, scale, np.zeros(10, np.int8), axis=0)
+    b = net.node("DequantizeLinear", bias, scale / 20, np.zeros(10, np.int32), axis=0)
+    return net.node("Conv", a, w, b)
+
+
+def _in_the_graph(net: Net, a: Tensor) -> Tensor:
+    """A weight in floats that is quantised and back every time."""
+    scale = net.const(np.linspace(0.01, 0.02, 10, dtype=np.float32), "scale")
+    point = net.const(np.zeros(10, np.int8), "point")
+    q = net.node("QuantizeLinear", net.weight(10, a.shape[1], 1, 1), scale, point, axis=0)
+    return net.node("Conv", a, net.node("DequantizeLinear", q, scale, point, axis=0))
+
+
+def _shared_scale(net: Net, a: Tensor) -> Tensor:
+    """Two layers that read one vector of scales, and have nothing else in common."""
+    scale = net.const(np.linspace(0.01, 0.02, 8, dtype=np.float32), "scale")
+    for _ in range(2):
+        stored = net.const(net.rng.integers(-100, 100, (8, a.shape[1], 1, 1)).astype(np.int8), "w")
+        a = net.relu(net.node("Conv", a, net.node("DequantizeLinear", stored, scale, axis=0)))
+    return a
+
+
+def _of_onnxruntime(axis: int | None, kind: str) -> Body:
+    """Its own forms of both operators."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        dtype, n = np.dtype(getattr(ml_dtypes, kind, kind)), a.shape[1]
+        scale = np.full(() if axis is None else n, 0.05, np.float32)
+        point = net.const(np.full(scale.shape, 3).astype(dtype), "point")
+        attrs = {} if axis is None else {"axis": axis}
+        q = coded(net, "QuantizeLinear", a, scale, point, shape=a.shape, dtype=dtype, **attrs)
+        return coded(
+            net, "DequantizeLinear", q, scale, point, shape=a.shape, dtype=np.float32, **attrs
+        )
+
+    return body
+
+
+STORAGE = [
+    *(
+        case(kind, 2, _storage(kind), opset=21, exact=True)
+        for kind in ("int8", "uint8", "int16", "uint16", "int4", "uint4", "float8_e4m3fn",
+                     "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+    ),
+    *(case(kind, 2, _storage(kind), opset=25, exact=True) for kind in ("int2", "uint2")),
+    case("float4_e2m1fn", 2, _storage("float4_e2m1fn"), opset=23, runnable=False),
+    case("uint4-in-blocks", 2, _storage_in_blocks("uint4"), shape=ROWS, opset=21, exact=True),
+    case("int4-in-blocks", 2, _storage_in_blocks("int4"), shape=ROWS, opset=21, exact=True),
+    case("block-that-is-not-full", 1, _storage_in_blocks("uint4", 10), shape=ROWS, opset=21,
+         exact=True),
+    case("integer-bias", 2, _integer_bias, exact=True),
+    case("in-the-graph", 2, _in_the_graph, exact=True),
+    case("shared-scale", 3, _shared_scale, exact=True),
+    *(
+        case(f"of-onnxruntime-{kind}-{axis}", 1, _of_onnxruntime(axis, kind), opset=20, exact=True)
+        for kind, axis in (("uint8", None), ("int16", None), ("uint16", 1), ("int4", None))
+    ),
+]  # fmt: skip
+
 QUANTIZE = [
     case("bias-with-zero-point", 1, _bias, exact=True),
     case("bias-with-zero-point-summed", 1, lambda net, a: summed(net, _bias(net, a)), exact=True),
@@ -175,6 +269,6 @@ QUANTIZE = [
 ]
 
 
-@pytest.mark.parametrize("row", QUANTIZE)
+@pytest.mark.parametrize("row", [*QUANTIZE, *STORAGE])
 def test_quantize(row: Case) -> None:
     row.check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from models.builder import Net, Tensor
 from spa.rewrite import rewrite
 from tests.isolation import Alone
 from tests.numeric import alone
-from tests.ops.cases import TOKENS, Body, Case, case
+from tests.ops.cases import TOKENS, Body, Case, case, codes
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 HIDDEN = 6
@@ -113,8 +115,87 @@ def _mixed_steps(op: str) -> Body:
     return body
 
 
+def _dynamic(ways: int = 1, *, channels: bool = False, states: int = 0, speaks: int = 0) -> Body:
+    """An LSTM as onnxruntime quantises it, with its matrices the other way round."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if speaks else a
+        (steps, batch, features), gates = a.shape, 4 * HIDDEN
+        shape = (ways, gates) if channels else (ways,)
+        scale = np.linspace(0.004, 0.006, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        point = np.full(shape, 121, np.uint8)  # onnxruntime wants one for all
+        w, r = (codes(net, ways, n, gates, low=70, high=180) for n in (features, HIDDEN))
+        more = [net.uniform(-1, 1, ways, batch, HIDDEN) for _ in range(states)]
+        inputs = [a, w, r, net.uniform(-0.5, 0.5, ways, 2 * gates), None]
+        inputs += [*more, *[None] * (2 - states), None, scale, point, scale, point]
+        y = net.nodes(
+            "DynamicQuantizeLSTM", inputs, 1, shapes=[[steps, ways, batch, HIDDEN]],
+            hidden_size=HIDDEN, direction={1: "forward", 2: "bidirectional"}[ways],
+            domain="com.microsoft",
+        )[0]  # fmt: skip
+        return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
+
+    return body
+
+
+def _full(
+    op: str,
+    ways: int = 1,
+    start: str = "",
+    lens: bool = False,
+    peepholes: bool = False,
+    **attrs: Any,
+) -> Body:
+    """All outputs are read, and all inputs may be there.
+
+    start: the states that are inputs of the model, h and c.
+    """
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        gates, (steps, batch, features) = GATES[op], a.shape
+        states = {"LSTM": "hc"}.get(op, "h")
+        inputs = [
+            a,
+            net.weight(ways, gates * HIDDEN, features, fan=features),
+            net.weight(ways, gates * HIDDEN, HIDDEN, fan=HIDDEN),
+            net.uniform(-0.5, 0.5, ways, 2 * gates * HIDDEN),
+            net.const(np.asarray([steps - 1, 1, steps, 2, steps][:batch], np.int32))
+            if lens
+            else None,
+            *(net.input(s, [ways, batch, HIDDEN]) if s in start else None for s in states),
+            *([net.uniform(-1, 1, ways, 3 * HIDDEN)] if peepholes else []),
+        ]
+        direction = attrs.get("direction", {1: "forward", 2: "bidirectional"}[ways])
+        made = net.nodes(
+            op, inputs, 1 + len(states), hidden_size=HIDDEN, **{**attrs, "direction": direction}
+        )
+        every = net.reshape(net.transpose(made[0], 0, 2, 1, 3), [0, 0, -1])
+        last = [net.reshape(net.transpose(s, 1, 0, 2), [1, batch, -1]) for s in made[1:]]
+        return net.concat(every, *last, axis=0)
+
+    return body
+
+
+def _deep(op: str) -> Body:
+    """Two layers, both of them both ways."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        for _ in range(2):
+            (y,) = _cell(op, net, a, 2)
+            a = net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, 2 * HIDDEN])
+        return a
+
+    return body
+
+
 # Two groups: what the producer makes, and the hidden size.
 RECURRENT = [
+    case("DynamicQuantizeLSTM", 2, _dynamic(), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-both-ways", 2, _dynamic(2), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-per-channel", 2, _dynamic(2, channels=True), shape=TOKENS,
+         exact=True),
+    case("DynamicQuantizeLSTM-states", 2, _dynamic(1, states=2), shape=TOKENS, exact=True),
+    case("DynamicQuantizeLSTM-of-what-speaks", 2, _dynamic(speaks=1), shape=TOKENS),
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-both-ways", 2, _sequence(op, 2), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
@@ -128,6 +209,20 @@ RECURRENT = [
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
     case("LSTM-peepholes", 2, _peepholes, shape=TOKENS, exact=True),
+    *(case(f"{op}-all-outputs", 2, _full(op), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-all-both-ways", 2, _full(op, 2), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-lens", 2, _full(op, 2, lens=True), shape=TOKENS, exact=True) for op in GATES),
+    *(case(f"{op}-reverse", 2, _full(op, direction="reverse"), shape=TOKENS, exact=True)
+      for op in GATES),
+    *(case(f"{op}-given-state", 1, _full(op, 2, start="h"), shape=TOKENS, exact=True)
+      for op in GATES),
+    case("LSTM-given-cell", 1, _full("LSTM", start="c"), shape=TOKENS, exact=True),
+    *(case(f"{op}-deep", 3, _deep(op), shape=TOKENS, exact=True) for op in GATES),
+    case("LSTM-peepholes-both-ways", 2, _full("LSTM", 2, peepholes=True), shape=TOKENS, exact=True),
+    case("LSTM-input-forget", 2, _full("LSTM", input_forget=1), shape=TOKENS, exact=True),
+    case("LSTM-clip", 2, _full("LSTM", clip=0.5), shape=TOKENS, exact=True),
+    case("GRU-linear-before-reset", 2, _full("GRU", 2, linear_before_reset=1), shape=TOKENS,
+         exact=True),
 ]  # fmt: skip
 
 

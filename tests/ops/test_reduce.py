@@ -10,7 +10,18 @@ import pytest
 from onnx import TensorProto
 
 from models.builder import Net, Tensor
-from tests.ops.cases import ROWS, TOKENS, Body, Case, case
+from tests.ops.cases import (
+    CODE,
+    ROWS,
+    TOKENS,
+    Body,
+    Case,
+    case,
+    coded,
+    contrib,
+    dequantise,
+    quantise,
+)
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
@@ -28,7 +39,20 @@ def _reduce(op: str, axes: list[int] | None, opset: int, keepdims: int | None = 
     return body
 
 
+def _quantised(axes: list[int], shape: list[int]) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        y = coded(net, "QLinearReduceMean", q, *CODE, *CODE, axes=axes, keepdims=1, shape=shape)
+        return dequantise(net, y)
+
+    return body
+
+
 REDUCE = [
+    case("QLinearReduceMean-space", 1, _quantised([2, -1], [2, 8, 1, 1]), exact=True,
+         runnable=False, typed=True),
+    case("QLinearReduceMean-channels", 1, _quantised([1], [2, 1, 6, 6]), exact=False,
+         runnable=False, typed=True),
     # Space goes, channels stay.
     *(
         case(f"{op}-space-opset-{opset}", 1, _reduce(op, [2, 3], opset), opset=opset, exact=True)
@@ -225,6 +249,14 @@ POSITIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*REDUCE, *INDICES, *POSITIONS])
+def _triangle(net: Net, a: Tensor) -> Tensor:
+    turned = contrib(net, "Trilu", [net.transpose(a, 2, 0, 1)], (8, 2, 5))[0]
+    return net.transpose(turned, 1, 2, 0)
+
+
+CONTRIB = [case("ms-Trilu", 1, _triangle, shape=TOKENS, exact=True)]
+
+
+@pytest.mark.parametrize("case", [*REDUCE, *INDICES, *POSITIONS, *CONTRIB])
 def test_reduce(case: Case) -> None:
     case.check()

@@ -9,7 +9,7 @@ import pytest
 
 from models.builder import Net, Tensor
 from models.vision import channel_shuffle
-from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, Body, Case, case
+from tests.ops.cases import IMAGE, ROWS, SIGNAL, TOKENS, Body, Case, case, contrib
 
 
 def _there_and_back(*dims: int, back: tuple[int, ...] = IMAGE) -> Body:
@@ -147,6 +147,18 @@ SQUEEZE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*RESHAPE, *FLATTEN, *SQUEEZE])
+CONTRIB = [
+    case(
+        "ExpandDims",
+        1,
+        lambda net, a: net.squeeze(
+            contrib(net, "ExpandDims", [a, np.int32(1)], (2, 1, 8, 6, 6))[0], 1
+        ),
+        exact=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", [*RESHAPE, *FLATTEN, *SQUEEZE, *CONTRIB])
 def test_reshape(case: Case) -> None:
     case.check()

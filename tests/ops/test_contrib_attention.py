@@ -1,0 +1,314 @@
+"""onnxruntime's own attention: projections inside, packed and apart, caches, masks, rotations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import spa
+from models.builder import Net, Tensor
+from spa.rewrite import rewrite
+from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, contrib
+
+BATCH, STEPS, WIDTH = 2, 5, 8
+CACHED = 3
+
+
+def _lengths(net: Net, *values: int) -> Tensor:
+    return net.const(np.asarray(values, np.int32), "lengths")
+
+
+def _scores(net: Net, per_head: int, keys: int) -> Tensor:
+    return net.uniform(-1, 1, BATCH, per_head, STEPS, keys)
+
+
+def _projected(
+    heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = True,
+    mask: bool = False, scores: int = 0, past: bool = False, shown: bool = False, **attrs: Any,
+) -> Body:  # fmt: skip
+    def body(net: Net, a: Tensor) -> Any:
+        v = heads * (value or size)
+        total = 2 * heads * size + v
+        keys = STEPS + CACHED * past
+        inputs = [a, net.weight(WIDTH, total, fan=WIDTH)]
+        inputs += [net.uniform(-1, 1, total) if bias else None]
+        inputs += [_lengths(net, 4, 5) if mask else None]
+        inputs += [net.uniform(-1, 1, 2, BATCH, heads, CACHED, size) if past else None]
+        inputs += [_scores(net, scores, keys) if scores else None]
+        sizes = {} if value is None else {"qkv_hidden_sizes": [heads * size, heads * size, v]}
+        shapes: list[tuple[int, ...]] = [(BATCH, STEPS, v)]
+        if past or shown:
+            shapes.append((2, BATCH, heads, keys, size))
+        made = contrib(net, "Attention", inputs, *shapes, num_heads=heads, **sizes, **attrs)
+        return (net.linear(made[0], 5), made[1]) if shown else made[0]
+
+    return body
+
+
+def _packed(net: Net, a: Tensor) -> Tensor:
+    """Tokens without padding."""
+    rows = net.reshape(a, [-1, WIDTH])
+    inputs = [rows, net.weight(WIDTH, 24, fan=WIDTH), net.uniform(-1, 1, 24)]
+    inputs += [net.const(np.arange(10, dtype=np.int32).reshape(2, 5)), _lengths(net, 0, 5, 10)]
+    y = contrib(net, "PackedAttention", inputs, (10, 8), num_heads=2)[0]
+    return net.reshape(net.linear(y, 6), [BATCH, STEPS, 6])
+
+
+# The producer's channels, what queries and keys share, what values have, and heads.
+PROJECTED = [
+    case("plain", 4, _projected(), shape=TOKENS, exact=True),
+    case("no-bias", 4, _projected(bias=False), shape=TOKENS, exact=True),
+    case("value-size", 4, _projected(value=3), shape=TOKENS, exact=True),
+    case("one-head", 3, _projected(1), shape=TOKENS, exact=True),
+    case("scaled", 4, _projected(scale=0.3), shape=TOKENS, exact=True),
+    case("causal", 4, _projected(unidirectional=1), shape=TOKENS, exact=True),
+    case("lengths", 4, _projected(mask=True), shape=TOKENS, exact=True),
+    case("scores-of-all-heads", 4, _projected(scores=1), shape=TOKENS, exact=True),
+    case("scores-per-head", 4, _projected(scores=2), shape=TOKENS, exact=True),
+    # What is remembered holds keys and values of one size.
+    case("past", 3, _projected(past=True), shape=TOKENS, exact=True),
+    case("past-no-bias", 3, _projected(past=True, bias=False), shape=TOKENS, exact=True),
+    case("present-is-output", 1, _projected(shown=True), shape=TOKENS, exact=True),
+    case("turned", 2, _projected(2, 16, do_rotary=1), shape=TOKENS, exact=True, **UNSEEN),
+    case("packed", 4, _packed, shape=TOKENS, exact=True, **UNSEEN),
+]  # fmt: skip
+
+
+def _multi(
+    heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = False,
+    scores: int = 0, past: bool = False, outputs: int = 1, laid: str = "", **attrs: Any,
+) -> Body:  # fmt: skip
+    """Queries, keys and values apart; keys and values as in a cache, or all in one tensor."""
+
+    def body(net: Net, a: Tensor) -> Any:
+        v = value or size
+        keys = STEPS + CACHED * past
+        counts = {"in one": [3 * size], "keys and values in one": [size, 2 * size]}
+        parts: list[Any] = [net.linear(a, heads * n) for n in counts.get(laid, [size, size, v])]
+        if laid == "cache":
+            parts[1:] = [net.transpose(net.reshape(p, [0, 0, heads, n]), 0, 2, 1, 3)
+                         for p, n in zip(parts[1:], (size, v), strict=True)]  # fmt: skip
+        if laid == "in one":
+            parts = [net.reshape(parts[0], [0, 0, heads, 3, size]), None, None]
+        if laid == "keys and values in one":
+            parts = [parts[0], net.reshape(parts[1], [0, 0, heads, 2, size]), None]
+        total = 2 * heads * size + heads * v
+        inputs = [*parts, net.uniform(-1, 1, total) if bias else None, None]
+        inputs += [_scores(net, scores, keys) if scores else None]
+        if past:
+            inputs += [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
+        shapes: list[tuple[int, ...]] = [(BATCH, STEPS, heads * v)]
+        shapes += [(BATCH, heads, keys, n) for n in (size, v)] if past or outputs > 1 else []
+        shapes += [(BATCH, heads, STEPS, keys)] if outputs == 4 else []
+        made = contrib(net, "MultiHeadAttention", inputs, *shapes, num_heads=heads, **attrs)
+        return made[0] if outputs == 1 else (net.linear(made[0], 5), made[outputs - 1])
+
+    return body
+
+
+def _masked(*, bias: bool = False, past: bool = False, apart: bool = False) -> Body:
+    """One step of a decoder; its keys and values are written into the cache that it is given."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        step = net.slice(a, 0, 1, axis=1)
+        rest = a if apart else step
+        parts: list[Any] = [net.linear(step, 8), net.linear(rest, 8), net.linear(rest, 8)]
+        if apart:
+            parts[1:] = [net.transpose(net.reshape(p, [0, 0, 2, 4]), 0, 2, 1, 3) for p in parts[1:]]
+        inputs = [*parts, None, None]
+        inputs += [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
+        inputs += [_lengths(net, CACHED - 1) if past else None, None, None]
+        inputs += [net.uniform(-1, 1, 24) if bias else None]
+        shapes: list[tuple[int, ...]] = [(BATCH, 1, 8)]
+        shapes += [(BATCH, 2, CACHED, 4)] * 2 if past else []
+        attrs = {"num_heads": 2, "past_present_share_buffer": int(past)}
+        return contrib(net, "DecoderMaskedMultiHeadAttention", inputs, *shapes, **attrs)[0]
+
+    return body
+
+
+def _tokens(*, together: bool) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        rows = net.reshape(a, [-1, WIDTH])
+        parts: list[Any] = [net.linear(rows, n) for n in ([24] if together else [8, 8, 8])]
+        if together:
+            parts = [net.reshape(parts[0], [-1, 2, 3, 4]), None, None]
+        places = net.const(np.arange(10, dtype=np.int32).reshape(2, 5))
+        inputs = [*parts, net.uniform(-1, 1, 24), places, _lengths(net, 0, 5, 10)]
+        y = contrib(net, "PackedMultiHeadAttention", inputs, (10, 8), num_heads=2)[0]
+        return net.reshape(net.linear(y, 6), [BATCH, STEPS, 6])
+
+    return body
+
+
+MULTI = [
+    case("multi", 4, _multi(), shape=TOKENS, exact=True),
+    case("multi-bias", 4, _multi(bias=True), shape=TOKENS, exact=True),
+    case("multi-value-size", 4, _multi(value=3), shape=TOKENS, exact=True),
+    case("multi-value-size-bias", 4, _multi(value=3, bias=True), shape=TOKENS, exact=True),
+    case("multi-causal", 4, _multi(unidirectional=1), shape=TOKENS, exact=True),
+    case("multi-scores", 4, _multi(scores=2), shape=TOKENS, exact=True),
+    case("multi-scores-of-all", 4, _multi(scores=1), shape=TOKENS, exact=True),
+    case("multi-past", 3, _multi(past=True), shape=TOKENS, exact=True),
+    case("multi-past-bias", 3, _multi(past=True, bias=True), shape=TOKENS, exact=True),
+    case("multi-cache", 3, _multi(laid="cache"), shape=TOKENS, exact=True),
+    case("multi-present-is-output", 2, _multi(outputs=3), shape=TOKENS, exact=True),
+    case("multi-scores-are-output", 3, _multi(outputs=4), shape=TOKENS, exact=True),
+    case("multi-in-one", 3, _multi(laid="in one"), shape=TOKENS, exact=True, **UNSEEN),
+    case("multi-keys-and-values-in-one", 3, _multi(laid="keys and values in one"), shape=TOKENS,
+         exact=True, **UNSEEN),
+    case("masked", 3, _masked(), shape=TOKENS, exact=True),
+    case("masked-bias", 3, _masked(bias=True), shape=TOKENS, exact=True),
+    case("masked-past", 3, _masked(past=True, bias=True), shape=TOKENS, exact=True),
+    case("masked-apart", 3, _masked(apart=True), shape=TOKENS, exact=True),
+    case("tokens", 5, _tokens(together=False), shape=TOKENS, exact=True, **UNSEEN),
+    case("tokens-in-one", 4, _tokens(together=True), shape=TOKENS, exact=True, **UNSEEN),
+]  # fmt: skip
+
+
+def _grouped(
+    heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
+    together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
+    past: int = 0, **attrs: Any,
+) -> Body:  # fmt: skip
+    def body(net: Net, a: Tensor) -> Any:
+        a = net.slice(a, 0, 1, axis=1) if past else a  # of more steps it takes one batch alone
+        counts = [heads + 2 * keys] if together else [heads, keys, keys]
+        parts: list[Any] = [net.linear(a, n * size) for n in counts]
+        parts += [None] * (3 - len(parts))
+        steps = 1 if past else STEPS
+        total = steps + past
+        cache = [net.uniform(-1, 1, BATCH, keys, past, size) if past else None for _ in "kv"]
+        inputs = [*parts, *cache, _lengths(net, total - 1, total - 1), _lengths(net, total)]
+        angle = net.rng.uniform(-3, 3, (12, (part or size) // 2)).astype(np.float32)
+        turned = [net.const(f(angle), f.__name__) for f in (np.cos, np.sin)]
+        inputs += turned if attrs.get("do_rotary") else [None, None]
+        inputs += [None, _scores(net, scores, total) if scores else None]
+        inputs += [net.uniform(-1, 1, heads) if sink else None]
+        shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
+        sizes = {"num_heads": heads, "kv_num_heads": keys}
+        made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
+        return (net.linear(made[0], 5), made[1]) if shown else made[0]
+
+    return body
+
+
+# The producer's channels, heads of keys, one query of each; eight or sixteen elements at once.
+GROUPED = [
+    case("grouped", 4, _grouped(), shape=TOKENS, exact=True),
+    case("grouped-own-keys", 3, _grouped(2, 2), shape=TOKENS, exact=True),
+    case("grouped-one-key", 3, _grouped(4, 1), shape=TOKENS, exact=True),
+    case("grouped-in-one", 4, _grouped(together=True), shape=TOKENS, exact=True),
+    case("grouped-turned", 4, _grouped(do_rotary=1), shape=TOKENS, exact=True),
+    case("grouped-turned-in-one", 4, _grouped(do_rotary=1, together=True), shape=TOKENS,
+         exact=True),
+    case("grouped-interleaved", 4, _grouped(do_rotary=1, rotary_interleaved=1), shape=TOKENS,
+         exact=True),
+    case("grouped-a-part-turns", 3, _grouped(do_rotary=1, part=16), shape=TOKENS, exact=True),
+    case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
+    case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
+    case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
+    case("grouped-window", 4, _grouped(local_window_size=2), shape=TOKENS, exact=True),
+    case("grouped-capped", 4, _grouped(softcap=2.0), shape=TOKENS, exact=True),
+    case("grouped-sink", 4, _grouped(sink=True), shape=TOKENS, exact=True),
+    case("grouped-smooth", 4, _grouped(smooth_softmax=1), shape=TOKENS, exact=True),
+    case("grouped-scaled", 4, _grouped(scale=0.3), shape=TOKENS, exact=True),
+    case("grouped-present-is-output", 2, _grouped(shown=True), shape=TOKENS, exact=True),
+]  # fmt: skip
+
+
+def _linear(net: Net, a: Tensor) -> Tensor:
+    """Attention without a softmax, which carries a state."""
+    q, k, v = (net.linear(a, n) for n in (16, 8, 6))
+    decay = net.node("Neg", net.sigmoid(net.linear(a, 2)))
+    sizes = {"q_num_heads": 4, "kv_num_heads": 2, "update_rule": "gated"}
+    inputs = [q, k, v, None, decay]
+    return contrib(net, "LinearAttention", inputs, (BATCH, STEPS, 12), (BATCH, 2, 4, 3), **sizes)[0]
+
+
+LINEAR = [case("linear", 5, _linear, shape=TOKENS, exact=True)]
+
+
+def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> Tensor:
+    angle = net.rng.uniform(-3, 3, (10, size // 2)).astype(np.float32)
+    places = np.tile(np.arange(STEPS), (BATCH, 1)) if each else np.zeros(1, np.int64)
+    if op == "MRotaryEmbedding":
+        places = np.stack([places] * 3)
+        attrs["mrope_section"] = [size // 2 - 2, 1, 1]
+    inputs = [
+        x,
+        net.const(places.astype(np.int64)),
+        net.const(np.cos(angle)),
+        net.const(np.sin(angle)),
+    ]
+    return contrib(net, op, inputs, tuple(x.shape), **attrs)[0]
+
+
+def _rotary(
+    heads: int = 2, size: int = 8, *, part: int = 0, apart: bool = False, each: bool = True,
+    op: str = "RotaryEmbedding", **attrs: Any,
+) -> Body:  # fmt: skip
+    """Attention over turned queries and keys."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        turned = []
+        for _ in "qk":
+            x = net.linear(a, heads * size)
+            if apart:
+                x = net.transpose(net.reshape(x, [0, 0, heads, size]), 0, 2, 1, 3)
+            named = {"num_heads": heads, "rotary_embedding_dim": part} if part else {}
+            named = {"num_heads": heads} if op == "MRotaryEmbedding" else named
+            x = _turn(net, x, part or size, op, each, **named, **attrs)
+            turned.append(net.reshape(net.transpose(x, 0, 2, 1, 3), [0, 0, -1]) if apart else x)
+        inputs = [*turned, net.linear(a, heads * 4)]
+        return contrib(net, "MultiHeadAttention", inputs, (BATCH, STEPS, heads * 4),
+                     num_heads=heads)[0]  # fmt: skip
+
+    return body
+
+
+ROTARY = [
+    case("halves", 4, _rotary(), shape=TOKENS, exact=True),
+    case("interleaved", 4, _rotary(interleaved=1), shape=TOKENS, exact=True),
+    case("from-one-position", 4, _rotary(each=False), shape=TOKENS, exact=True),
+    case("all-by-name", 4, _rotary(part=8), shape=TOKENS, exact=True),
+    case("a-part-turns", 3, _rotary(part=4), shape=TOKENS, exact=True),
+    case("rotary-apart", 4, _rotary(apart=True), shape=TOKENS, exact=True),
+    case("three-positions", 3, _rotary(op="MRotaryEmbedding"), shape=TOKENS, exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *LINEAR, *ROTARY])
+def test_contrib_attention(row: Case) -> None:
+    row.check()
+
+
+def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
+    """The attributes of a node, with one unit of every group of a kind removed."""
+    groups = spa.analyze(Case(op_type, 0, body, TOKENS).model())
+    chosen = {g: np.arange(1) for g in range(len(groups)) if groups[g].kind == kind}
+    (node,) = [n for n in rewrite(groups, chosen).graph.node if n.op_type == op_type]
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+@pytest.mark.parametrize(
+    ("body", "op_type", "kind", "expected"),
+    [
+        (_projected(), "Attention", "heads", {"num_heads": 1}),
+        (_projected(), "Attention", "head-dim",
+         {"num_heads": 2, "qkv_hidden_sizes": None, "scale": 0.5}),
+        (_projected(value=3), "Attention", "head-dim",
+         {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 4], "scale": 0.5}),
+        (_projected(scale=0.3), "Attention", "head-dim", {"scale": pytest.approx(0.3)}),
+        (_multi(), "MultiHeadAttention", "heads", {"num_heads": 1, "scale": None}),
+        (_multi(), "MultiHeadAttention", "head-dim", {"num_heads": 2, "scale": 0.5}),
+        (_grouped(size=16), "GroupQueryAttention", "head-dim",
+         {"num_heads": 4, "kv_num_heads": 2, "scale": 0.25}),
+    ],
+)  # fmt: skip
+def test_stored_sizes_follow(body: Body, op_type: str, kind: str, expected: dict[str, Any]) -> None:
+    attrs = _cut(body, op_type, kind)
+    assert {name: attrs.get(name) for name in expected} == expected

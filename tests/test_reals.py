@@ -1,0 +1,174 @@
+"""What quantised numbers stand for, however they are stored, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from spa.analysis import analyze
+from spa.graph import Graph
+from spa.reals import nothing, real, stored
+from spa.scales import along, is_beside
+from spa.sites import sites
+from tests.ops.cases import coded
+
+SCALE = np.linspace(0.1, 0.2, 6, dtype=np.float32)
+POINT = np.arange(6)
+
+
+def _graph(net: Net, y: Tensor) -> Graph:
+    return analyze(net.model(y, ir_version=11)).graph
+
+
+def _dequantised(kind: str, *, axis: int = 0, point: bool = True) -> tuple[Graph, Any]:
+    """A weight of shape (6, 6), and what it holds."""
+    net = Net("weight", opset=21)
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    low = 0 if kind.startswith("u") else -2
+    codes = net.rng.integers(low, low + 4, (6, 6)).astype(np.float32).astype(dtype)
+    points = [net.const(np.zeros(6).astype(dtype) if "f" in kind else (POINT % 4).astype(dtype))]
+    w = net.node("DequantizeLinear", net.const(codes, "w"), SCALE, *points[:point], axis=axis)
+    y = net.matmul(net.input("x", (2, 6)), w)
+    spread = (slice(None), None) if axis == 0 else (None, slice(None))
+    zero = (POINT % 4)[spread] if point and "f" not in kind else 0
+    return _graph(net, y), (codes.astype(np.float32) - zero) * SCALE[spread]
+
+
+@pytest.mark.parametrize("point", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kind", ["int8", "uint8", "uint16", "int4", "uint4", "float8_e4m3fn"])
+def test_a_weight_and_back(kind: str, axis: int, point: bool) -> None:
+    graph, want = _dequantised(kind, axis=axis, point=point)
+    found = real(graph, "w")
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    back = stored(graph, "w", found)
+    assert back.dtype == graph.array("w").dtype
+    assert (back == graph.array("w")).all()
+
+
+def test_what_is_out_of_reach_is_the_nearest_that_can_be_stored() -> None:
+    graph, want = _dequantised("int8", point=False)
+    back = real(graph, "w", stored(graph, "w", np.full_like(want, 1e6)))
+    np.testing.assert_allclose(back, np.repeat(127 * SCALE[:, None], 6, axis=1), rtol=1e-6)
+
+
+def test_floats_are_what_they_are() -> None:
+    net = Net("floats")
+    w = net.weight(6, 4, name="w")
+    graph = _graph(net, net.matmul(net.input("x", (2, 6)), w))
+    assert real(graph, "w") is graph.array("w") or (real(graph, "w") == graph.array("w")).all()
+    assert nothing(graph, "w", graph.array("w")) is None
+
+
+def test_through_what_moves_numbers() -> None:
+    net = Net("moved", opset=21)
+    codes = net.const(net.rng.integers(-9, 9, (4, 6)).astype(np.int8), "w")
+    w = net.node("DequantizeLinear", net.transpose(codes, 1, 0), SCALE, axis=0)
+    graph = _graph(net, net.matmul(net.input("x", (2, 6)), w))
+    np.testing.assert_allclose(real(graph, "w"), graph.array("w") * SCALE, rtol=1e-6)
+
+
+def test_a_table_that_is_scaled_after_rows_are_picked() -> None:
+    net = Net("table", opset=21)
+    table = net.const(net.rng.integers(0, 255, (9, 6)).astype(np.uint8), "w")
+    picked = net.gather(table, net.input("ids", (2, 3), np.int64))
+    y = net.node("DequantizeLinear", picked, np.float32(0.1), np.uint8(7))
+    graph = _graph(net, net.matmul(y, net.weight(6, 4)))
+    codes = graph.array("w").astype(np.float32)
+    np.testing.assert_allclose(real(graph, "w"), (codes - 7) * np.float32(0.1), rtol=1e-6)
+    zero = nothing(graph, "w", graph.array("w"))
+    assert zero is not None and (zero == 7).all()
+
+
+@pytest.mark.parametrize("point", [False, True])
+def test_what_is_written_out(point: bool) -> None:
+    """Cast, Sub and Mul in place of a DequantizeLinear."""
+    net = Net("written")
+    w = net.cast(net.const(net.rng.integers(0, 255, (6, 6)).astype(np.uint8), "w"), 1)
+    w = net.sub(w, 120.0) if point else w
+    graph = _graph(net, net.matmul(net.input("x", (2, 6)), net.mul(w, SCALE[:, None])))
+    codes = graph.array("w").astype(np.float32) - 120 * point
+    np.testing.assert_allclose(real(graph, "w"), codes * SCALE[:, None], rtol=1e-6)
+    (site,) = sites(graph)
+    assert site.rounds and site.weight == "w"
+
+
+def test_a_scale_behind_the_product() -> None:
+    net = Net("integer", opset=21)
+    q, scale, point = net.nodes("DynamicQuantizeLinear", [net.input("x", (2, 6))], 3)
+    w = net.const(net.rng.integers(0, 255, (6, 6)).astype(np.uint8), "w")
+    y = net.node("MatMulInteger", q, w, point, (POINT + 120).astype(np.uint8))
+    y = net.mul(net.cast(y, 1), net.mul(scale, SCALE))
+    graph = _graph(net, y)
+    codes = graph.array("w").astype(np.float32)
+    np.testing.assert_allclose(real(graph, "w"), (codes - POINT - 120) * SCALE, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("points", [False, True])
+def test_packed_blocks(bits: int, points: bool) -> None:
+    """Against onnxruntime: the product with ones is the sum of what is stored."""
+    import onnxruntime as ort
+
+    net = Net("packed", opset=21)
+    w = net.rng.integers(0, 256, (3, 2, 16 * bits // 8)).astype(np.uint8)
+    zeros = net.rng.integers(0, 256, (3, -(-2 * bits // 8))).astype(np.uint8)
+    y = coded(
+        net, "MatMulNBits", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 3, 2),
+        *([net.const(zeros)] if points else []), shape=[1, 3], dtype=np.float32, N=3, K=32,
+        bits=bits, block_size=16,
+    )  # fmt: skip
+    graph = _graph(net, y)
+    found = real(graph, "w")
+    assert found.shape == (3, 2, 16)
+    session = ort.InferenceSession(graph.model.SerializeToString())
+    (want,) = session.run(None, {"x": np.ones((1, 32), np.float32)})
+    np.testing.assert_allclose(found.sum((1, 2)), want[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("quant_type", [0, 1])
+def test_sixteen_numbers(quant_type: int) -> None:
+    """The tables of FP4 and NF4 against onnxruntime."""
+    import onnxruntime as ort
+
+    net = Net("sixteen", opset=21)
+    w = net.rng.integers(0, 256, 3 * 32 // 2).astype(np.uint8)
+    y = coded(
+        net, "MatMulBnb4", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 6),
+        shape=[1, 3], dtype=np.float32, N=3, K=32, block_size=16, quant_type=quant_type,
+    )  # fmt: skip
+    graph = _graph(net, y)
+    session = ort.InferenceSession(graph.model.SerializeToString())
+    (want,) = session.run(None, {"x": np.ones((1, 32), np.float32)})
+    np.testing.assert_allclose(real(graph, "w").reshape(3, -1).sum(1), want[0], rtol=1e-4)
+
+
+def test_scales_and_zero_points_are_beside() -> None:
+    graph, _ = _dequantised("uint8")
+    node = next(n for n in graph.nodes if n.op_type == "DequantizeLinear")
+    assert [is_beside(graph, name) for name in node.inputs] == [False, True, True]
+    point = node.inputs[2]
+    kept = nothing(graph, point, graph.array(point))
+    assert kept is not None and (kept == graph.array(point)).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "axes", "want"),
+    [
+        ([5], (), [[5, 5, 5, 5], [5, 5, 5, 5]]),
+        ([1, 2], (0,), [[1, 1, 1, 1], [2, 2, 2, 2]]),
+        ([1, 2, 3, 4], (-1,), [[1, 2, 3, 4], [1, 2, 3, 4]]),
+        ([[1, 2], [3, 4]], (0,), [[1, 1, 2, 2], [3, 3, 4, 4]]),
+    ],
+)
+def test_along(value: list[Any], axes: tuple[int, ...], want: list[list[int]]) -> None:
+    assert along(np.asarray(value), (2, 4), axes).tolist() == want
+
+
+def test_along_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError):
+        along(np.arange(3), (2, 4), ())
