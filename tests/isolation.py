@@ -171,6 +171,8 @@ def is_exempt(op: Op) -> bool:
             return op.has(3)
         case "GRU":  # its reset gate mixes all units within one step
             return True
+        case "LSTM" | "RNN":  # one step is looked at, and lengths ask for more
+            return op.has(4)
         case "MatMulBnb4" | "GatherBlockQuantized":  # bytes hold several numbers, in blocks
             return True
         case "MatMulNBits":  # what shares a byte is tied, and a block that is not full is whole
