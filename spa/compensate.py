@@ -247,11 +247,9 @@ class _Walk:
         rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
         inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
         pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
-        affine = self.measured.settled.get(site.node)
-        if affine is not None:
-            shift = affine.shift[stays.alive]
-            inputs = replace(affine, shift=shift).read(inputs)
-            pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
+        if (affine := self.measured.settled.get(site.node)) is not None:
+            inputs = affine.read(inputs, stays.alive)
+            pruned = affine.read(pruned, stays.alive, stays.into)
         dense = w[stays.alive][:, stays.out]
         found = moments(
             dense.reshape(*dense.shape[:2], -1),
