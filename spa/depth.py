@@ -180,6 +180,8 @@ class _Closer:
         if at not in self.ops or at in self.unclear or depth > _DEEP:
             return None
         node = self.graph.nodes[at]
+        if node.home or node.bodies:
+            return None
         stored = [k for k, n in enumerate(node.inputs) if self._is_stored(n)]
         chosen = set(stored)
         if not self._silent(at, chosen, name):

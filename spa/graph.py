@@ -148,6 +148,7 @@ class Graph:
     given: the model as it came, where `model` is another form of it.
     changed: constant -> the value it is to have instead of the stored one, of the same shape.
     blocks: the branches that are to be removed.
+    orders: (constant, order): what was put in order to come from `given` to `model`.
     path: the file it came from, if any; external data is looked for beside it.
     """
 

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from spa.axes import LOCKED, Axis, Ids, is_whole
 from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
+from spa.scales import is_beside
 from spa.shapes import Shape, Shapes
 
 Index = NDArray[np.intp]
@@ -267,7 +268,7 @@ def merge(graph: Graph, shapes: Shapes, views: Sequence[View], exact: bool = Fal
                 taken.setdefault(name, []).append(unit)
     place = {id(group): k for k, group in enumerate(distinct)}
     kept.sort(key=lambda g: place[id(g)])
-    return Groups(graph, shapes, tuple(views), tuple(_distinct_names(kept)))
+    return Groups(graph, shapes, tuple(views), tuple(_distinct_names(graph, kept)))
 
 
 def _units_at(member: Member, shape: Shape) -> Index:
@@ -290,12 +291,15 @@ def _cross(unit: Index, others: Sequence[Index]) -> bool:
     return True
 
 
-def _distinct_names(groups: list[Group]) -> list[Group]:
-    """Groups that share their first member are numbered."""
+def _distinct_names(graph: Graph, groups: list[Group]) -> list[Group]:
+    """After the first member that is more than a scale or a zero point; groups that share it are
+    numbered."""
     count: dict[str, int] = {}
     named = []
     for group in groups:
-        base = f"{group.members[0].tensor}:{group.members[0].axis}"
+        own = (m for m in group.members if not is_beside(graph, m.tensor))
+        first = next(own, group.members[0])
+        base = f"{first.tensor}:{first.axis}"
         count[base] = count.get(base, 0) + 1
         named.append(replace(group, name=base if count[base] == 1 else f"{base}#{count[base]}"))
     return named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -198,6 +199,12 @@ def compose(first: Plan, then: Plan) -> Plan:
     return Plan(kept)
 
 
+def shared(graph: Graph) -> frozenset[str]:
+    """The constants that are one reader's share of one in the file."""
+    uses = Counter(constant.source for constant in graph.constants.values())
+    return frozenset(name for name, c in graph.constants.items() if uses[c.source] > 1)
+
+
 def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
     """The units that a plan removes.
 
@@ -258,13 +265,17 @@ def _gone(groups: Groups, plan: Plan) -> dict[tuple[str, int], NDArray[np.bool_]
 
 
 def _units(groups: Groups, gone: Mapping[tuple[str, int], NDArray[np.bool_]]) -> dict[int, Index]:
-    """Group -> the units that are removed from all of its members."""
-    shapes = groups.shapes.shapes
+    """Group -> the units that are removed from all of its members.
+
+    One reader's share of a constant need not be told: it follows from the others.
+    """
+    shapes, split = groups.shapes.shapes, shared(groups.graph)
     removed: dict[int, Index] = {}
     for g, group in enumerate(groups.groups):
+        told = [m for m in group.members if m.tensor not in split or (m.tensor, m.axis) in gone]
         flags = [
             gone.get((m.tensor, m.axis), np.zeros(shapes[m.tensor][m.axis], bool))[m.index]
-            for m in group.members
+            for m in told or group.members
         ]
         units = np.flatnonzero(np.logical_and.reduce([f.all(axis=1) for f in flags]))
         if len(units) == group.size:

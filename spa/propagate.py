@@ -35,7 +35,8 @@ class Ties:
 
     axes: tensor -> its axes; a tensor of unknown shape is absent.
     recorder: ties, grids, locks, inexact ids and kinds, in node order.
-    ops: node index -> what its rule was given.
+    ops: node index -> what its rule was given; without nodes that never run and contradict
+        themselves.
     unknown: indices of nodes without a rule.
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
@@ -116,10 +117,11 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
                 outputs = rule.enter(op) if node.enters and rule.enter else rule.run(op)
                 _check(op, outputs)
             except (PatternError, IndexError, ValueError, TypeError, KeyError) as error:
-                refused[node.index] = str(error)
                 if node.home in dead:  # it never runs, and may well contradict itself
                     outputs = op.whole_outputs()
+                    del ops[node.index]
                 else:
+                    refused[node.index] = str(error)
                     misfit |= isinstance(error, MisfitError)
                     outputs = _lock_all(op, f"{node.op_type}: {error}")
         for name in node.captured:

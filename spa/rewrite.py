@@ -157,10 +157,10 @@ class _Rewriter:
             self._recompute(node)
 
     def _resized(self, node: Node) -> Resized:
-        op = self.groups.views[0].ties.ops[node.index]
+        op = self.groups.views[0].ties.ops.get(node.index)
         rule = rules.find(node.op_type, node.domain)
         refused = node.index in self.groups.views[0].ties.refused
-        if rule is None or rule.resize is None or refused:
+        if op is None or rule is None or rule.resize is None or refused:
             return Resized()
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
         if all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(

@@ -68,9 +68,18 @@ def infer(graph: Graph, observe: Observe | None = None, foretell: Foretell | Non
     Raises:
         ModelError: when no binding gives consistent shapes.
     """
-    found = _first(graph, bindings(graph), observe, foretell)
+    ran: list[bool] = []
+
+    def see(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto] | None:
+        got = observe(graph, sizes, names) if observe else None
+        ran.append(bool(got))
+        return got
+
+    found = _first(graph, bindings(graph), see, foretell)
     if not found.sizes:
         return found
+    if ran and not any(ran):  # then it will not at others
+        observe = None
     others = [_first(graph, bindings(graph, 1), observe, foretell)]
     for name, size in found.sizes.items():
         if all(other.sizes[name] == size for other in others):
@@ -130,9 +139,9 @@ def _complete(
     """With the shapes that inference is silent about; None where the model does not run at these
     sizes, and may at others."""
     silent = _silent(graph, found)
-    if not silent or observe is None:
+    if not silent:
         return found
-    seen = observe(graph, found.sizes, silent)
+    seen = observe(graph, found.sizes, silent) if observe else None
     if not seen and seen is not None and found.sizes:
         return None
     return _walk(graph, found.sizes, seen or {}, strict=False, foretell=foretell)

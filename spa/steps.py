@@ -65,6 +65,9 @@ def select_in_steps(
         costs = CostModel(left.groups)
         _, found = select(left.groups, left.free, wanted, again, left.study, costs, say)
         plan = plans.compose(left.plan, plans.record(left.groups, found))
+        # A cut gives every reader of a shared constant one of its own, under another name.
+        named = groups.graph.constants.keys() - plans.shared(groups.graph)
+        plan = Plan({tensor: axes for tensor, axes in plan.kept.items() if tensor in named})
         return plan, plans.replay(groups, plan)
 
     ways = [_Left(groups, free, study, Plan({}), 1.0)]

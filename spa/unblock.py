@@ -3,8 +3,9 @@
 Files that onnxruntime saves at its level "all" keep channels in blocks of 8 or 16, as suits the
 machine, with zeros up to a whole block: a convolution of I channels to O holds its weights as
 (O / b, I / b, kernel, b, b), or as (O / b, I, kernel, b) where its input is not in blocks or each
-channel is filtered alone. Nothing in the file says how large a block is: it is read as onnxruntime
-reads it here.
+channel is filtered alone. To scale channels, blocks are shown as an axis of their own, by a Reshape
+to (N, C / b, H, W, b) and one back. Nothing in the file says how large a block is: it is read as
+onnxruntime reads it here.
 """
 
 from __future__ import annotations
@@ -20,22 +21,26 @@ from spa import run as runs
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.index import index
+from spa.parts import parts
 from spa.protos import copy_fields
 from spa.shapes import Shapes
 
 DOMAIN = "com.microsoft.nchwc"
 _POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
-# The activations that it fuses: the opset from which they are there, and their parameters.
-_ACTIVATIONS: dict[bytes, tuple[int, tuple[str, ...]]] = {
-    b"Relu": (1, ()),
-    b"Sigmoid": (1, ()),
-    b"Tanh": (1, ()),
-    b"LeakyRelu": (1, ("alpha",)),
-    b"HardSigmoid": (1, ("alpha", "beta")),
-    b"Clip": (1, ("min", "max")),
-    b"HardSwish": (14, ()),
-    b"Gelu": (20, ()),
+# The activations that it fuses, with their parameters.
+_ACTIVATIONS: dict[bytes, tuple[str, ...]] = {
+    b"": (),
+    b"Relu": (),
+    b"Sigmoid": (),
+    b"Tanh": (),
+    b"LeakyRelu": ("alpha",),
+    b"HardSigmoid": ("alpha", "beta"),
+    b"HardSwish": (),
+    b"Clip": ("min", "max"),
 }
+_MISFITS = (IndexError, KeyError, TypeError, ValueError)  # nodes that are not as expected
+_NEAR = 1e-3  # relative to the largest value: sums in another order
+_BEFORE = "*"  # stands for what the node before read
 Weight = NDArray[Any]
 
 
@@ -44,16 +49,33 @@ class _UnknownError(Exception):
 
 
 def unblock(graph: Graph, shapes: Shapes) -> Graph | None:
-    """The graph without blocks; None where it has none, or where they cannot be taken away."""
+    """The graph without blocks; None where it has none, or where they cannot be taken away: what
+    is made is run, and has to compute what the original does."""
     if not any(node.domain == DOMAIN for node in graph.nodes):
         return None
     if len(graph.bodies) > 1:  # a body might read a blocked tensor
         return None
     try:
         model = _Builder(graph, shapes, block_size()).model()
-    except (_UnknownError, ModelError, KeyError, ValueError):
+        plain = replace(index(model, graph.path), given=graph.given or graph.model)
+        return plain if _agree(graph, plain) else None
+    except (_UnknownError, ModelError, *_MISFITS, *runs.ORT_ERRORS):
         return None
-    return replace(index(model, graph.path), given=graph.given or graph.model)
+
+
+def _agree(graph: Graph, plain: Graph) -> bool:
+    with runs.session(parts(graph)) as running:
+        _, _, first = runs.find_first(graph, running, 0)
+    with runs.session(parts(plain)) as running:
+        try:
+            got = runs.run(running, first.feeds)
+        except runs.ORT_ERRORS:
+            return False
+    return all(
+        got[name].shape == y.shape
+        and np.allclose(got[name], y, 0, _NEAR * np.abs(y).max(initial=1e-3), equal_nan=True)
+        for name, y in first.outputs.items()
+    )
 
 
 def block_size() -> int:
@@ -125,7 +147,17 @@ class _Builder:
         elif node.domain == DOMAIN:
             raise _UnknownError(node.op_type)
         elif inputs:  # elementwise
+            if node.op_type == "Reshape" and not self._shows_blocks(node):
+                raise _UnknownError("another shape of blocks")
             self._alike(*inputs, *node.outputs)
+
+    def _shows_blocks(self, node: Node) -> bool:
+        """Whether a Reshape makes an axis of the blocks, or takes it back."""
+        old, new = (self.shapes.shapes[name] for name in (node.inputs[0], node.outputs[0]))
+        if len(old) > len(new):
+            old, new = new, old
+        n, channels, *places = old
+        return new == (n, channels // self.block, *places, self.block)
 
     def _count_conv(self, node: Node) -> None:
         x, y, w = node.inputs[0], node.outputs[0], self.weights[node.index]
@@ -157,6 +189,8 @@ class _Builder:
         for node in self.graph.nodes:
             if node.domain == DOMAIN:
                 self._write(node)
+            elif node.op_type == "Reshape" and node.inputs[0] in self.same:
+                self.alias[node.outputs[0]] = self.alias.get(node.inputs[0], node.inputs[0])
             else:
                 copy = NodeProto()
                 copy.CopyFrom(node.proto)
@@ -217,8 +251,7 @@ class _Builder:
     def _write_conv(self, node: Node, x: str) -> None:
         attrs = dict(node.attrs)
         activation, params = attrs.pop("activation", b""), attrs.pop("activation_params", [])
-        since, names = _ACTIVATIONS.get(activation, (0 if not activation else 1 << 10, ()))
-        if since > self.graph.opset(""):
+        if activation not in _ACTIVATIONS:
             raise _UnknownError(activation.decode())
         w, rows = self.weights[node.index], self._channels(node.outputs[0])
         if int(attrs.get("group", 1)) > 1 and w.shape[1] == 1:
@@ -234,14 +267,18 @@ class _Builder:
         if activation == b"Clip" and self.graph.opset("") >= 11:
             bounds = [self._hold(node.outputs[0], np.float32(p)) for p in params]
             steps.append(("Clip", bounds, {}))
+        elif activation == b"HardSwish" and self.graph.opset("") < 14:
+            steps.append(("HardSigmoid", [], {"alpha": 1 / 6, "beta": 0.5}))
+            steps.append(("Mul", [_BEFORE], {}))
         elif activation:
-            named = dict(zip(names, params, strict=False))
+            named = dict(zip(_ACTIVATIONS[activation], params, strict=False))
             steps.append((activation.decode(), [], named))
-        made = ""
+        before = made = ""
         for k, (op_type, others, options) in enumerate(steps):
             y = node.outputs[0] if k == len(steps) - 1 else self._unused(node.outputs[0])
-            self._add(node, op_type, [made, *others] if k else others, y, **options)
-            made = y
+            read = [before if name == _BEFORE else name for name in others]
+            self._add(node, op_type, [made, *read] if k else read, y, **options)
+            before, made = made, y
 
     def _add(self, near: Node, op_type: str, inputs: list[str], y: str, **attrs: Any) -> None:
         taken = any(node.name == near.name for node in self.nodes)
@@ -274,8 +311,8 @@ class _Builder:
         o, i, *kernel = w.shape
         if i < b:
             return np.moveaxis(w.reshape(o // b, i, *kernel, b), -1, 1).reshape(w.shape)
-        parts = w.reshape(o // b, i // b, *kernel, b, b)
-        return np.moveaxis(parts, (-1, -2), (1, 3)).reshape(w.shape)
+        blocks = w.reshape(o // b, i // b, *kernel, b, b)
+        return np.moveaxis(blocks, (-1, -2), (1, 3)).reshape(w.shape)
 
 
 def _is(node: Node, *op_types: str) -> bool:

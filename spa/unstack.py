@@ -3,11 +3,13 @@
 Queries, keys and values that come from one weight pass through one tensor with an axis of 3. Its
 other axes have one size for all three, so it would couple head sizes that nothing else couples.
 Here every pick gets a slice, a Reshape and the moves in between of its own, before anything is
-analysed; the numbers stay the same, and verification compares both forms.
+analysed; the numbers stay the same, and verification compares both forms. What moves nothing
+(`spa.inorder`) goes as well.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,9 +20,10 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from spa.axes import Axes, is_whole
-from spa.graph import Graph, Node
+from spa.graph import Graph, Node, free_names
 from spa.index import index
-from spa.protos import copy_fields
+from spa.inorder import in_order
+from spa.protos import bodies, copy_fields
 from spa.shapes import Shapes
 
 _SAME = {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -74,7 +77,8 @@ def unstack(graph: Graph, shapes: Shapes, axes: dict[str, Axes]) -> Graph | None
             found = next(_stacks(graph, shapes, axes, node), None)
             if found is not None:
                 stacks[node.index] = found
-    model = _Builder(graph, shapes, stacks).model() if stacks else None
+    same = in_order(graph, shapes)
+    model = _Builder(graph, shapes, stacks, same).model() if stacks or same else None
     if model is None:
         return None
     return replace(index(model, graph.path), given=graph.given or graph.model)
@@ -191,11 +195,17 @@ def _static(shapes: Shapes, node: Node, k: int, attr: str = "") -> Any:
     return None if name in shapes.moving else shapes.values.get(name)
 
 
+def _reads(node: NodeProto) -> set[str]:
+    return {*node.input, *(name for body in bodies(node) for name in free_names(body))}
+
+
 class _Builder:
     """Writes the nodes that take the place of stacks."""
 
-    def __init__(self, graph: Graph, shapes: Shapes, stacks: dict[int, _Stack]) -> None:
-        self.graph, self.shapes, self.stacks = graph, shapes, stacks
+    def __init__(
+        self, graph: Graph, shapes: Shapes, stacks: dict[int, _Stack], same: dict[int, str]
+    ) -> None:
+        self.graph, self.shapes, self.stacks, self.same = graph, shapes, stacks, same
         self.names = {*shapes.shapes, *graph.constants, *graph.makers, *graph.spelling.values()}
         self.nodes: list[NodeProto] = []
         self.opset = graph.opset("")
@@ -210,18 +220,43 @@ class _Builder:
                     self.nodes += nodes
                     gone.add(node.index)
                     gone.update(n.index for p in stack.picks for n in (*p.path, p.node))
-            if node.index not in gone:
+            if node.index in self.same and node.index not in gone:
+                gone.add(node.index)
+                source = self.same[node.index]
+                passed = onnx.helper.make_node("Identity", [source], node.outputs, name=node.name)
+                self.nodes.append(passed)
+            elif node.index not in gone:
                 self.nodes.append(node.proto)
         if not gone:
             return None
-        source, model = self.graph.model, ModelProto()
-        copy_fields(source, model, but=("graph",))
-        copy_fields(source.graph, model.graph, but=("node", "value_info"))
+        self._drop_dead()
+        given, model = self.graph.model, ModelProto()
+        copy_fields(given, model, but=("graph",))
+        copy_fields(given.graph, model.graph, but=("node", "value_info"))
         model.graph.node.extend(self.nodes)
         made = {name for node in model.graph.node for name in node.output}
-        known = [info for info in source.graph.value_info if info.name in made]
+        known = [info for info in given.graph.value_info if info.name in made]
         model.graph.value_info.extend(known)
         return model
+
+    def _drop_dead(self) -> None:
+        """Take out the nodes that only led to what moves nothing."""
+        led = set()
+        waiting = [n for k in self.same for n in self.graph.nodes[k].inputs]
+        while waiting:
+            maker = self.graph.makers.get(waiting.pop())
+            if maker is not None and maker not in led:
+                led.add(maker)
+                waiting += self.graph.nodes[maker].inputs
+        names = {n for k in led for n in self.graph.nodes[k].outputs} - set(self.graph.outputs)
+        read = Counter(name for node in self.nodes for name in _reads(node))
+        kept: list[NodeProto] = []
+        for node in reversed(self.nodes):
+            if all(name in names and not read[name] for name in node.output):
+                read.subtract(_reads(node))
+            else:
+                kept.append(node)
+        self.nodes = kept[::-1]
 
     def _apart(self, stack: _Stack) -> list[NodeProto] | None:
         nodes: list[NodeProto] = []

@@ -254,7 +254,8 @@ def check(groups: Groups, blocks: Sequence[Block], removed: Removed) -> None:
     gone = {name for k in shorter.graph.dead for name in groups.graph.nodes[k].outputs}
     assert made & gone <= {b.sum for b in blocks}
     kept = {n for n in (b.sum for b in blocks) if n in made}
-    assert kept <= {*groups.graph.outputs, *(n for k in groups.graph.nodes for n in k.captured)}
+    inside = {name for node in groups.graph.nodes if node.home for name in node.inputs}
+    assert kept <= {*groups.graph.outputs, *inside}
     counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
     assert CostModel(shorter)(counts) == CostModel(spa.analyze(pruned))()
 

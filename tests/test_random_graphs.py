@@ -7,6 +7,7 @@ another place.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from onnx import ModelProto
 
 import spa
 from models.builder import Net, Tensor
+from spa import align, depth, validate
 from spa.groups import Groups, Removed
 from spa.rewrite import rewrite
 from tests.drawing import Draw, branching, graphs
@@ -175,3 +177,30 @@ def test_units_are_as_small_as_they_can_be(drawn: tuple[ModelProto, dict[str, li
     }
     pairs.add((0, view.locked))
     assert len(pairs) == len({want for want, _ in pairs}) == len({have for _, have in pairs})
+
+
+def test_branches_and_lines() -> None:
+    """Whole branches go, and lines are put in order, wherever they are found."""
+    seen = {"branches": 0, "lines": 0}
+
+    @fuzz(EXAMPLES // 16)
+    @given(graphs(), st.integers(0, 9))
+    def hold(model: ModelProto, units: int) -> None:
+        groups = spa.analyze(model)
+        blocks = {block.sum: block for block in depth.find(groups).blocks}
+        if blocks:
+            seen["branches"] += 1
+            shorter = replace(groups, graph=replace(groups.graph, blocks=tuple(blocks.values())))
+            removed = some(groups, units)
+            pruned = rewrite(shorter, removed)
+            validate.check_file(groups.graph, pruned)
+            assert validate.verify(shorter, pruned, removed, units).law is not None
+        lines = align.find(groups)
+        steps = [s for one in lines for s in align.orders(one, align.scores(groups, one, {}))]
+        if steps:
+            seen["lines"] += 1
+            made = align.reordered(groups, steps)
+            assert max(validate.verify(made, made.graph.model, {}, units).drift.values()) < 1e-3
+
+    hold()
+    assert all(seen.values())

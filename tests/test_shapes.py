@@ -15,11 +15,13 @@ from models.builder import Net
 from models.hazards import HAZARDS, UNRUNNABLE
 from models.vision import MAKERS
 from spa.errors import ModelError
+from spa.propagate import foretell
 from spa.reader import load
-from spa.run import make_feeds
+from spa.run import make_feeds, observe
 from spa.shapes import infer
 from spa.sizes import bindings, free_sizes
 from tests.conftest import PLAIN
+from tests.ops.cases import contrib
 
 
 def free_net(*shape: int | str | None) -> ModelProto:
@@ -209,3 +211,32 @@ def test_contradictions(spoil: Callable[[ModelProto], None]) -> None:
     spoil(model)
     with pytest.raises(ModelError, match="contradict"):
         infer(load(model))
+
+
+def test_sizes_are_tried_until_the_model_runs() -> None:
+    """ONNX sees no fault in sizes that an operator of another domain refuses."""
+    net = Net("sums")
+    q, k, v = (net.linear(net.input(n, ("batch", "seq", 6)), 8) for n in "qkv")
+    past = [net.input(f"past_{n}", ("batch", 2, "past", 4)) for n in "kv"]
+    bias = net.input("bias", ("batch", 2, "seq", "total"))
+    y = contrib(net, "MultiHeadAttention", [q, k, v, None, None, bias, *past], q.shape, num_heads=2)
+    model = net.model(net.linear(y[0], 5))
+    del model.graph.value_info[:]
+    graph = load(model)
+    sizes = infer(graph, observe).sizes
+    assert sizes["total"] == sizes["past"] + sizes["seq"]
+    assert not spa.analyze(model).views[0].ties.refused
+
+
+def test_patterns_foretell_shapes_where_nothing_runs() -> None:
+    net = Net("foretold")
+    x = net.input("x", ("batch", 4, 4, 8))
+    y = contrib(net, "GroupNorm", [x, *(net.uniform(0, 1, 8) for _ in "ab")], x.shape, groups=2)
+    y = contrib(net, "BiasSplitGelu", [y[0], net.uniform(0, 1, 8)], ("batch", 4, 4, 4))[0]
+    model = net.model(y)
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph = load(model)
+    found = infer(graph, observe, foretell)
+    assert found.shapes[graph.outputs[0]] == (found.sizes["batch"], 4, 4, 4)
+    assert graph.outputs[0] not in infer(graph, observe).shapes

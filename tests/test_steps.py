@@ -8,6 +8,7 @@ import spa
 from models.vision import MAKERS
 from spa.settings import Settings
 from tests.conftest import DIGITS, PLAIN
+from tests.test_graphs import shared_bias
 
 FAST = {"samples": 64, "verify": False}
 
@@ -45,6 +46,15 @@ def test_refused(options: dict[str, object]) -> None:
         spa.prune(DIGITS, "macs=0.5", **options)
     with pytest.raises(spa.UsageError, match="step"):
         Settings(**options).check()
+
+
+def test_a_constant_that_a_step_splits() -> None:
+    """What the second step cuts has a name of its own by then."""
+    model = shared_bias("one", distinct=False)
+    result = spa.prune(model, "params=0.5", steps=3, round_to=1, samples=32)
+    assert abs(result.figures.share("params") - 0.5) < 0.03
+    again = spa.prune(model, plan=result.plan, samples=32)
+    assert again.data == result.data
 
 
 def test_channels_take_one_step() -> None:

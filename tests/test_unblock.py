@@ -90,6 +90,28 @@ def test_zeros_that_fill_up_a_block_are_dropped(channels: int, tmp_path: Path) -
     assert shapes[0] == shapes[1]
 
 
+def test_an_activation_of_a_later_opset(tmp_path: Path) -> None:
+    model, graph = _blocked(
+        lambda net, x: net.mul(x, net.div(net.node("Clip", net.add(x, 3.0), 0.0, 6.0), 6.0)),
+        tmp_path, opset=13,
+    )  # fmt: skip
+    assert np.allclose(_outputs(model), _outputs(graph.model), rtol=0, atol=1e-4)
+
+
+def test_blocks_as_an_axis_of_their_own() -> None:
+    """So onnxruntime writes sums of maps whose sides it does not know to be the same."""
+    net, b = Net("axis"), block_size()
+    x = net.conv(net.input("x", (2, 3, 12, 12)), 32)
+    blocked = net.node("ReorderInput", x, shape=x.shape, domain=DOMAIN)
+    shown = [net.reshape(y, [0, 32 // b, 12, 12, b]) for y in (blocked, net.relu(blocked))]
+    back = net.reshape(net.mul(*shown), [0, 32, 12, 12])
+    y = net.node("ReorderOutput", back, shape=x.shape, domain=DOMAIN, channels=32)
+    model = net.model(net.conv(y, 5))
+    graph = check(model, 1).graph
+    assert not any(node.op_type == "Reshape" for node in graph.nodes)
+    assert np.allclose(_outputs(model), _outputs(graph.model), rtol=0, atol=1e-4)
+
+
 def test_groups_and_law(tmp_path: Path) -> None:
     model, _ = _blocked(_residual, tmp_path, channels=32)
     check(model, len(spa.analyze(_model(_residual))))

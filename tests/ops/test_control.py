@@ -187,7 +187,7 @@ IF = [
     case("If-outer-bias", 3, _outer_bias, exact=True),
     case("If-unlike", 2, _unlike, exact=True),
     case("If-longer", 2, _longer, exact=True),
-    case("If-never-fits", 3, _never_fits, refused=True, exact=True),
+    case("If-never-fits", 3, _never_fits, exact=True),
     case("If-size-from-branch", 2, _size_from_branch, exact=True),
     case("If-two-outputs", 3, _two_outputs, exact=True),
     case("If-opset-11", 4, _if(_two(4, 6), _two(5, 6)), opset=11, exact=True),
