@@ -92,9 +92,8 @@ def seen_by(
     inputs = sampled(site, x, chosen[0], most, chosen[1])[stays.alive]
     pruned = sampled(site, z, chosen[0], most, chosen[1])[stays.alive][:, :, stays.into]
     if affine is not None:
-        shift = affine.shift[stays.alive]
-        inputs = replace(affine, shift=shift).read(inputs)
-        pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
+        inputs = affine.read(inputs, stays.alive)
+        pruned = affine.read(pruned, stays.alive, stays.into)
     dense = w[stays.alive][:, stays.out]
     found = moments(
         dense.reshape(*dense.shape[:2], -1),
