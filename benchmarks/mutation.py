@@ -41,7 +41,7 @@ from tests.numeric import Lone, Partition
 from tests.ops.test_every_rule import NUMERIC, references
 
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
-SECONDS = 120  # for one mutant; a loop without an end counts as killed
+SECONDS = 120  # of CPU, for one mutant; a loop without an end counts as killed
 CORPUS = 150  # random graphs
 MODELS = 12  # hazard models and random graphs that one mutant meets, the cheapest
 
@@ -259,7 +259,7 @@ def judge_apart(
     reader, writer = multiprocessing.Pipe(duplex=False)
 
     def child() -> None:
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -272,7 +272,7 @@ def judge_apart(
     try:
         verdict = str(reader.recv())
     except EOFError:
-        verdict = "never ends" if process.exitcode in (None, -signal.SIGALRM) else "crash"
+        verdict = "never ends" if process.exitcode in (None, -signal.SIGPROF) else "crash"
     process.join()
     kills[verdict] += bool(verdict)
     return verdict, time.perf_counter() - start

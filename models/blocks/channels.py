@@ -102,9 +102,9 @@ def gate_channels_and_space(net: Net, x: Tensor) -> Any:
     return net.mul(x, net.sigmoid(net.conv(net.concat(largest, net.mean(x, 1)), 1, 7)))
 
 
-@block("out 6")
+@block("in 8~, out 6")
 def gate_by_neighbours(net: Net, x: Tensor) -> Any:
-    """ECA: a 1-D convolution along the channels keeps all of them; the layer behind is free."""
+    """ECA: a 1-D convolution along the channels; where one goes, its neighbours meet others."""
     x = net.conv(x, 8)
     y = net.transpose(net.squeeze(net.global_avg_pool(x), 3), 0, 2, 1)
     y = net.unsqueeze(net.transpose(net.sigmoid(net.conv(y, 1, 3, bias=False)), 0, 2, 1), 3)

@@ -32,14 +32,14 @@ def _default_axis(net: Net, a: Tensor) -> Tensor:
     return net.node("DequantizeLinear", q, scale, np.zeros(a.shape[1], np.int8))
 
 
-def _weight(axis: int | None, point: int | None = None) -> Body:
-    """A convolution whose weight is stored in eight bits."""
+def _weight(axis: int | None, point: int | None = None, named: bool = True) -> Body:
+    """A convolution whose weight is stored in eight bits; axis 1 need not be named."""
 
     def body(net: Net, a: Tensor) -> Tensor:
         stored = net.rng.integers(-100, 100, (10, a.shape[1], 1, 1)).astype(np.int8)
         n = 1 if axis is None else stored.shape[axis]
         scale = np.linspace(0.01, 0.02, n, dtype=np.float32)
-        attrs = {} if axis is None else {"axis": axis}
+        attrs = {} if axis is None or not named else {"axis": axis}
         points = [] if point is None else [(point + np.arange(n) % 3).astype(np.int8)]
         if axis is None:
             scale, points = scale[0], [p[0] for p in points]
@@ -234,6 +234,7 @@ QUANTIZE = [
             ("weight-point", _weight(None, 50)),
             ("weight-points-per-output", _weight(0, 50)),
             ("weight-points-per-input", _weight(1, 50)),
+            ("weight-points-by-default", _weight(1, 50, named=False)),
         )
     ),
     case(
