@@ -505,7 +505,7 @@ def custom_operator(net: Net, x: Tensor) -> Any:
     return net.conv(a, 6)
 
 
-@hazard(None)  # two with rules for the bodies, one without
+@hazard(2)
 def if_captures_outer(net: Net, x: Tensor) -> Any:
     a = net.conv(x, 8)
     bodies = {}

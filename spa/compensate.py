@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa.compensation import Compensation
-from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, Moments, moments, restored
+from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
 from spa.logits import folded, match, moved, sides
@@ -30,7 +30,6 @@ from spa.measure import (
     named,
     norm_places,
     own,
-    sampled,
     stored,
     with_products,
 )
@@ -41,12 +40,11 @@ from spa.recurrence import Recurrence, recurrences, refitted, states_before
 from spa.run import Feeds
 from spa.settle import settle
 from spa.sites import Floats, Place, Site
-from spa.stays import Stays, is_alone, read_at
+from spa.stays import Stays, is_alone, read_at, seen_by
 from spa.stream import Stream
 from spa.validate import mask
 from spa.widths import Width, rescaled, spread, widths
 
-ROWS = 4096
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
 
 
@@ -190,8 +188,9 @@ class _Walk:
             self._tell(self.pruned, self.from_pruned, settled)
 
     def _refit(self, site: Site, w: Floats, stays: Stays, x: list[Floats], z: list[Floats]) -> None:
+        affine = self.measured.settled.get(site.node)
         fitted, held = (
-            self._moments(site, w, stays, x[part], z[part], part.start or 0, need)
+            seen_by(site, w, stays, affine, x[part], z[part], (self.seed, part.start or 0), need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
         )
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
@@ -202,21 +201,24 @@ class _Walk:
             whole = self.standing.get(site.node, np.eye(w.shape[2]))
             standing = np.asarray(np.kron(whole[:, stays.into], np.eye(w.shape[3])), np.float64)
             fitted = replace(fitted, standing=standing)
-        choices = [plain, *METHODS[self.method](full, kept, fitted)]
-        if site.rounds:
-            choices = [(self._rounded(site, w, stays, v), change) for v, change in choices]
-        errors = [held.error(*choice) for choice in choices]
-        best = int(np.argmin(errors))
+
+        def judged(v: Matrix, change: Matrix) -> float:
+            return held.error(self._rounded(site, w, stays, v) if site.rounds else v, change)
+
+        before = judged(*plain)
+        tried = METHODS[self.method](full, kept, fitted, judged)
+        (v, change), after = min(tried, key=lambda found: found[1])
         name = self.graph.nodes[site.node].name
-        if best == 0:
+        if after >= before:
             self.rejected.append(name)
             return
-        v, change, error = *choices[best], errors[best]
+        if site.rounds:
+            v = self._rounded(site, w, stays, v)
         if self.repair and site.node in self.measured.settled:
             longer = restored(v, fitted, *RATIOS)
-            if (now := held.error(*longer)) < errors[0]:
-                (v, change), error = longer, now
-        self.helped[name] = errors[0], error
+            if (now := held.error(*longer)) < before:
+                (v, change), after = longer, now
+        self.helped[name] = before, after
         rows, columns = map(np.flatnonzero, (stays.alive, stays.out))
         new = stays.put(v, w)
         old = self.graph.array(site.weight)
@@ -233,38 +235,6 @@ class _Walk:
         shape = self.graph.constants[site.weight].shape
         back = site.forward(site.backward(stays.put(v, w), shape))
         return back[np.ix_(*stays.places)].reshape(v.shape).astype(np.float64)
-
-    def _moments(
-        self,
-        site: Site,
-        w: Floats,
-        stays: Stays,
-        x: Sequence[Floats],
-        z: Sequence[Floats],
-        first: int,
-        needs: str | None,
-    ) -> Moments:
-        rows = max(ROWS, 4 * w.shape[2] * w.shape[3])
-        inputs = sampled(site, x, self.seed, rows, first)[stays.alive]
-        pruned = sampled(site, z, self.seed, rows, first)[stays.alive][:, :, stays.into]
-        affine = self.measured.settled.get(site.node)
-        if affine is not None:
-            shift = affine.shift[stays.alive]
-            inputs = replace(affine, shift=shift).read(inputs)
-            pruned = replace(affine, shift=shift[:, stays.into]).read(pruned)
-        dense = w[stays.alive][:, stays.out]
-        found = moments(
-            dense.reshape(*dense.shape[:2], -1),
-            inputs.reshape(*inputs.shape[:2], -1),
-            pruned.reshape(*pruned.shape[:2], -1),
-            site.bias is not None,
-        )
-        if needs != "whole":
-            return found
-        inputs[:, :, stays.into] = pruned
-        rows_ = inputs.reshape(*inputs.shape[:2], -1)
-        whole = np.matmul(np.swapaxes(rows_, 1, 2), rows_).astype(np.float64) / rows_.shape[1]
-        return replace(found, whole=whole)
 
     def _set(self, place: Place, value: NDArray[Any]) -> None:
         self.values[place] = value

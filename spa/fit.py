@@ -25,6 +25,7 @@ Matrix = NDArray[np.float64]
 Index = NDArray[np.intp]
 EXACT = 1 << 21  # rows of so many numbers are summed in double precision
 STRENGTHS = (1e-7, 1e-5, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of the pull towards plain removal
+MIDDLE = 3  # of these is tried first
 DAMPING = 0.01  # of the sweep, times the mean of the diagonal
 Floats = NDArray[np.floating[Any]]
 
@@ -127,22 +128,52 @@ def solve(a: Matrix, b: Matrix, lam: float) -> Matrix:
             scaled[np.diag_indices_from(scaled)] += 1e-6
 
 
-# --- methods: dense weights (g, o, f), kept inputs, moments to fit on -> candidates ------------
+# --- methods: dense weights (g, o, f), kept inputs, moments to fit on, and the error on held-out
+# inputs -> what was tried with its error
 
 Fit = tuple[Matrix, Matrix]
+Judge = Callable[[Matrix, Matrix], float]
+Tried = list[tuple[Fit, float]]
 
 
-def by_bias(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+def one(method: Callable[[Matrix, Index, Moments], Fit]) -> Callable[..., Tried]:
+    """A method that has nothing to choose."""
+
+    def tried(w: Matrix, kept: Index, m: Moments, judge: Judge) -> Tried:
+        found = method(w, kept, m)
+        return [(found, judge(*found))]
+
+    return tried
+
+
+def by_bias(w: Matrix, kept: Index, m: Moments) -> Fit:
     """Only the mean of what is missed: FLAP (An et al. 2024)."""
-    return [refit(w[:, :, kept], m, np.inf)]
+    return refit(w[:, :, kept], m, np.inf)
 
 
-def by_refit(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
-    """Affine least squares at several strengths, and the bias alone."""
-    return [refit(w[:, :, kept], m, lam) for lam in (np.inf, *STRENGTHS)]
+def by_refit(w: Matrix, kept: Index, m: Moments, judge: Judge) -> Tried:
+    """The bias alone, and affine least squares at some strengths: from the one in the middle on to
+    the next, as long as that is better. Each takes a factorisation, which is what a large site
+    spends its time on."""
+    plain, found = w[:, :, kept], dict[int, tuple[Fit, float]]()
+
+    def error(k: int) -> float:
+        if not 0 <= k < len(STRENGTHS):
+            return np.inf
+        if k not in found:
+            fit = refit(plain, m, STRENGTHS[k])
+            found[k] = fit, judge(*fit)
+        return found[k][1]
+
+    at = MIDDLE
+    for step in (1, -1):
+        while error(at + step) < error(at):
+            at += step
+    alone = refit(plain, m, np.inf)
+    return [(alone, judge(*alone)), *found.values()]
 
 
-def by_sweep(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+def by_sweep(w: Matrix, kept: Index, m: Moments) -> Fit:
     """SparseGPT's sweep (Frantar and Alistarh 2023) with a fixed mask of whole inputs, as in the
     prototype of OBSPA (Wang et al. 2024): removed inputs from left to right, each made up for by
     those to its right. The bias stays."""
@@ -153,7 +184,7 @@ def by_sweep(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
         upper = _upper_root_of_inverse(h)
         for i in gone:
             one[:, i:] -= np.outer(one[:, i] / upper[i, i], upper[i, i:])
-    return [(v[:, :, kept], np.zeros(w.shape[:2]))]
+    return v[:, :, kept], np.zeros(w.shape[:2])
 
 
 def _upper_root_of_inverse(h: Matrix) -> Matrix:
@@ -166,25 +197,25 @@ def _upper_root_of_inverse(h: Matrix) -> Matrix:
     return np.asarray(turned[::-1, ::-1])
 
 
-def by_merge(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+def by_merge(w: Matrix, kept: Index, m: Moments) -> Fit:
     """Neuron Merging (Kim et al. 2020): a removed input's weights go, scaled, to the kept one that
     is most like it. No inputs are looked at. The bias stays."""
     assert m.standing is not None
-    return [(np.matmul(w, m.standing), np.zeros(w.shape[:2]))]
+    return np.matmul(w, m.standing), np.zeros(w.shape[:2])
 
 
-def by_reconstruction(w: Matrix, kept: Index, m: Moments) -> list[Fit]:
+def by_reconstruction(w: Matrix, kept: Index, m: Moments) -> Fit:
     """UDFC (Bai et al. 2023, Unified Data-Free Compression): a removed input's weights go to all
     kept ones, as a combination of which its own maker's weights are. No inputs are looked at."""
     return by_merge(w, kept, m)
 
 
-METHODS: dict[str, Callable[[Matrix, Index, Moments], list[Fit]]] = {
-    "bias": by_bias,
+METHODS: dict[str, Callable[[Matrix, Index, Moments, Judge], Tried]] = {
+    "bias": one(by_bias),
     "refit": by_refit,
-    "sweep": by_sweep,
-    "merge": by_merge,
-    "reconstruct": by_reconstruction,
+    "sweep": one(by_sweep),
+    "merge": one(by_merge),
+    "reconstruct": one(by_reconstruction),
 }
 LOGITS = ("refit", "bias")  # the methods that match products of activations too, see spa.logits
 # What of Moments is made for a method alone.

@@ -8,7 +8,7 @@ those it is known, or likely, to have had in training:
 - where a BatchNormalization follows, exactly its own: its running statistics are replaced by those
   of the made-up inputs, so that what leaves it has mean beta and deviation gamma;
 - where it was folded into the convolution, what this reads gets the means and the scale that its
-  biases tell (`spa.settle`), and the deviations of what it makes go half the way to one another.
+  biases tell (`spa.settle`), and the deviations of what it makes go towards one another.
 """
 
 from __future__ import annotations

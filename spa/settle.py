@@ -31,7 +31,8 @@ SHARES = np.exp(np.linspace(np.log(0.01), np.log(3), 14))  # of s and t
 USUAL_SHARE, SPREAD = 0.3, 1.2  # of s and t, log-normal; weak beside the biases of a layer
 USUAL_GAIN_SPREAD = 0.8
 USUAL_MEAN = 0.5  # the deviation of mu, in deviations of y
-CHANNEL_SHARE = 0.5  # of a channel's own log deviation that is believed
+ERROR = 0.15  # of the logarithm of a deviation on made-up inputs
+CHANNEL_SHARE = 0.5  # of what is beyond error in that logarithm, believed
 DEAD = 0.05  # of the largest deviation of a layer
 FAR = 5.0  # a channel further from its layer is dead or flooded, and stays so
 ONE_SIDED = 0.2  # the share of E x^2 that the mean makes: 0.32 behind a ReLU, 0 for signed inputs
@@ -50,10 +51,13 @@ class Affine:
     scale: Matrix
     mean: Matrix
 
-    def read(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows of inputs, shape (g, rows, i, t), as they would have been in training."""
-        shift = self.shift[:, None].astype(np.float32)
-        return np.asarray(rows * np.float32(self.gain) + shift)
+    def read(
+        self, rows: NDArray[np.float32], groups: Any = slice(None), inputs: Any = slice(None)
+    ) -> NDArray[np.float32]:
+        """Rows of some groups and inputs, shape (g, rows, i, t), as they would have been in
+        training."""
+        shift = self.shift[groups][:, inputs].astype(np.float32)
+        return np.asarray(rows * np.float32(self.gain) + shift[:, None])
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
         w: summed over taps, shape (g, o, i). bias: (g, o). mean, variance: of the inputs as they
             are, (g, i). deviation: the usual one of the outputs.
     """
-    nothing = Believed(1.0, np.zeros_like(mean), 0.5)
+    nothing = Believed(1.0, np.zeros_like(mean), 0.0)
     n = bias.size
     if n < 4 or (mean**2).sum() < ONE_SIDED * (mean**2 + variance).sum() or deviation <= 0:
         return nothing
@@ -83,7 +87,7 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
     folded = -np.sign(r) * 0.5 * n * np.log(max(1 - r**2, 1e-12)) - 0.5 * np.log(n)
     sure = float(1 / (1 + np.exp(-np.clip(folded, -50, 50))))
     if sure < 0.01:
-        return Believed(1.0, np.zeros_like(mean), 0.0)
+        return nothing
     found = _posterior(w, bias, made, variance, deviation)
     return Believed(found.gain**sure, sure * found.shift, sure)
 
@@ -133,12 +137,16 @@ def _posterior(
 
 
 def likely_scale(deviation: Matrix) -> Matrix:
-    """What brings deviations half the way to the usual one of their layer."""
+    """What brings deviations, any shape, as near to the usual one of their layer as they are likely
+    to be: of the logarithms, the share of their variance that is not error (James and Stein 1961),
+    and of that half."""
     if not (deviation > 0).any():
         return np.ones_like(deviation)
     ratio = np.clip(deviation / usual(deviation), 1 / FAR, FAR)
     alive = deviation > 1e-6 * deviation.max()
-    return np.where(alive, ratio ** (CHANNEL_SHARE - 1), 1.0)
+    spread = float(np.log(ratio[alive]).var())
+    share = CHANNEL_SHARE * max(0.0, 1 - ERROR**2 / max(spread, 1e-12))
+    return np.where(alive, ratio ** (share - 1), 1.0)
 
 
 def usual(deviation: Matrix) -> float:

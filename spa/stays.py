@@ -1,17 +1,22 @@
-"""What a plan keeps of the weights of sites, and whether a product alone reads what it removes."""
+"""What a plan keeps of the weights of sites, and what of their inputs a refit sees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.fit import Matrix
+from spa.fit import Matrix, Moments, moments
 from spa.graph import Graph
 from spa.groups import Groups, Removed
+from spa.measure import sampled
 from spa.products import Product
+from spa.settle import Affine
 from spa.sites import Floats, Place, Site
+
+ROWS = 4096
 
 
 def read_at(graph: Graph, name: str) -> Place:
@@ -64,3 +69,41 @@ class Stays:
         whole = np.zeros_like(w)
         whole[np.ix_(*self.places)] = v.reshape(*v.shape[:2], -1, w.shape[3])
         return whole
+
+
+def seen_by(
+    site: Site,
+    w: Floats,
+    stays: Stays,
+    affine: Affine | None,
+    x: Sequence[Floats],
+    z: Sequence[Floats],
+    chosen: tuple[int, int],
+    needs: str | None,
+) -> Moments:
+    """Moments of a site's dense outputs and kept inputs.
+
+    Args:
+        w: dense weights. affine: what settling does to the site. x, z: what it reads in the dense
+            and in the pruned network, in every batch. chosen: the seed of the rows that are looked
+            at, and the number of the first batch. needs: see `spa.fit.NEEDS`.
+    """
+    most = max(ROWS, 4 * w.shape[2] * w.shape[3])
+    inputs = sampled(site, x, chosen[0], most, chosen[1])[stays.alive]
+    pruned = sampled(site, z, chosen[0], most, chosen[1])[stays.alive][:, :, stays.into]
+    if affine is not None:
+        inputs = affine.read(inputs, stays.alive)
+        pruned = affine.read(pruned, stays.alive, stays.into)
+    dense = w[stays.alive][:, stays.out]
+    found = moments(
+        dense.reshape(*dense.shape[:2], -1),
+        inputs.reshape(*inputs.shape[:2], -1),
+        pruned.reshape(*pruned.shape[:2], -1),
+        site.bias is not None,
+    )
+    if needs != "whole":
+        return found
+    inputs[:, :, stays.into] = pruned
+    rows = inputs.reshape(*inputs.shape[:2], -1)
+    whole = np.matmul(np.swapaxes(rows, 1, 2), rows).astype(np.float64) / rows.shape[1]
+    return replace(found, whole=whole)

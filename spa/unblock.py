@@ -38,6 +38,7 @@ _ACTIVATIONS: dict[bytes, tuple[str, ...]] = {
     b"HardSwish": (),
     b"Clip": ("min", "max"),
 }
+_MISFITS = (IndexError, KeyError, TypeError, ValueError)  # nodes that are not as expected
 _NEAR = 1e-3  # relative to the largest value: sums in another order
 _BEFORE = "*"  # stands for what the node before read
 Weight = NDArray[Any]
@@ -58,7 +59,7 @@ def unblock(graph: Graph, shapes: Shapes) -> Graph | None:
         model = _Builder(graph, shapes, block_size()).model()
         plain = replace(index(model, graph.path), given=graph.given or graph.model)
         return plain if _agree(graph, plain) else None
-    except (_UnknownError, ModelError, KeyError, ValueError):
+    except (_UnknownError, ModelError, *_MISFITS, *runs.ORT_ERRORS):
         return None
 
 

@@ -171,6 +171,9 @@ def is_exempt(op: Op) -> bool:
             return op.has(3)
         case "GRU":  # its reset gate mixes all units within one step
             return True
+        case "LSTM" | "RNN":  # lengths ask for more than one step, clipping hides small changes,
+            # and a coupled gate is stored but not read
+            return op.has(4) or bool({"clip", "input_forget"} & op.node.attrs.keys())
         case "MatMulBnb4" | "GatherBlockQuantized":  # bytes hold several numbers, in blocks
             return True
         case "MatMulNBits":  # what shares a byte is tied, and a block that is not full is whole

@@ -8,10 +8,13 @@ import pytest
 from spa.fit import (
     DAMPING,
     METHODS,
+    MIDDLE,
     SOURCES,
+    STRENGTHS,
     Index,
     Matrix,
     by_merge,
+    by_refit,
     by_sweep,
     moments,
     refit,
@@ -37,7 +40,7 @@ def inputs(g: int, f: int) -> Matrix:
 def with_whole(w: Matrix, x: Matrix, kept: Index, whole: Matrix) -> Matrix:
     found = moments(w, x, x[:, :, kept], True)
     found = type(found)(found.mean_y, found.mean_z, found.yz, found.zz, found.energy, whole)
-    ((v, change),) = by_sweep(w, kept, found)
+    v, change = by_sweep(w, kept, found)
     assert not change.any()
     return v
 
@@ -89,7 +92,7 @@ def test_merge_mixes_columns() -> None:
     found = type(found)(
         found.mean_y, found.mean_z, found.yz, found.zz, found.energy, None, standing
     )
-    ((v, change),) = by_merge(w, np.asarray([0, 1]), found)
+    v, change = by_merge(w, np.asarray([0, 1]), found)
     assert np.array_equal(v, [[[0, 2], [3, 6.5]]])
     assert not change.any()
 
@@ -106,3 +109,32 @@ def test_restored_outputs_vary_as_the_dense_ones_around_the_same_mean() -> None:
     got = np.matmul(x[:, :, kept], np.swapaxes(longer, 1, 2)) + change[:, None]
     assert np.allclose(got.std(1), wanted.std(1)) and np.allclose(got.mean(1), wanted.mean(1))
     assert np.allclose(longer / v, (longer / v)[:, :, :1])  # each output as a whole
+
+
+@pytest.mark.parametrize("best", range(len(STRENGTHS)))
+def test_strengths_are_climbed_to_the_best(best: int) -> None:
+    x, w = inputs(1, 6), np.random.default_rng(4).normal(size=(1, 3, 6))
+    kept = np.asarray([0, 2, 5])
+    m = moments(w, x, x[:, :, kept], True)
+    at = [refit(w[:, :, kept], m, lam)[0] for lam in STRENGTHS]
+
+    def judge(v: Matrix, change: Matrix) -> float:
+        """How many steps a candidate is from the best."""
+        apart = [float(np.abs(v - other).max()) for other in at]
+        return abs(int(np.argmin(apart)) - best) if min(apart) == 0 else 99.0
+
+    tried = by_refit(w, kept, m, judge)
+    first, last = (MIDDLE if best > MIDDLE else best - 1), max(best, MIDDLE) + 1
+    looked_at = [k for k in range(first, last + 1) if 0 <= k < len(STRENGTHS)]
+    assert len(tried) == 1 + len(looked_at)
+    (v, _), error = min(tried, key=lambda found: found[1])
+    assert error == 0 and np.array_equal(v, at[best])
+
+
+def test_candidates_are_judged_by_what_was_held_out() -> None:
+    x, w = inputs(1, 6), np.random.default_rng(4).normal(size=(1, 3, 6))
+    kept = np.asarray([0, 2, 5])
+    m = moments(w, x, x[:, :, kept], True)
+    for name in ("bias", "refit"):
+        for (v, change), error in METHODS[name](w, kept, m, m.error):
+            assert error == pytest.approx(m.error(v, change))

@@ -9,7 +9,7 @@ from onnx import ModelProto
 import spa
 from models.builder import Net
 from spa import run as runs
-from spa.graph import index
+from spa.index import index
 from spa.recurrence import Recurrence, candidates, recurrences, shifted, states_before
 
 KINDS = [("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("GRU", 3, {}), ("RNN", 1, {})]

@@ -16,7 +16,6 @@ POLICY = {
     "shuffle_between_grouped": 5,
     "shared_bias": 2,  # each reader has its copy of a bias
     "bias_shared_with_output": 1,  # likewise, so that the first convolution is free
-    "if_captures_outer": 1,  # what a body reads is whole
     "multi_head": 3,  # whole heads; the dims of q and k; the dims of v
     "scale_by_shape": 2,  # the dims of q and k, whose number the scale keeps; the dims of v
     "mean_by_shape": 1,  # the divisor stays what it was
