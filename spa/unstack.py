@@ -212,14 +212,16 @@ class _Builder:
 
     def model(self) -> ModelProto | None:
         gone: set[int] = set()
+        instead: dict[int, list[NodeProto]] = {}
         for node in (n for n in self.graph.nodes if not n.home and not n.enters):
             stack = self.stacks.get(node.index)
             if stack is not None and node.index not in gone:
-                nodes = self._apart(stack)
-                if nodes is not None:
-                    self.nodes += nodes
-                    gone.add(node.index)
-                    gone.update(n.index for p in stack.picks for n in (*p.path, p.node))
+                parts = self._apart(stack)
+                for pick, part in zip(stack.picks, parts or [], strict=False):
+                    # Where the pick stood, so that all that its part reads has been made.
+                    instead.setdefault(pick.node.index, []).extend(part)
+                    gone.update(n.index for n in (node, *pick.path, pick.node))
+            self.nodes += instead.get(node.index, [])
             if node.index in self.same and node.index not in gone:
                 gone.add(node.index)
                 source = self.same[node.index]
@@ -258,14 +260,15 @@ class _Builder:
                 kept.append(node)
         self.nodes = kept[::-1]
 
-    def _apart(self, stack: _Stack) -> list[NodeProto] | None:
-        nodes: list[NodeProto] = []
+    def _apart(self, stack: _Stack) -> list[list[NodeProto]] | None:
+        """The nodes that take the place of each pick."""
+        found = []
         for pick in stack.picks:
             part = self._part(stack, pick)
             if part is None:
                 return None
-            nodes += part
-        return nodes
+            found.append(part)
+        return found
 
     def _part(self, stack: _Stack, pick: _Pick) -> list[NodeProto] | None:
         """The slice that one pick needs, in the shape that it had."""

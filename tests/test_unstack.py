@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 import spa
 from models.builder import Net, Tensor
@@ -89,3 +89,22 @@ def test_names_of_nodes_can_still_be_excluded() -> None:
     name = next(n.name for n in model.graph.node if n.op_type == "Reshape")
     with pytest.raises(spa.UsageError, match="leaves no group"):
         spa.prune(model, "channels=0.5", exclude=[f"^{name}"], **PLAIN)
+
+
+def test_constants_made_behind_the_stack() -> None:
+    """As nn.MultiheadAttention is exported: the axes of a move are a Constant node right before."""
+    net = Net("late")
+    stack = net.reshape(net.linear(net.input("x", (5, 2, 8)), 3 * H * D), [0, 0, 3, H * D])
+    moved = net.squeeze(net.transpose(net.unsqueeze(stack, 0), 3, 1, 2, 0, 4), 3)
+    parts = (net.gather(moved, np.int64(i)) for i in range(3))
+    q, k, v = (net.transpose(net.reshape(p, [0, 0, H, D]), 1, 2, 0, 3) for p in parts)
+    model = net.model(_attention(net, q, k, v))
+    stored = {t.name: t for t in model.graph.initializer}
+    for at in range(len(model.graph.node) - 1, -1, -1):
+        node = model.graph.node[at]
+        if node.op_type in ("Unsqueeze", "Squeeze"):
+            axes = node.input[1]
+            made = helper.make_node("Constant", [], [axes], name=axes, value=stored[axes])
+            model.graph.initializer.remove(stored[axes])
+            model.graph.node.insert(at, made)
+    check(model, 3)
