@@ -138,7 +138,7 @@ class Graph:
         packed = {
             t.name: (t, t.values)
             for t in self.graph.tensors().values()
-            if isinstance(t, gs.Constant) and t.values.dtype.name.endswith(_PACKED)
+            if isinstance(t, gs.Constant) and np.dtype(t.dtype).name.endswith(_PACKED)
         }
         for tensor, values in packed.values():
             tensor.values = values.astype(np.int8)
