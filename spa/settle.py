@@ -76,7 +76,7 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
         w: summed over taps, shape (g, o, i). bias: (g, o). mean, variance: of the inputs as they
             are, (g, i). deviation: the usual one of the outputs.
     """
-    nothing = Believed(1.0, np.zeros_like(mean), 0.0)
+    nothing = Believed(1.0, np.zeros_like(mean), 0.5)
     n = bias.size
     if n < 4 or (mean**2).sum() < ONE_SIDED * (mean**2 + variance).sum() or deviation <= 0:
         return nothing
@@ -87,7 +87,7 @@ def believe(w: Matrix, bias: Matrix, mean: Matrix, variance: Matrix, deviation: 
     folded = -np.sign(r) * 0.5 * n * np.log(max(1 - r**2, 1e-12)) - 0.5 * np.log(n)
     sure = float(1 / (1 + np.exp(-np.clip(folded, -50, 50))))
     if sure < 0.01:
-        return nothing
+        return Believed(1.0, np.zeros_like(mean), 0.0)
     found = _posterior(w, bias, made, variance, deviation)
     return Believed(found.gain**sure, sure * found.shift, sure)
 
