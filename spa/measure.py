@@ -34,7 +34,7 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
-SHRINK, SHRINK_MADE_UP = 0.02, 0.1  # of correlations towards none, on real inputs and on made-up
+SHRINK, SHRINK_MADE_UP = 0.02, 0.4  # of correlations towards none, on real inputs and on made-up
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 
 
