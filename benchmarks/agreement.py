@@ -1,6 +1,6 @@
 """How often a pruned classifier says what the original says, on inputs of yours.
 
-    python -m benchmarks.agreement MODEL INPUTS.npy [--targets 0.9 0.8] [--samples 512] [--data X.npy]
+    python -m benchmarks.agreement MODEL INPUTS.npy [--targets 0.9 0.8] [--samples N] [--data FILE]
 
 For pretrained nets whose labels are not at hand. INPUTS.npy holds samples as the model reads them
 and judges; nothing is fitted on it. Without --data inputs are made up. What is printed: the share
