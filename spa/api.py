@@ -194,7 +194,8 @@ def prune(
         exact: only groups whose removal obeys the law in value.
         compensate: what remaining weights take over: "refit", "bias", "sweep", "merge",
             "reconstruct" (see `spa.fit`), "fold" (see `spa.fold`) or "none".
-        repair: "statistics" re-estimates those of BatchNormalization; or "none".
+        repair: "statistics" re-estimates those of BatchNormalization, and the scale of layer
+            normalisations over fewer channels; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         align: put the channels of groups and heads in order before the choice, see `spa.align`.
         plan: replay this plan; target and criterion are then not used.

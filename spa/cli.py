@@ -102,7 +102,7 @@ def main() -> None:
     default="statistics",
     show_default=True,
     type=click.Choice(CHOICES["repair"]),
-    help="Re-estimate what BatchNormalization stores.",
+    help="Re-estimate what BatchNormalization stores, and scales of narrower layer norms.",
 )
 @click.option(
     "--align",

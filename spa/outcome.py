@@ -53,14 +53,13 @@ def compensation_lines(result: Result, verbose: bool) -> list[str]:
             line += f"; held-out error, median: {middle[0]:.3g} -> {middle[1]:.3g}"
         lines.append(line)
     if found.repaired:
-        nodes = _count(len(found.repaired), "node")
-        lines.append(f"BatchNormalization: new statistics in {nodes}")
+        lines.append(f"repair: {_count(len(found.repaired), 'normalisation')} brought up to date")
     lines.append(f"{drift} compensation, {after:.3g} with it")
     if verbose:
         rows = zip(found.helped, _errors(found), strict=True)
         lines += [f"  refitted {name}: {a:.3g} -> {b:.3g}" for name, (a, b) in rows]
         lines += [f"  left as it was: {name}" for name in found.rejected]
-        lines += [f"  new statistics: {name}" for name in found.repaired]
+        lines += [f"  brought up to date: {name}" for name in found.repaired]
     return lines
 
 
