@@ -241,11 +241,11 @@ def _resize_experts(node: Sized) -> Resized:
 
 
 def _expert_macs(op: Op) -> list[Product]:
-    """Every token meets all matrices of each expert that is picked for it."""
+    """Every token meets all matrices of one expert; how many are picked is not counted."""
     tokens = [(-1, k) for k in range(len(op.out_shape()) - 1)]
     many = 8 // int(op.attr("expert_weight_bits", 4))  # numbers in a byte
     matrices = [[*tokens, (k, 1), (k, 2)] for k in (2, 5, 8) if op.has(k)]
-    return matrices * many * int(op.attr("k", 1))
+    return matrices * many
 
 
 def _expert_numbers(node: Any, position: int, stored: Value) -> Value:

@@ -22,7 +22,7 @@ def _resize(node: Sized) -> Resized:
     router = node.new_in[1]
     assert router is not None
     picked = int(node.op.attr("k", 1))
-    return Resized(attrs={"k": min(picked, router[1])}) if picked > router[1] else Resized()
+    return Resized(attrs={"k": router[1]}) if picked > router[1] else Resized()
 
 
 def _macs(op: Op) -> list[Product]:

@@ -31,7 +31,6 @@ from spa.solve import labels
 
 Codes = NDArray[np.int64]  # of the indices of an axis: line * units + unit, or -1
 Scores = NDArray[np.float64]
-NEAR = 1e-3  # of the largest value of an output
 
 
 @dataclass(frozen=True)
@@ -219,12 +218,4 @@ def _is_same(one: Graph, other: Graph) -> bool:
             made = runs.run(again, first.feeds)
     except (ModelError, *runs.ORT_ERRORS):
         return False
-    return all(_is_near(first.outputs[name], made[name]) for name in made)
-
-
-def _is_near(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
-    if a.dtype.kind != "f":
-        return bool(np.array_equal(a, b))
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    largest = float(np.abs(x).max(initial=0.0)) or 1.0
-    return bool(np.allclose(x, y, rtol=0, atol=NEAR * largest, equal_nan=True))
+    return runs.agree(first.outputs, made)

@@ -211,6 +211,26 @@ def _search_blocks(
     return search(cost, Steps(groups, limits, 1), rank, measure, share)
 
 
+def check_reach(cost: CostModel, steps: Steps, measure: str, share: float) -> Counts:
+    """The most units that may go of every group.
+
+    Raises:
+        TargetError: if more is left without them than the target keeps.
+    """
+    full = getattr(cost(), measure)
+    if full == 0:
+        raise TargetError(f"the model has no {measure} to reduce")
+    most = steps.allowed(steps.sizes)
+    least = getattr(cost(most), measure) / full
+    if least > share + TOLERANCE:
+        raise TargetError(
+            f"{measure}={share:g} is out of reach: the least this model can keep is "
+            f"{measure}={ceil(least * 1000) / 1000:g} with these options"
+            + ("" if len(steps.sizes) else " (it has no group that can be pruned)")
+        )
+    return most
+
+
 def search(
     cost: CostModel,
     steps: Steps,
@@ -218,21 +238,17 @@ def search(
     measure: str,
     share: float,
 ) -> Counts:
+    """The units that go of every group, low ranks first, so that the target is met.
+
+    Raises:
+        TargetError: if it is out of reach, or no choice comes within 2 points of it.
+    """
+    most = check_reach(cost, steps, measure, share)
     full = getattr(cost(), measure)
-    if full == 0:
-        raise TargetError(f"the model has no {measure} to reduce")
 
     def left(counts: Counts) -> float:
         return float(getattr(cost(counts), measure) / full)
 
-    most = steps.allowed(steps.sizes)
-    least = left(most)
-    if least > share + TOLERANCE:
-        raise TargetError(
-            f"{measure}={share:g} is out of reach: the least this model can keep is "
-            f"{measure}={ceil(least * 1000) / 1000:g} with these options"
-            + ("" if len(steps.sizes) else " (it has no group that can be pruned)")
-        )
     owner = np.repeat(np.arange(len(rank)), [len(r) for r in rank])
     order = owner[np.argsort(np.concatenate(rank), kind="stable")] if len(rank) else owner
 

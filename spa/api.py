@@ -16,7 +16,7 @@ from onnx import ModelProto
 from spa import plan as plans
 from spa import run as runs
 from spa import validate as validation
-from spa.allocate import one_target
+from spa.allocate import Limits, Steps, check_reach, one_target
 from spa.analysis import Model, analyze
 from spa.axes import WINDOW
 from spa.calibration import NOISE, Data, described, is_noise
@@ -134,8 +134,11 @@ def draft(
             made_by["data"] = described(given)
         study = gather(groups, use, say)
     else:
-        groups, study = prepare(groups, use, say)
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
+        if DEPTH not in use.kinds and "channels" not in wanted:  # minutes before it is found else
+            limits = Limits(free, use.min_keep, use.round_to)
+            check_reach(cost, Steps(groups, limits, use.round_to or 1), *one_target(target))
+        groups, study = prepare(groups, use, say)
         groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
     figures = measure(groups, removed, cost.without(groups.graph))
@@ -194,7 +197,8 @@ def prune(
         exact: only groups whose removal obeys the law in value.
         compensate: what remaining weights take over: "refit", "bias", "sweep", "merge",
             "reconstruct" (see `spa.fit`), "fold" (see `spa.fold`) or "none".
-        repair: "statistics" re-estimates those of BatchNormalization; or "none".
+        repair: "statistics" re-estimates those of BatchNormalization, and the scale of layer
+            normalisations over fewer channels; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         align: put the channels of groups and heads in order before the choice, see `spa.align`.
         plan: replay this plan; target and criterion are then not used.

@@ -9,7 +9,7 @@ import click
 
 from spa import __version__
 from spa.errors import UsageError
-from spa.options import CHOICES, KINDS, MODEL, calibration_inputs, split
+from spa.options import CHOICES, KINDS, MODEL, calibration_inputs, seed, split
 from spa.shell import Main, check_inputs_stay, check_outs, common, console, emit, working
 
 
@@ -41,13 +41,7 @@ def main() -> None:
     metavar="NAME",
     help=f"How units are judged: {', '.join(CHOICES['criterion'])}; see 'spa criteria'.",
 )
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="For random scores and random inputs.",
-)
+@seed("For random scores and random inputs.")
 @click.option(
     "--aggregate",
     default="mean",
@@ -66,9 +60,9 @@ def main() -> None:
     "--scope",
     default=None,
     type=click.Choice(CHOICES["scope"]),
-    help="Follow curves of error against width (the default with obspa); rank all units together "
-    "(the default else), or so that every group keeps a quarter (floor); keep more of groups with "
-    "small weights (erk); or take the same share of every group.",
+    help="curves: follow error against width (the default with obspa); global: rank all units "
+    "together (the default else); floor: so too, but every group keeps a quarter; erk: keep more "
+    "of groups with small weights; local: take the same share of every group.",
 )
 @click.option(
     "--steps",
@@ -77,13 +71,15 @@ def main() -> None:
     type=click.IntRange(1),
     help="Measure and choose anew so often on the way to the target (obspa with scope curves).",
 )
-@click.option("--exclude", multiple=True, metavar="REGEX", help="Leave these nodes and tensors.")
-@click.option("--only", multiple=True, metavar="REGEX", help="Prune only these.")
+@click.option(
+    "--exclude", multiple=True, metavar="REGEX", help="Leave these nodes, tensors (repeatable)."
+)
+@click.option("--only", multiple=True, metavar="REGEX", help="Prune only these (repeatable).")
 @click.option(
     "--kinds",
     metavar="KIND,...",
-    help=f"Which kinds of groups, of {KINDS}; default all but hidden, embedding and depth (whole "
-    "residual branches).",
+    help=f"Which may go, of {KINDS} (whole residual branches); default all but hidden, embedding "
+    "and depth.",
 )
 @click.option("--min-keep", default=1, show_default=True, help="Units every group keeps at least.")
 @click.option(
@@ -99,14 +95,14 @@ def main() -> None:
     default="refit",
     show_default=True,
     type=click.Choice(CHOICES["compensate"]),
-    help="What the remaining weights take over from the removed ones.",
+    help="How remaining weights make up for the removed ones; see 'spa criteria'.",
 )
 @click.option(
     "--repair",
     default="statistics",
     show_default=True,
     type=click.Choice(CHOICES["repair"]),
-    help="Re-estimate what BatchNormalization stores.",
+    help="Re-estimate what BatchNormalization stores, and scales of narrower layer norms.",
 )
 @click.option(
     "--align",
@@ -201,7 +197,7 @@ def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
 @click.argument("b")
 @common
 def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Show by which operators an axis of tensor A is coupled to one of tensor B."""
+    """Show by which operators two tensors, A and B, are coupled."""
     from spa.analysis import analyze as find_groups
     from spa.groups import explain as find
 
@@ -231,7 +227,7 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
 @click.argument("original", type=MODEL)
 @click.argument("pruned", type=MODEL)
 @click.option("--plan", required=True, type=MODEL, help="The plan that made PRUNED.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@seed("For random inputs.")
 @click.option(
     "--repeats",
     default=20,
@@ -240,7 +236,10 @@ def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bo
     help="Timed runs of each.",
 )
 @click.option(
-    "--data", default="noise", metavar="SOURCE", help="The plan's inputs, where they have moved."
+    "--data",
+    default="noise",
+    metavar="SOURCE",
+    help="The plan's inputs, where they have moved; default those that the plan names.",
 )
 @common
 def verify(
@@ -266,15 +265,26 @@ def verify(
 
 @main.command()
 @click.argument("model", type=MODEL)
-@click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE,...")
 @click.option(
-    "--criteria", "names", default="obspa,l1,random", show_default=True, metavar="NAME,..."
+    "--target",
+    default="macs=0.7",
+    show_default=True,
+    metavar="MEASURE=SHARE,...",
+    help="One or several, each as for prune.",
+)
+@click.option(
+    "--criteria",
+    "names",
+    default="obspa,l1,random",
+    show_default=True,
+    metavar="NAME,...",
+    help="Which to try; see 'spa criteria'.",
 )
 @calibration_inputs
 @click.option("--labels", type=MODEL, help="A .npy of whole numbers, one for every sample.")
 @click.option("--scope", type=click.Choice(CHOICES["scope"]), help="As for prune.")
 @click.option("--kinds", metavar="KIND,...", help="As for prune.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@seed("For random scores and random inputs.")
 @click.option("--plot", type=MODEL, help="Write a chart here, as .svg.")
 @common
 def compare(
@@ -289,7 +299,10 @@ def compare(
     verbose: bool,
     **options: Any,
 ) -> None:
-    """Prune MODEL by several criteria, with and without compensation; write no model."""
+    """Try several criteria on MODEL, side by side; write no model.
+
+    Each is tried with compensation and without, and judged on inputs that nothing was fitted on.
+    """
     check_inputs_stay([plot] if plot else [], [model, *([labels] if labels else [])])
 
     from spa import calibration, chart, report
@@ -332,7 +345,7 @@ def ops(as_json: bool, quiet: bool, verbose: bool) -> None:
 @main.command()
 @common
 def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List criteria and compensations with what they need and where they come from."""
+    """List criteria and compensations: what they need, their sources."""
     from spa import report
 
     if as_json:
@@ -342,11 +355,15 @@ def criteria(as_json: bool, quiet: bool, verbose: bool) -> None:
 
 
 @main.command()
-@click.option("--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE")
-@click.option("--force/--no-force", default=True, help="Replace files of an earlier demo.")
+@click.option(
+    "--target", default="macs=0.7", show_default=True, metavar="MEASURE=SHARE", help="As for prune."
+)
+@click.option(
+    "--force/--no-force", default=True, show_default=True, help="Replace files of an earlier demo."
+)
 @common
 def demo(target: str, force: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Prune the small trained model that ships with spa, and show what it cost and bought."""
+    """Prune the small trained model that ships with spa."""
     from spa import demo as demonstration
 
     found = demonstration.run(Path.cwd(), target, force)

@@ -65,7 +65,8 @@ def compensate(
         measured: the dense network on the same kind of inputs.
         fit, held: batches to fit on, and others to judge by.
         method: one of `spa.fit.METHODS`, "fold" (see `spa.fold`), or "none".
-        repair: re-estimate the statistics of BatchNormalization nodes.
+        repair: re-estimate the statistics of BatchNormalization nodes, and the scale of layer
+            normalisations over fewer channels.
         memory: bytes for held activations.
     """
     walk = _Walk(groups, removed, measured, len(fit), method, repair, seed)

@@ -25,7 +25,7 @@ from spa.sites import Floats
 
 ROWS = 4096  # of every head
 QUERIES = 16  # of every sample, where products are compared
-PAIR = tuple[Floats, Floats]  # the two sides of a product, shape (leading, rows, k)
+Pair = tuple[Floats, Floats]  # the two sides of a product, shape (leading, rows, k)
 KEYS = 1e-2  # the strength for the keys where the weights of queries stay as they are
 
 
@@ -59,7 +59,7 @@ def see(
     return SeenProduct(product, queries, keys, means, float(np.einsum("hij,hji->", queries, keys)))
 
 
-def sides(product: Product, q: Floats, k: Floats) -> PAIR:
+def sides(product: Product, q: Floats, k: Floats) -> Pair:
     """Both sides of one batch, keys centred where that does not count, leading axes in a row."""
     one, other = (view(v) for view, v in zip(product.views, (q, k), strict=True))
     if product.centred:
@@ -70,7 +70,7 @@ def sides(product: Product, q: Floats, k: Floats) -> PAIR:
     return flat[0], flat[1]
 
 
-def rows(product: Product, batches: Sequence[PAIR], seed: int) -> tuple[Floats, Floats] | None:
+def rows(product: Product, batches: Sequence[Pair], seed: int) -> tuple[Floats, Floats] | None:
     """Rows of both sides by head, shape (heads, rows, k); the same positions for arrays of equal
     shapes. None where a batch does not tell its heads.
 
@@ -124,8 +124,8 @@ def matches(
 
 def match(
     product: Product,
-    dense: Sequence[PAIR],
-    pruned: Sequence[PAIR],
+    dense: Sequence[Pair],
+    pruned: Sequence[Pair],
     fits: int,
     kept: Index,
     alive: Index,
@@ -170,8 +170,8 @@ def without(seen: SeenProduct, gone: Index) -> tuple[Index, Match]:
 
 def missed(
     product: Product,
-    dense: Sequence[PAIR],
-    pruned: Sequence[PAIR],
+    dense: Sequence[Pair],
+    pruned: Sequence[Pair],
     kept: Index,
     alive: Index,
     match: Match | None,

@@ -47,6 +47,11 @@ INPUTS = (
 KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear (or ffn),other,depth"
 
 
+def seed(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --seed. what: what is drawn with it."""
+    return click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help=what)
+
+
 def calibration_inputs(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(INPUTS):
         command = option(command)

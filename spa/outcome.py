@@ -45,21 +45,26 @@ def compensation_lines(result: Result, verbose: bool) -> list[str]:
         ]
     lines = []
     if result.settings.compensate != "none":
-        line = f"compensation: {len(found.helped)} sites refitted ({result.settings.compensate}), "
+        method = result.settings.compensate
+        line = f"compensation: {_count(len(found.helped), 'site')} refitted ({method}), "
         line += f"{len(found.rejected)} left as they were because nothing helped"
         if found.helped:
             middle = np.median(_errors(found), axis=0)
             line += f"; held-out error, median: {middle[0]:.3g} -> {middle[1]:.3g}"
         lines.append(line)
     if found.repaired:
-        lines.append(f"BatchNormalization: new statistics in {len(found.repaired)} nodes")
+        lines.append(f"repair: {_count(len(found.repaired), 'normalisation')} brought up to date")
     lines.append(f"{drift} compensation, {after:.3g} with it")
     if verbose:
         rows = zip(found.helped, _errors(found), strict=True)
         lines += [f"  refitted {name}: {a:.3g} -> {b:.3g}" for name, (a, b) in rows]
         lines += [f"  left as it was: {name}" for name in found.rejected]
-        lines += [f"  new statistics: {name}" for name in found.repaired]
+        lines += [f"  brought up to date: {name}" for name in found.repaired]
     return lines
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _errors(found: Compensation) -> NDArray[np.float64]:

@@ -46,6 +46,15 @@ def copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
             setattr(target, field.name, value)
 
 
+def unused(base: str, taken: set[str]) -> str:
+    """A name made from another that is not taken; it is from now on."""
+    n = 1
+    while f"{base}.{n}" in taken:
+        n += 1
+    taken.add(f"{base}.{n}")
+    return f"{base}.{n}"
+
+
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds as attributes (If, Loop, Scan)."""
     for attribute in node.attribute:
@@ -78,10 +87,6 @@ def is_external(tensor: TensorProto) -> bool:
 def external(tensor: TensorProto) -> dict[str, str]:
     """Where the data of an external tensor lies: location, offset, length."""
     return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def has_external_data(model: ModelProto) -> bool:
-    return any(is_external(t) for t in stored_tensors(model.graph))
 
 
 def read(tensor: TensorProto, folder: Path) -> NDArray[Any]:

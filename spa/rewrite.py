@@ -20,7 +20,7 @@ from spa.assemble import Pieces, assemble, loose, place
 from spa.errors import ModelError
 from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
-from spa.protos import as_tensor, set_attribute, set_value, with_inputs
+from spa.protos import as_tensor, set_attribute, set_value, unused, with_inputs
 from spa.rules import Resized, Sized
 from spa.shorten import shorten
 
@@ -130,11 +130,7 @@ class _Rewriter:
                     self.nodes[k].input[position] = self.graph.spelled(name)
 
     def _unused(self, base: str) -> str:
-        n = 1
-        while f"{base}.{n}" in self.names:
-            n += 1
-        self.names.add(f"{base}.{n}")
-        return f"{base}.{n}"
+        return unused(base, self.names)
 
     # Stored and computed sizes -----------------------------------------------------------------
 

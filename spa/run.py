@@ -25,6 +25,8 @@ from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variatio
 Feeds = dict[str, Any]  # an array, or a list of arrays for a sequence
 Outputs = dict[str, NDArray[Any]]
 
+NEAR = 1e-3  # of the largest value of an output
+
 
 @contextmanager
 def session(
@@ -123,6 +125,19 @@ def run(running: ort.InferenceSession, feeds: Feeds) -> Outputs:
             raise CannotCheck(f"spa cannot make up a value for the input {name!r} of type {kind}")
     got = running.run(names, {n: v for n, v in feeds.items() if n in wanted})
     return {n: v for n, v in zip(names, got, strict=True) if isinstance(v, np.ndarray)}
+
+
+def agree(one: Outputs, other: Outputs) -> bool:
+    """Whether two forms of a model put out the same, up to sums in another order."""
+    return one.keys() == other.keys() and all(_is_near(one[name], other[name]) for name in one)
+
+
+def _is_near(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if a.shape != b.shape or a.dtype.kind != "f":
+        return bool(np.array_equal(a, b))
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    largest = float(np.abs(x).max(initial=0.0)) or 1.0
+    return bool(np.allclose(x, y, rtol=0, atol=NEAR * largest, equal_nan=True))
 
 
 def latencies(

@@ -22,7 +22,7 @@ from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.index import index
 from spa.parts import parts
-from spa.protos import copy_fields
+from spa.protos import copy_fields, unused
 from spa.shapes import Shapes
 
 DOMAIN = "com.microsoft.nchwc"
@@ -39,7 +39,6 @@ _ACTIVATIONS: dict[bytes, tuple[str, ...]] = {
     b"Clip": ("min", "max"),
 }
 _MISFITS = (IndexError, KeyError, TypeError, ValueError)  # nodes that are not as expected
-_NEAR = 1e-3  # relative to the largest value: sums in another order
 _BEFORE = "*"  # stands for what the node before read
 Weight = NDArray[Any]
 
@@ -68,14 +67,9 @@ def _agree(graph: Graph, plain: Graph) -> bool:
         _, _, first = runs.find_first(graph, running, 0)
     with runs.session(parts(plain)) as running:
         try:
-            got = runs.run(running, first.feeds)
+            return runs.agree(first.outputs, runs.run(running, first.feeds))
         except runs.ORT_ERRORS:
             return False
-    return all(
-        got[name].shape == y.shape
-        and np.allclose(got[name], y, 0, _NEAR * np.abs(y).max(initial=1e-3), equal_nan=True)
-        for name, y in first.outputs.items()
-    )
 
 
 def block_size() -> int:
@@ -275,14 +269,14 @@ class _Builder:
             steps.append((activation.decode(), [], named))
         before = made = ""
         for k, (op_type, others, options) in enumerate(steps):
-            y = node.outputs[0] if k == len(steps) - 1 else self._unused(node.outputs[0])
+            y = node.outputs[0] if k == len(steps) - 1 else unused(node.outputs[0], self.names)
             read = [before if name == _BEFORE else name for name in others]
             self._add(node, op_type, [made, *read] if k else read, y, **options)
             before, made = made, y
 
     def _add(self, near: Node, op_type: str, inputs: list[str], y: str, **attrs: Any) -> None:
         taken = any(node.name == near.name for node in self.nodes)
-        name = self._unused(near.name) if taken else near.name
+        name = unused(near.name, self.names) if taken else near.name
         self.nodes.append(helper.make_node(op_type, inputs, [y], name=name, **attrs))
 
     def _hold(self, near: str, value: Weight) -> str:
@@ -290,16 +284,9 @@ class _Builder:
         name = self.graph.constants[near].source if near in self.graph.constants else ""
         known = self.stored.get(name)
         if not name or not (known is None or np.array_equal(known, value)):
-            name = self._unused(near)
+            name = unused(near, self.names)
         self.stored[name] = np.asarray(value)
         return name
-
-    def _unused(self, base: str) -> str:
-        n = 1
-        while f"{base}.{n}" in self.names:
-            n += 1
-        self.names.add(f"{base}.{n}")
-        return f"{base}.{n}"
 
     # Weights -----------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from spa.axes import Axes, is_whole
 from spa.graph import Graph, Node, free_names
 from spa.index import index
 from spa.inorder import in_order
-from spa.protos import bodies, copy_fields
+from spa.protos import bodies, copy_fields, unused
 from spa.shapes import Shapes
 
 _SAME = {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -295,8 +295,8 @@ class _Builder:
         for node in pick.path:
             copy = NodeProto()
             copy.CopyFrom(node.proto)
-            copy.input[0], copy.name = name, self._unused(node.name)
-            copy.output[0] = name = self._unused(node.outputs[0])
+            copy.input[0], copy.name = name, unused(node.name, self.names)
+            copy.output[0] = name = unused(node.outputs[0], self.names)
             nodes.append(copy)
         if pick.drops and self.opset >= 13:
             self._add(nodes, pick.node, "Squeeze", name, self._hold(nodes, name, [pick.at]))
@@ -336,7 +336,7 @@ class _Builder:
                 copy = NodeProto()
                 copy.CopyFrom(node.proto)
                 copy.input[k] = self._hold(nodes, piece, value)
-                copy.name, copy.output[0] = self._unused(node.name), self._unused(name)
+                copy.name, copy.output[0] = unused(node.name, self.names), unused(name, self.names)
                 nodes.append(copy)
                 return str(copy.output[0])
             at += size
@@ -356,20 +356,13 @@ class _Builder:
         self, nodes: list[NodeProto], near: Node, op_type: str, *inputs: str, **attrs: Any
     ) -> str:
         """One node more, named after a node that it belongs to; the name of its output."""
-        output = self._unused(near.outputs[0])
-        name = self._unused(near.name)
+        output = unused(near.outputs[0], self.names)
+        name = unused(near.name, self.names)
         nodes.append(onnx.helper.make_node(op_type, inputs, [output], name=name, **attrs))
         return output
 
     def _hold(self, nodes: list[NodeProto], near: str, value: Sequence[int]) -> str:
-        name = self._unused(near)
+        name = unused(near, self.names)
         tensor = onnx.numpy_helper.from_array(np.asarray(value, np.int64), name)
         nodes.append(onnx.helper.make_node("Constant", [], [name], name=name, value=tensor))
         return name
-
-    def _unused(self, base: str) -> str:
-        n = 1
-        while f"{base}.{n}" in self.names:
-            n += 1
-        self.names.add(f"{base}.{n}")
-        return f"{base}.{n}"

@@ -48,6 +48,16 @@ def test_api_and_command_line_give_the_same_bytes(cli: Cli, digits: Path) -> Non
     assert pruned.read_bytes() == api.read_bytes()
 
 
+def test_what_cannot_be_met_is_said_before_inputs_are_looked_at(digits: Path) -> None:
+    def inputs() -> list[np.ndarray]:
+        raise AssertionError("too early")
+
+    with pytest.raises(spa.TargetError, match="out of reach"):
+        spa.prune(digits, "macs=0.1", min_keep=16, data=inputs)
+    with pytest.raises(spa.UsageError, match="matches no node"):
+        spa.prune(digits, only="nowhere", data=inputs)
+
+
 @pytest.mark.parametrize("name", sorted(HAZARDS))
 def test_the_given_model_is_not_changed(name: str) -> None:
     model = HAZARDS[name][0]()
