@@ -7,7 +7,7 @@ curve has seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import run as runs
+from spa import states
 from spa.curves import Curve, multipliers, readers
 from spa.fit import Index, Matrix, solve
 from spa.graph import Block, Graph
@@ -201,7 +202,9 @@ def outputs(
     changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
     new = replace(groups, graph=replace(graph, changed=changed))
     if not is_exact(groups, removed):
-        return _run(parts(rewrite(new, removed)), batches)
+        kept = groups.kept(removed)
+        fed = [states.cut(feeds, kept) for feeds in batches]
+        return _run(parts(rewrite(new, removed)), fed, lambda made: states.filled(made, kept))
     apart = own(mask(new, removed, parts(graph)), graph, every_stop(graph))
     return _run(holding(apart, _resettled(graph, apart, measured)), batches)
 
@@ -234,9 +237,13 @@ def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDAr
     return found
 
 
-def _run(model: Parts, batches: Sequence[Feeds]) -> list[NDArray[Any]]:
+def _run(
+    model: Parts,
+    batches: Sequence[Feeds],
+    shown: Callable[[runs.Outputs], runs.Outputs] = dict,
+) -> list[NDArray[Any]]:
     with runs.session(model, optimize=True) as running:
-        made = [runs.run(running, feeds) for feeds in batches]
+        made = [shown(runs.run(running, feeds)) for feeds in batches]
     names = [n for n, v in made[0].items() if v.dtype.kind == "f"]
     return [np.concatenate([m[n].reshape(-1) for m in made]) for n in names]
 

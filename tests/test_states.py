@@ -1,0 +1,270 @@
+"""States that are inputs and outputs of a file: what `allow_io_change` frees, and what it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import Result
+from onnx import ModelProto
+
+import spa
+from models.builder import Net, Tensor
+from spa import states
+from spa.errors import PlanError, UsageError, ValidationError
+from spa.groups import Groups
+from spa.rewrite import rewrite
+from spa.settings import ALL_KINDS, Settings
+from spa.validate import check_file, verify
+from tests.conftest import CUT, PLAIN
+from tests.oracle import choices
+
+Maker = Callable[[], ModelProto]
+HEADS, SIZE, WIDTH = 4, 8, 12
+STATES: dict[str, tuple[Maker, int, int]] = {}  # groups as it is, and with the flag
+WHOLE: dict[str, Maker] = {}  # nothing that is given or made there is a state
+
+
+def state(before: int, after: int) -> Callable[[Maker], Maker]:
+    def put(make: Maker) -> Maker:
+        STATES[make.__name__] = make, before, after
+        return make
+
+    return put
+
+
+def whole(make: Maker) -> Maker:
+    WHOLE[make.__name__] = make
+    return make
+
+
+def _split(net: Net, x: Tensor, heads: int, size: int = SIZE) -> Tensor:
+    return net.transpose(net.reshape(x, [0, 0, heads, size]), 0, 2, 1, 3)
+
+
+def _attend(net: Net, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q = _split(net, net.linear(x, HEADS * SIZE), HEADS)
+    scores = net.div(net.matmul(q, net.transpose(k, 0, 1, 3, 2)), sqrt(SIZE))
+    y = net.transpose(net.matmul(net.softmax(scores), v), 0, 2, 1, 3)
+    return net.linear(net.reshape(y, [0, 0, HEADS * SIZE]), WIDTH)
+
+
+def _embedded(net: Net) -> Tensor:
+    ids = net.input("input_ids", ["batch", "new"], np.int64)
+    return net.gather(net.weight(20, WIDTH, fan=1), ids)
+
+
+def _cache(net: Net, name: str, heads: int = HEADS, length: Any = "past") -> Tensor:
+    return net.input(name, ["batch", heads, length, SIZE])
+
+
+def _named(tensor: Tensor, name: str) -> Tensor:
+    tensor.name = name
+    return tensor
+
+
+def decoder(returned: bool = True, given: bool = True, length: Any = "past") -> ModelProto:
+    """Two layers; keys and values are joined to those of a cache by Concat."""
+    net, presents = Net("decoder"), []
+    x = _embedded(net)
+    for layer in range(2):
+        both = []
+        for name in ("key", "value"):
+            new = _split(net, net.linear(x, HEADS * SIZE), HEADS)
+            if given:
+                new = net.concat(_cache(net, f"past.{layer}.{name}", length=length), new, axis=2)
+            both.append(new)
+            if returned:
+                presents.append(_named(new, f"present.{layer}.{name}"))
+        x = net.add(x, _attend(net, x, *both))
+    return net.model(_named(net.linear(x, 20), "logits"), *presents)
+
+
+# The residual stream; heads, the size of keys and that of values in every layer.
+@state(1, 7)
+def concat() -> ModelProto:
+    return decoder()
+
+
+@state(1, 7)
+def concat_of_fixed_length() -> ModelProto:
+    return decoder(length=6)
+
+
+@state(1, 4)
+def rolling() -> ModelProto:
+    """The oldest step is dropped: sizes are the same on both sides."""
+    net = Net("rolling")
+    x, both = _embedded(net), []
+    for name in ("key", "value"):
+        new = _split(net, net.linear(x, HEADS * SIZE), HEADS)
+        joined = net.concat(_cache(net, f"past.{name}"), new, axis=2)
+        both.append(net.slice(joined, 1, 1 << 40, axis=2))
+    return net.model(net.linear(net.add(x, _attend(net, x, *both)), 20), *both)
+
+
+def _fused(op: str, heads: int, size: int, inner: int, **attrs: Any) -> ModelProto:
+    """An operator with caches of its own; sizes are fixed, 3 steps were there before the new one."""
+    net, batch, new = Net(op), 2, 1
+    ids = net.input("input_ids", [batch, new], np.int64)
+    x = net.gather(net.weight(20, WIDTH, fan=1), ids)
+    q, k, v = (net.linear(x, n * size) for n in (inner, heads, heads))
+    past = [net.input(f"past.{n}", [batch, heads, 3, size]) for n in ("key", "value")]
+    lengths = [net.const(np.asarray(n, np.int32), "lengths") for n in ([3] * batch, [4])]
+    inputs = {
+        "MultiHeadAttention": [q, k, v, None, None, None, *past],
+        "GroupQueryAttention": [q, k, v, *past, *lengths],
+        "Attention": [q, k, v, None, *past],
+    }[op]
+    shapes = [(batch, new, inner * size), *[(batch, heads, 4, size)] * 2]
+    domain = "" if op == "Attention" else "com.microsoft"
+    made = net.nodes(op, inputs, 3, shapes=shapes, domain=domain, **attrs)
+    return net.model(net.linear(net.add(x, net.linear(made[0], WIDTH)), 20), *made[1:])
+
+
+@state(1, 3)
+def multi_head() -> ModelProto:
+    return _fused("MultiHeadAttention", 4, 8, 4, num_heads=4)
+
+
+@state(1, 4)
+def group_query() -> ModelProto:
+    return _fused("GroupQueryAttention", 2, 32, 4, num_heads=4, kv_num_heads=2)
+
+
+def _recurrent(op: str, layers: int = 1, sequence: bool = False) -> ModelProto:
+    """The states of all layers are one tensor, as PyTorch has it."""
+    net, hidden, gates = Net(op), 6, {"LSTM": 4, "GRU": 3}[op]
+    x = net.input("x", ["steps", "batch", 5])
+    names = ("h", "c")[: 2 if op == "LSTM" else 1]
+    first = [net.input(f"{name}0", [layers, "batch", hidden]) for name in names]
+    last: list[list[Tensor]] = [[] for _ in names]
+    for layer in range(layers):
+        w = net.weight(1, gates * hidden, x.shape[-1], fan=5)
+        r = net.weight(1, gates * hidden, hidden, fan=hidden)
+        b = net.uniform(-0.1, 0.1, 1, 2 * gates * hidden)
+        start = [net.slice(f, layer, layer + 1, axis=0) if layers > 1 else f for f in first]
+        made = net.nodes(op, [x, w, r, b, None, *start], 1 + len(names), hidden_size=hidden)
+        x = net.squeeze(made[0], 1)
+        for states_, after in zip(last, made[1:], strict=True):
+            states_.append(after)
+    joined = [net.concat(*each, axis=0) if layers > 1 else each[0] for each in last]
+    return net.model(x if sequence else net.linear(x, 3), *joined)
+
+
+@state(0, 1)
+def lstm() -> ModelProto:
+    return _recurrent("LSTM")
+
+
+@state(0, 1)
+def gru() -> ModelProto:
+    return _recurrent("GRU")
+
+
+@state(0, 1)
+def stacked_lstm() -> ModelProto:
+    return _recurrent("LSTM", layers=2)
+
+
+@state(1, 2)
+def window_of_a_convolution() -> ModelProto:
+    """The last steps that a causal convolution has seen."""
+    net = Net("window")
+    x = net.transpose(net.linear(_embedded(net), 8), 0, 2, 1)
+    seen = net.concat(net.input("window", ["batch", 8, 2]), x, axis=2)
+    y = net.transpose(net.conv(seen, 6, 3, pad=0), 0, 2, 1)
+    return net.model(net.linear(y, 20), net.slice(seen, -2, 1 << 40, axis=2))
+
+
+# What is none, or is but one side of one.
+
+
+@whole
+def only_given() -> ModelProto:
+    return decoder(returned=False)
+
+
+@whole
+def only_returned() -> ModelProto:
+    return decoder(given=False)
+
+
+@whole
+def sequence_is_shown() -> ModelProto:
+    return _recurrent("LSTM", sequence=True)
+
+
+@whole
+def hidden_states() -> ModelProto:
+    net = Net("hidden")
+    x = net.input("inputs_embeds", ["batch", "new", WIDTH])
+    k, v = (_split(net, net.linear(x, HEADS * SIZE), HEADS) for _ in range(2))
+    return net.model(net.layer_norm(net.add(x, _attend(net, x, k, v))))
+
+
+@whole
+def corrected_image() -> ModelProto:
+    net = Net("image")
+    x = net.input("image", ["n", 3, "h", "w"])
+    return net.model(net.add(x, net.conv(net.relu(net.conv(x, 8)), 3)))
+
+
+@whole
+def image_passed_on() -> ModelProto:
+    net = Net("passed")
+    x = net.input("image", ["n", 3, "h", "w"])
+    return net.model(net.conv(net.relu(net.conv(x, 8)), 3), net.node("Identity", x))
+
+
+@whole
+def images_side_by_side() -> ModelProto:
+    net = Net("beside")
+    x = net.input("image", ["n", 3, "h", "w"])
+    return net.model(net.concat(x, net.conv(net.relu(net.conv(x, 8)), 3), axis=3))
+
+
+@whole
+def prompt_before_words() -> ModelProto:
+    """What is put together and used for nothing else."""
+    net = Net("prompt")
+    return net.model(net.concat(net.input("prompt", ["batch", "p", WIDTH]), _embedded(net), axis=1))
+
+
+def _named_groups(groups: Groups) -> list[str]:
+    return [f"{group.name} ({group.size}, {group.kind})" for group in groups]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_go_with_what_they_hold(name: str) -> None:
+    make, before, after = STATES[name]
+    model = make()
+    locked, groups = spa.analyze(model), spa.analyze(model, allow_io_change=True)
+    assert len(locked) == before, _named_groups(locked)
+    assert len(groups) == after, _named_groups(groups)
+    for removed in choices(groups, 0):
+        kept = groups.kept(removed)
+        pruned = rewrite(groups, removed)
+        check_file(groups.graph, pruned, sizes=states.sizes(kept))
+        found = verify(groups, pruned, removed)
+        assert found.law is not None and found.law < 1e-4 and not found.still
+        assert not any(np.isnan(d) for d in found.drift.values())
+        again = spa.analyze(pruned, allow_io_change=True)
+        assert {n: again.shapes.shapes[n] for n in groups.graph.inputs} == {
+            n: kept.shape(n) for n in groups.graph.inputs
+        }
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_all_else_stays(name: str) -> None:
+    model = WHOLE[name]()
+    locked, groups = spa.analyze(model), spa.analyze(model, allow_io_change=True)
+    assert not groups.views[0].ties.released
+    assert _named_groups(groups) == _named_groups(locked)
