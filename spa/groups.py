@@ -168,6 +168,11 @@ class Groups:
                 return group
         raise KeyError(name)
 
+    @property
+    def released(self) -> Released:
+        """The axes of inputs and outputs of the file that may lose indices, see `spa.states`."""
+        return self.views[0].ties.released
+
     def kept(self, removed: Removed) -> Kept:
         return Kept(self, removed)
 

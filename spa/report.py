@@ -198,6 +198,7 @@ def analysis_dict(groups: Groups) -> dict[str, Any]:
         "macs": full.macs,
         "params": full.params,
         "sizes": groups.shapes.sizes,
+        "states": [f"{name}:{axis}" for name, axis in sorted(groups.released)],
         "groups": rows,
         "locked": [
             {
@@ -253,6 +254,9 @@ def print_analysis(console: Console, groups: Groups, verbose: bool) -> None:
     )
     for line in branch_lines(found["blocks"], verbose):
         console.print(line, highlight=False)
+    if found["states"]:
+        listed = ", ".join(found["states"])
+        console.print(f"states that may become smaller: {listed}", highlight=False, soft_wrap=True)
     _print_locks(console, groups.locks(), verbose)
     if groups.unknown:
         console.print(unknown_line(groups), highlight=False)

@@ -149,6 +149,13 @@ def filled(values: Mapping[str, Value], kept: Kept) -> dict[str, Value]:
     return found
 
 
+def judged(values: Mapping[str, Value], kept: Kept) -> dict[str, Value]:
+    """The outputs without those that are states, if there are others: what a state loses is gone
+    on purpose, and what it keeps shows in the others."""
+    state = {name for name, _ in kept.released}
+    return {n: v for n, v in values.items() if n not in state} or dict(values)
+
+
 def resized(info: ValueInfoProto, axes: Mapping[int, int]) -> ValueInfoProto:
     """The type of an input or output with other sizes; one that had a name has none."""
     new = ValueInfoProto()

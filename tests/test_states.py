@@ -1,4 +1,4 @@
-"""States that are inputs and outputs of a file: what `allow_io_change` frees, and what it does not."""
+"""States that are inputs and outputs of a file: what is freed where these may change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import Result
@@ -18,6 +17,7 @@ from onnx import ModelProto
 import spa
 from models.builder import Net, Tensor
 from spa import states
+from spa.compare import compare as spa_compare
 from spa.errors import PlanError, UsageError, ValidationError
 from spa.groups import Groups
 from spa.rewrite import rewrite
@@ -111,8 +111,8 @@ def rolling() -> ModelProto:
 
 
 def _fused(op: str, heads: int, size: int, inner: int, **attrs: Any) -> ModelProto:
-    """An operator with caches of its own; sizes are fixed, 3 steps were there before the new one."""
-    net, batch, new = Net(op), 2, 1
+    """An operator with caches of its own; 3 steps were there before the new one."""
+    net, batch, new = Net(op, opset=23), 2, 1
     ids = net.input("input_ids", [batch, new], np.int64)
     x = net.gather(net.weight(20, WIDTH, fan=1), ids)
     q, k, v = (net.linear(x, n * size) for n in (inner, heads, heads))
@@ -134,9 +134,14 @@ def multi_head() -> ModelProto:
     return _fused("MultiHeadAttention", 4, 8, 4, num_heads=4)
 
 
-@state(1, 4)
+@state(2, 4)
 def group_query() -> ModelProto:
     return _fused("GroupQueryAttention", 2, 32, 4, num_heads=4, kv_num_heads=2)
+
+
+@state(1, 4)
+def attention() -> ModelProto:
+    return _fused("Attention", 4, 8, 4, q_num_heads=4, kv_num_heads=4)
 
 
 def _recurrent(op: str, layers: int = 1, sequence: bool = False) -> ModelProto:
@@ -174,7 +179,7 @@ def stacked_lstm() -> ModelProto:
     return _recurrent("LSTM", layers=2)
 
 
-@state(1, 2)
+@state(2, 3)
 def window_of_a_convolution() -> ModelProto:
     """The last steps that a causal convolution has seen."""
     net = Net("window")
@@ -268,3 +273,167 @@ def test_all_else_stays(name: str) -> None:
     locked, groups = spa.analyze(model), spa.analyze(model, allow_io_change=True)
     assert not groups.views[0].ties.released
     assert _named_groups(groups) == _named_groups(locked)
+
+
+def changed(model: ModelProto) -> dict[str, list[Any]]:
+    """The sizes in the file of its inputs and outputs."""
+    return {
+        info.name: [d.dim_value or d.dim_param for d in info.type.tensor_type.shape.dim]
+        for info in (*model.graph.input, *model.graph.output)
+    }
+
+
+def test_types_say_the_new_sizes_and_free_ones_stay_free() -> None:
+    model = concat()
+    for output in model.graph.output[1:]:  # as exporters name what they do not know
+        for k, dim in enumerate(output.type.tensor_type.shape.dim):
+            dim.dim_param = f"{output.name}_dim_{k}"
+    result = spa.prune(model, "channels=0.5", kinds="heads", allow_io_change=True, **PLAIN)
+    found = changed(result.model)
+    assert found["past.0.key"] == ["batch", 2, "past", SIZE]
+    # A name that meant the size before, and may stand elsewhere, is gone.
+    assert found["present.0.key"] == [
+        "present.0.key_dim_0",
+        "",
+        "present.0.key_dim_2",
+        "present.0.key_dim_3",
+    ]
+    assert found["input_ids"] == ["batch", "new"]
+    assert found["logits"] == changed(model)["logits"]
+    assert result.verification is not None and result.verification.law is not None
+    assert max(result.verification.drift.values()) < 10
+
+
+def test_a_cache_sliced_by_the_plan_carries_on() -> None:
+    """Two steps of the smaller model are two steps of the original with zeros in it."""
+    model = concat()
+    result = spa.prune(model, "channels=0.5", allow_io_change=True, **PLAIN)
+    groups, kept = result.groups, result.groups.kept(result.removed)
+    assert result.plan.states.keys() == states.indices(kept).keys()
+    assert {"past.0.key", "present.1.value"} <= result.plan.states.keys()
+    ids, random = np.asarray([[3, 4]]), np.random.default_rng(0)
+    caches = {
+        name: random.normal(size=(1, HEADS, 3, SIZE)).astype(np.float32)
+        for name in groups.graph.inputs
+        if name != "input_ids"
+    }
+    for name, axes in result.plan.states.items():
+        for axis, stays in axes.items():
+            if name in caches:
+                caches[name] = caches[name].take(stays, axis=axis)
+    session = ort.InferenceSession(result.model.SerializeToString())
+    for length in (5, 7):
+        made = session.run(None, {"input_ids": ids, **caches})
+        caches = dict(zip(caches, made[1:], strict=True))
+        assert all(cache.shape[2] == length for cache in caches.values())
+
+
+def test_inexact_units_beside_a_state_are_judged_on_the_file() -> None:
+    """The width under a normalisation goes together with heads whose caches are outputs."""
+    net = Net("normed")
+    x, both = _embedded(net), []
+    y = net.layer_norm(x)
+    for name in ("key", "value"):
+        new = _split(net, net.linear(y, HEADS * SIZE), HEADS)
+        both.append(net.concat(_cache(net, f"past.{name}"), new, axis=2))
+    model = net.model(net.linear(net.add(x, _attend(net, y, *both)), 20), *both)
+    result = spa.prune(
+        model, "channels=0.5", kinds=ALL_KINDS, round_to=1, samples=32, allow_io_change=True
+    )
+    removed, groups = result.removed, result.groups
+    assert not all(groups[g].exact for g in removed)
+    assert any(states.touched(groups, g) for g in removed)
+    assert result.verification is not None and result.verification.law is not None
+    assert result.compensation is not None
+    assert np.isfinite(result.compensation.drift).all()
+
+
+def test_a_state_keeps_its_order() -> None:
+    """What --align would turn about would come out in another order."""
+    result = spa.prune(concat(), "macs=0.8", samples=32, align=True, allow_io_change=True)
+    groups = result.groups
+    held = {
+        member.tensor
+        for g, group in enumerate(groups)
+        if states.touched(groups, g)
+        for member in group.members
+    }
+    assert held and not held & {tensor for tensor, _ in result.plan.orders}
+
+
+def test_a_file_may_change_in_those_sizes_alone() -> None:
+    groups = spa.analyze(concat(), allow_io_change=True)
+    removed = next(r for r in choices(groups, 0) if states.sizes(groups.kept(r)))
+    pruned, sizes = rewrite(groups, removed), states.sizes(groups.kept(removed))
+    check_file(groups.graph, pruned, sizes=sizes)
+    with pytest.raises(ValidationError, match="inputs are"):
+        check_file(groups.graph, pruned)
+    pruned.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    with pytest.raises(ValidationError, match="inputs are"):
+        check_file(groups.graph, pruned, sizes=sizes)
+
+
+def test_without_the_flag_nothing_changes() -> None:
+    model = concat()
+    result = spa.prune(model, "channels=0.5", kinds=ALL_KINDS, **PLAIN)
+    assert changed(result.model) == changed(model)
+    assert not result.plan.states
+
+
+def test_usage() -> None:
+    with pytest.raises(UsageError, match="more than one step"):
+        Settings(steps=2, allow_io_change=True).check()
+    with pytest.raises(UsageError, match="one shape"):
+        spa_compare(concat(), settings=Settings(allow_io_change=True))
+
+
+# The command line and plans
+
+
+def test_prune_verify_and_replay(
+    cli: Callable[..., Result], write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, plan, out = write(concat()), tmp_path / "plan.json", tmp_path / "m.pruned.onnx"
+    given = ("prune", path, *CUT, "--target", "channels=0.5", "--kinds", "heads")
+    done = cli(*given, "--allow-io-change", "--plan-out", plan)
+    assert done.exit_code == 0, done.stderr
+    line = "inputs and outputs changed: past.0.key [batch, 4, past, 8] -> [batch, 2, past, 8], "
+    assert line in done.stdout.replace("\n", "")
+    body = json.loads(plan.read_text())
+    assert body["made_by"]["allow_io_change"] is True
+    assert len(body["states"]["past.0.key"]["1"]) == 2
+
+    done = cli("verify", path, out, "--plan", plan, "--repeats", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["verification"]["law"] < 1e-4
+
+    first = out.read_bytes()
+    done = cli("prune", path, "--plan", plan, "--force", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert out.read_bytes() == first
+    rows = {row["name"]: row for row in json.loads(done.stdout)["io_changes"]}
+    row = rows["present.1.value"]
+    assert (row["kind"], row["before"][1], row["after"][1]) == ("output", 4, 2)
+    assert rows["past.0.key"]["after"] == ["batch", 2, "past", 8]
+
+    body["states"]["past.0.key"]["1"] = [0, 1, 2]
+    plan.write_text(json.dumps(body))
+    done = cli("prune", path, "--plan", plan, "--force")
+    assert done.exit_code == PlanError.exit_code
+    assert "'past.0.key'" in done.stderr
+    assert out.read_bytes() == first
+
+
+def test_analyze_shows_what_the_flag_frees(
+    cli: Callable[..., Result], write: Callable[..., Path]
+) -> None:
+    path = write(lstm())
+    found = [
+        json.loads(cli("analyze", path, "--json", *more).stdout)
+        for more in ((), ("--allow-io-change",))
+    ]
+    assert [len(f["groups"]) for f in found] == [0, 1]
+    listed = ["LSTM_0.out.1:2", "LSTM_0.out.2:2", "c0:2", "h0:2"]
+    assert [f["states"] for f in found] == [[], listed]
+    line = f"states that may become smaller: {', '.join(listed)}"
+    assert line in cli("analyze", path, "--allow-io-change").stdout
