@@ -52,6 +52,8 @@ def _updated(graph: Graph, name: str) -> set[str]:
     for node in graph.nodes:
         if not reached.intersection((*node.inputs, *node.captured)):
             continue
+        if node.op_type in ("Shape", "Size"):  # a number of steps, as for positions, is no content
+            continue
         for output in _stepped(node, carried):
             stepped.add(output)
             carried.add(output)

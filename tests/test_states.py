@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from click.testing import Result
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import spa
 from models.builder import Net, Tensor
@@ -70,7 +70,9 @@ def _named(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-def decoder(returned: bool = True, given: bool = True, length: Any = "past") -> ModelProto:
+def decoder(
+    returned: bool = True, given: bool = True, length: Any = "past", placed: bool = False
+) -> ModelProto:
     """Two layers; keys and values are joined to those of a cache by Concat."""
     net, presents = Net("decoder"), []
     x = _embedded(net)
@@ -79,7 +81,10 @@ def decoder(returned: bool = True, given: bool = True, length: Any = "past") -> 
         for name in ("key", "value"):
             new = _split(net, net.linear(x, HEADS * SIZE), HEADS)
             if given:
-                new = net.concat(_cache(net, f"past.{layer}.{name}", length=length), new, axis=2)
+                past = _cache(net, f"past.{layer}.{name}", length=length)
+                if placed:  # what is new knows how much there was before
+                    new = net.add(new, net.cast(net.dim(past, 2), TensorProto.FLOAT))
+                new = net.concat(past, new, axis=2)
             both.append(new)
             if returned:
                 presents.append(_named(new, f"present.{layer}.{name}"))
@@ -96,6 +101,11 @@ def concat() -> ModelProto:
 @state(1, 7)
 def concat_of_fixed_length() -> ModelProto:
     return decoder(length=6)
+
+
+@state(1, 7)
+def concat_at_positions() -> ModelProto:
+    return decoder(placed=True)
 
 
 @state(1, 4)
