@@ -87,11 +87,11 @@ def _macs(op: Op) -> list[Product]:
     return [[*((0, k) for k in rank), keys], [*((-1, k) for k in rank), keys]]
 
 
-for _op, _domain, _pattern, _cost in (
-    ("Attention", "", _attention, _macs),
-    ("FlexAttention", "ai.onnx.preview", _flex, _macs),
-    ("LinearAttention", "", _linear, None),
-    ("LinearAttention", MICROSOFT, _linear, None),
+for _op, _domain, _pattern, _cost, _states in (
+    ("Attention", "", _attention, _macs, {4: 1, 5: 2}),
+    ("FlexAttention", "ai.onnx.preview", _flex, _macs, {}),
+    ("LinearAttention", "", _linear, None, {3: 1}),
+    ("LinearAttention", MICROSOFT, _linear, None, {3: 1}),
 ):
     declare(
         _op,
@@ -101,6 +101,7 @@ for _op, _domain, _pattern, _cost in (
         kinds=_kinds,
         resize=_resize,
         macs=_cost,
+        states=_states,
         domain=_domain,
     )
 
@@ -142,6 +143,7 @@ declare(
     resize=_resize_projected,
     macs=_projected_macs,
     quantised={0: Quantised((3,), 6), 1: Quantised((4,), 7, (1,))},
+    states={8: 1},
     domain=MICROSOFT,
 )
 

@@ -96,6 +96,7 @@ for _op, _zero in (("Attention", "0 1 + 2 + 4"), ("PackedAttention", "0 1 + 2"))
         kinds=_kinds,
         resize=_resize_projected,
         macs=_projected_macs,
+        states={4: 1},
         domain=MICROSOFT,
     )
 
@@ -216,12 +217,14 @@ def _macs(op: Op) -> list[Product]:
     return [[*query, keys], [*output, keys]]
 
 
-for _op, _pattern, _each, _zero in (
-    ("MultiHeadAttention", _multi_head, _sizes, "0 1 + 2 + 3 + 6 + 7, 1 + 3 + 6, 2 + 3 + 7, "),
-    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes,
+for _op, _pattern, _each, _states, _zero in (
+    ("MultiHeadAttention", _multi_head, _sizes, {6: 1, 7: 2},
+     "0 1 + 2 + 3 + 6 + 7, 1 + 3 + 6, 2 + 3 + 7, "),
+    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes, {5: 1, 6: 2},
      "0 1 + 2 + 5 + 6 + 10, 1 + 5 + 10, 2 + 6 + 10, "),
-    ("PackedMultiHeadAttention", _packed, _sizes, "0 1 + 2 + 3"),
-    ("GroupQueryAttention", _grouped, _grouped_sizes, "0 1 + 2 + 3 + 4, 1 + 3, 2 + 4, "),
+    ("PackedMultiHeadAttention", _packed, _sizes, {}, "0 1 + 2 + 3"),
+    ("GroupQueryAttention", _grouped, _grouped_sizes, {3: 1, 4: 2},
+     "0 1 + 2 + 3 + 4, 1 + 3, 2 + 4, "),
 ):  # fmt: skip
     declare(
         _op,
@@ -232,6 +235,7 @@ for _op, _pattern, _each, _zero in (
         kinds=_kinds,
         resize=_resize,
         macs=_macs,
+        states=_states,
         domain=MICROSOFT,
     )
 

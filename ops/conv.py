@@ -182,7 +182,7 @@ declare(
     macs=_macs,
 )
 
-declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+")
+declare("CausalConvWithState", "N C *, C *, C, N C * -> N C *, N C *", zero="+", states={3: 1})
 
 
 def _causal(op: Op) -> str:
@@ -193,7 +193,13 @@ def _causal(op: Op) -> str:
     return f"{x}, C *, C, {x} -> {x}, {x}"
 
 
-declare("CausalConvWithState", _causal, zero="0 1 + 2 + 3 1, 0 + 3", domain=MICROSOFT)
+declare(
+    "CausalConvWithState",
+    _causal,
+    zero="0 1 + 2 + 3 1, 0 + 3",
+    states={3: 1},
+    domain=MICROSOFT,
+)
 
 
 # Block reorderings between channels and space; DCR and CRD differ in which factor is outermost.

@@ -86,9 +86,14 @@ declare(
     resize=_resize,
     macs=_macs,
     quantised={1: Quantised((8,), 9, (0, 2)), 2: Quantised((10,), 11, (0, 2))},
+    states={5: 1, 6: 2},
     domain=MICROSOFT,
 )
-for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
+for _op, _pattern, _states in (
+    ("LSTM", _lstm, {5: 1, 6: 2}),
+    ("GRU", _gru, {5: 1}),
+    ("RNN", _rnn, {5: 1}),
+):
     declare(
         _op,
         _pattern,
@@ -97,4 +102,5 @@ for _op, _pattern in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
         kinds=lambda op: {"H": "recurrent", "I": "linear"},
         resize=_resize,
         macs=_macs,
+        states=_states,
     )

@@ -28,6 +28,7 @@ from spa.parts import parts
 from spa.rewrite import rewrite
 from spa.sites import Site, sites
 from spa.solve import labels
+from spa.states import touched
 
 Codes = NDArray[np.int64]  # of the indices of an axis: line * units + unit, or -1
 Scores = NDArray[np.float64]
@@ -51,7 +52,8 @@ def find(groups: Groups) -> list[Lines]:
     """The groups whose lines may be put in order one by one."""
     label = labels(groups.views[0].ties.recorder, locks=False).astype(np.int64)
     kernels = {s.weight: s for s in sites(groups.graph) if s.groups > 1}
-    found = (_lines(groups, g, label, kernels) for g in range(len(groups)))
+    free = (g for g in range(len(groups)) if not touched(groups, g))  # a state keeps its order
+    found = (_lines(groups, g, label, kernels) for g in free)
     return [lines for lines in found if lines is not None]
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from onnx import ModelProto
 
 from spa import run as runs
+from spa import states
 from spa.graph import Graph
 from spa.groups import Groups, merge
 from spa.progress import Progress
-from spa.propagate import foretell, propagate
+from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
 from spa.shapes import infer
 from spa.solve import solve
@@ -20,11 +21,19 @@ from spa.unstack import unstack
 Model = str | Path | ModelProto | Graph
 
 
-def analyze(model: Model, *, exact: bool = False, progress: Progress | None = None) -> Groups:
+def analyze(
+    model: Model,
+    *,
+    exact: bool = False,
+    allow_io_change: bool = False,
+    progress: Progress | None = None,
+) -> Groups:
     """Find what is coupled with what.
 
     Args:
         exact: only groups whose removal obeys the law in value.
+        allow_io_change: let the sizes of states that are inputs and outputs of the file change,
+            see `spa.states`.
 
     Raises:
         ModelError: if the model cannot be read.
@@ -37,10 +46,17 @@ def analyze(model: Model, *, exact: bool = False, progress: Progress | None = No
     if plain is not None:
         graph, shapes = plain, infer(plain, runs.observe, foretell)
     say("propagating ids")
-    ties = propagate(graph, shapes)
+    load_rules()
+    pairs = states.pairs(graph) if allow_io_change else []
+    released = states.axes(graph, shapes, pairs)
+    ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:
         graph, shapes = apart, infer(apart, runs.observe, foretell)
-        ties = propagate(graph, shapes)
+        ties = propagate(graph, shapes, released)
     say("solving for groups")
-    return merge(graph, shapes, solve(graph, ties), exact)
+    views = solve(graph, ties)
+    while (left := states.together(views, pairs, released)) != released:
+        released = left  # what is no state after all is locked, and may lock more
+        views = solve(graph, propagate(graph, shapes, released))
+    return merge(graph, shapes, views, exact)

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from spa import plan as plans
 from spa import run as runs
+from spa import states
 from spa import validate as validation
 from spa.allocate import Limits, Steps, check_reach, one_target
 from spa.analysis import Model, analyze
@@ -118,7 +119,12 @@ def draft(
     _check(use)
     if use.steps > 1 and "channels" in wanted:
         raise UsageError("more than one step goes with a target of macs or params")
-    groups = analyze(model, exact=use.exact and plan is None, progress=say)
+    groups = analyze(
+        model,
+        exact=use.exact and plan is None,
+        allow_io_change=use.allow_io_change or (plan is not None and plan.allows_io_change),
+        progress=say,
+    )
     if not groups.groups and DEPTH not in use.kinds and (plan is None or not plan.blocks):
         raise ModelError(
             "the model has no group of channels that can be pruned: " + _held(groups, use.exact)
@@ -177,6 +183,7 @@ def prune(
     preprocess: str | None = None,
     memory: int = 4 << 30,
     align: bool = False,
+    allow_io_change: bool = False,
     plan: Plan | None = None,
     verify: bool = True,
     progress: Progress | None = None,
@@ -201,6 +208,8 @@ def prune(
             normalisations over fewer channels; or "none".
         data, samples, preprocess, memory: the calibration inputs, see `spa.calibration`.
         align: put the channels of groups and heads in order before the choice, see `spa.align`.
+        allow_io_change: let states that are inputs and outputs of the file, such as caches of keys
+            and values, become smaller, see `spa.states`.
         plan: replay this plan; target and criterion are then not used.
         verify: run original, masked and pruned model and check the law.
 
@@ -227,6 +236,7 @@ def prune(
         preprocess,
         memory,
         align,
+        allow_io_change,
     )
     drafted = draft(model, target, settings, plan=plan, progress=progress)
     return finish(drafted, verify=verify, seed=seed, progress=progress)
@@ -247,7 +257,7 @@ def finish(
     pruned = rewrite(groups, removed)
     say("validating")
     data = serialize(pruned)
-    validation.check_file(groups.graph, pruned, data)
+    validation.check_file(groups.graph, pruned, data, states.sizes(groups.kept(removed)))
     verification = validation.verify(groups, pruned, removed, seed) if verify else None
     size = len(data) if data is not None else stored_bytes(pruned)
     figures = replace(drafted.figures, bytes_after=size)
@@ -318,15 +328,16 @@ def verify(
         ValidationError: if the law does not hold, or inputs or outputs changed.
         PlanError: if the plan does not fit the original.
     """
-    groups = analyze(original)
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
+    groups = analyze(original, allow_io_change=plan.allows_io_change)
     groups = plans.without_blocks(plans.in_order(groups, plan), plan)
     removed = plans.replay(groups, plan)
     use = Settings(data=data).replayed(plan.made_by)
     groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)
     after = load(pruned)
-    validation.check_file(groups.graph, after.model)
+    kept = groups.kept(removed)
+    validation.check_file(groups.graph, after.model, sizes=states.sizes(kept))
     reference = rewrite(groups, removed)
     verification = validation.verify(groups, after, removed, seed, reference)
     before_s = after_s = None
@@ -335,7 +346,9 @@ def verify(
             runs.session(groups.graph.path or groups.graph.model, optimize=True) as one,
             runs.session(after.path or after.model, optimize=True) as other,
         ):
-            before_s, after_s = runs.latencies(one, other, verification.feeds, repeats)
+            before_s, after_s = runs.latencies(
+                one, other, verification.feeds, repeats, states.cut(verification.feeds, kept)
+            )
     figures = measure(groups, removed, CostModel(groups))
     return Comparison(
         verification,

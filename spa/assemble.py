@@ -163,8 +163,7 @@ class _Assembly:
         return {name for name in sources - kept if graph.spelled(name) not in read}
 
     def _update_types(self, graph: GraphProto, home: int) -> None:
-        inner = graph.output if home else ()
-        for info in (*graph.input, *graph.value_info, *inner):
+        for info in (*graph.input, *graph.value_info, *graph.output):
             name = self.graph.known(home, info.name)
             old, new = self.old.get(name), self.new.get(name)
             if old == new or old is None or new is None:

@@ -17,6 +17,9 @@ WINDOW = "an axis of a window, a map or a list"
 
 LOCKED = 0  # the id that everything locked is tied to
 
+AxisName = tuple[str, int]  # tensor, axis
+Released = frozenset[AxisName]  # axes of inputs and outputs of the file that may lose indices
+
 
 class Axis(NamedTuple):
     """One axis of one tensor.

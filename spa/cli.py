@@ -9,7 +9,15 @@ import click
 
 from spa import __version__
 from spa.errors import UsageError
-from spa.options import CHOICES, KINDS, MODEL, calibration_inputs, seed, split
+from spa.options import (
+    CHOICES,
+    IO_CHANGE,
+    KINDS,
+    MODEL,
+    calibration_inputs,
+    seed,
+    split,
+)
 from spa.shell import Main, check_inputs_stay, check_outs, common, console, emit, working
 
 
@@ -109,6 +117,7 @@ def main() -> None:
     is_flag=True,
     help="First line up what every group of a convolution or a norm, and every head, needs least.",
 )
+@click.option("--allow-io-change", is_flag=True, help=IO_CHANGE)
 @calibration_inputs
 @click.option("--plan-out", type=MODEL, help="Write the plan here.")
 @click.option("--plan", "plan_in", type=MODEL, help="Replay this plan.")
@@ -177,14 +186,15 @@ def prune(
 
 @main.command()
 @click.argument("model", type=MODEL)
+@click.option("--allow-io-change", is_flag=True, help=IO_CHANGE)
 @common
-def analyze(model: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+def analyze(model: Path, allow_io_change: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show the groups of MODEL, and what is locked and why."""
     from spa import report
     from spa.analysis import analyze as find
 
     with working(quiet or as_json) as progress:
-        groups = find(model, progress=progress)
+        groups = find(model, allow_io_change=allow_io_change, progress=progress)
     if as_json:
         emit(report.analysis_dict(groups))
     elif not quiet:

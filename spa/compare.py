@@ -92,6 +92,8 @@ def compare(
     use = settings or Settings()
     wanted = [one_target(t) for t in ([targets] if isinstance(targets, str) else targets)]
     criteria = listed(criteria)
+    if use.allow_io_change:
+        raise UsageError("models are compared on inputs and outputs of one shape")
     for name in criteria:
         check_names(name, use.aggregate, use.normalize)
         _for_criterion(use, name).check()

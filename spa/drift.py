@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import run as runs
+from spa import states
 from spa.curves import Curve, multipliers, readers
 from spa.fit import Index, Matrix, solve
 from spa.graph import Block, Graph
-from spa.groups import Groups, Removed
+from spa.groups import Groups, Kept, Removed
 from spa.logits import SeenProduct, folded, without
 from spa.measure import Measured, Seen, every_stop, named, norm_places, own, stored
 from spa.parts import Parts, parts
@@ -112,6 +113,7 @@ class _Spread:
 class _Probe:
     def __init__(self, groups: Groups, measured: Measured, batches: Sequence[Feeds]) -> None:
         self.graph, self.measured, self.batches = groups.graph, measured, batches
+        self.whole = groups.kept({})
         apart = own(parts(self.graph), self.graph, every_stop(self.graph))
         self.plain = apart
         self.settled = holding(apart, _resettled(self.graph, apart, measured))
@@ -184,7 +186,7 @@ class _Probe:
         return self.graph.readers[site.y][0]
 
     def _outputs(self, model: Parts) -> list[NDArray[Any]]:
-        return _run(model, self.batches)
+        return _run(model, self.batches, self.whole)
 
 
 def outputs(
@@ -201,9 +203,12 @@ def outputs(
     changed = {graph.nodes[k].inputs[i]: value for (k, i), value in values.items()}
     new = replace(groups, graph=replace(graph, changed=changed))
     if not is_exact(groups, removed):
-        return _run(parts(rewrite(new, removed)), batches)
+        kept = groups.kept(removed)
+        fed = [states.cut(feeds, kept) for feeds in batches]
+        return _run(parts(rewrite(new, removed)), fed, kept)
     apart = own(mask(new, removed, parts(graph)), graph, every_stop(graph))
-    return _run(holding(apart, _resettled(graph, apart, measured)), batches)
+    whole = groups.kept({})
+    return _run(holding(apart, _resettled(graph, apart, measured)), batches, whole)
 
 
 def is_exact(groups: Groups, removed: Removed) -> bool:
@@ -234,9 +239,15 @@ def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDAr
     return found
 
 
-def _run(model: Parts, batches: Sequence[Feeds]) -> list[NDArray[Any]]:
+def _run(model: Parts, batches: Sequence[Feeds], kept: Kept) -> list[NDArray[Any]]:
+    """The outputs that are judged, flat, in the sizes of the original.
+
+    Args:
+        kept: what the model has of it.
+    """
     with runs.session(model, optimize=True) as running:
-        made = [runs.run(running, feeds) for feeds in batches]
+        made = [states.filled(runs.run(running, feeds), kept) for feeds in batches]
+    made = [states.judged(outputs, kept) for outputs in made]
     names = [n for n, v in made[0].items() if v.dtype.kind == "f"]
     return [np.concatenate([m[n].reshape(-1) for m in made]) for n in names]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spa.axes import LOCKED, Axis, Ids, is_whole
+from spa.axes import LOCKED, Axis, AxisName, Ids, Released, is_whole
 from spa.graph import WEIGHTS, Graph
 from spa.propagate import Ties
 from spa.scales import is_beside
@@ -23,7 +23,6 @@ from spa.shapes import Shape, Shapes
 Index = NDArray[np.intp]
 
 COMBINED = "combined with an axis that is kept whole"
-AxisName = tuple[str, int]  # tensor, axis
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,15 @@ class Kept:
             self._gone[group.view][group.units[positions]] = True
         self._known: dict[int, Index] = {}
 
+    @property
+    def released(self) -> Released:
+        """The axes of inputs and outputs of the file that may lose indices."""
+        return self._views[0].ties.released
+
+    def before(self, tensor: str) -> Shape:
+        """The shape of a tensor before."""
+        return self._shapes[tensor]
+
     def axes(self, tensor: str) -> list[Index] | None:
         """Kept indices of every axis of a tensor; None where its shape is not known."""
         if tensor not in self._shapes:
@@ -159,6 +167,11 @@ class Groups:
             if group.name == name:
                 return group
         raise KeyError(name)
+
+    @property
+    def released(self) -> Released:
+        """The axes of inputs and outputs of the file that may lose indices, see `spa.states`."""
+        return self.views[0].ties.released
 
     def kept(self, removed: Removed) -> Kept:
         return Kept(self, removed)

@@ -44,6 +44,10 @@ INPUTS = (
         "--memory", default="4GiB", show_default=True, metavar="SIZE", help="What samples may take."
     ),
 )
+IO_CHANGE = (
+    "Let states that are inputs and outputs of the file, such as caches of keys and values, become "
+    "smaller."
+)
 KINDS = "heads,head-dim,hidden,embedding,recurrent,conv,linear (or ffn),other,depth"
 
 

@@ -18,8 +18,10 @@ from spa.depth import find
 from spa.errors import PlanError
 from spa.graph import Graph, Order
 from spa.groups import Groups, Index
+from spa.states import indices
 
 FORMAT = 1
+Kept = dict[str, dict[int, list[int]]]  # tensor -> axis -> kept indices
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,21 @@ class Plan:
     shapes: tensor -> its shape before.
     made_by: the settings that produced it, for the record.
     model: a digest of the structure it was made for.
+    states: inputs and outputs of the file that become smaller -> axis -> kept indices.
     """
 
-    kept: dict[str, dict[int, list[int]]]
+    kept: Kept
     shapes: dict[str, list[int]] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     blocks: dict[str, list[str]] = field(default_factory=dict)
     orders: tuple[tuple[str, Order], ...] = ()
+    states: Kept = field(default_factory=dict)
+
+    @property
+    def allows_io_change(self) -> bool:
+        """Whether inputs and outputs of the file may become smaller."""
+        return bool(self.states) or self.made_by.get("allow_io_change") is True
 
     def to_json(self) -> str:
         body = {
@@ -48,8 +57,9 @@ class Plan:
             "made_by": self.made_by,
             **({"orders": [_order(*order) for order in self.orders]} if self.orders else {}),
             **({"blocks": self.blocks} if self.blocks else {}),
+            **({"states": _by_text(self.states)} if self.states else {}),
             "shapes": self.shapes,
-            "kept": {t: {str(k): v for k, v in axes.items()} for t, axes in self.kept.items()},
+            "kept": _by_text(self.kept),
         }
         return _json(body) + "\n"
 
@@ -64,10 +74,7 @@ class Plan:
             body = json.loads(text)
             if body["format"] != FORMAT:
                 raise PlanError(f"the plan has format {body['format']!r}; this spa reads {FORMAT}")
-            kept = {
-                str(tensor): {int(k): [int(i) for i in v] for k, v in axes.items()}
-                for tensor, axes in body["kept"].items()
-            }
+            kept, states = _by_axis(body["kept"]), _by_axis(body.get("states", {}))
             shapes = {str(t): [int(n) for n in s] for t, s in body.get("shapes", {}).items()}
             blocks = {str(b): [str(t) for t in gone] for b, gone in body.get("blocks", {}).items()}
             orders = tuple(
@@ -78,7 +85,7 @@ class Plan:
                 for o in body.get("orders", [])
             )
             made_by, model = dict(body.get("made_by", {})), str(body.get("model", ""))
-            return Plan(kept, shapes, made_by, model, blocks, orders)
+            return Plan(kept, shapes, made_by, model, blocks, orders, states)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan that spa wrote: {error!r}") from None
 
@@ -93,6 +100,17 @@ class Plan:
             return Plan.from_json(Path(path).read_text())
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read the plan {str(path)!r}: {error}") from None
+
+
+def _by_axis(body: Any) -> Kept:
+    return {
+        str(tensor): {int(k): [int(i) for i in v] for k, v in axes.items()}
+        for tensor, axes in body.items()
+    }
+
+
+def _by_text(kept: Kept) -> dict[str, dict[str, list[int]]]:
+    return {t: {str(k): v for k, v in axes.items()} for t, axes in kept.items()}
 
 
 def _order(tensor: str, order: Order) -> dict[str, Any]:
@@ -131,7 +149,8 @@ def record(
             plan[name] = {k: a.tolist() for k, a in enumerate(axes) if len(a) != shape[k]}
     shapes = {name: list(groups.shapes.shapes[name]) for name in plan}
     gone, orders = _with_blocks(groups.graph), groups.graph.orders
-    return Plan(plan, shapes, made_by or {}, digest(groups.graph), gone, orders)
+    states = {t: {k: v.tolist() for k, v in a.items()} for t, a in indices(kept).items()}
+    return Plan(plan, shapes, made_by or {}, digest(groups.graph), gone, orders, states)
 
 
 def _with_blocks(graph: Graph) -> dict[str, list[str]]:
@@ -225,6 +244,13 @@ def replay(groups: Groups, plan: Plan) -> dict[int, Index]:
                 f"the plan removes indices {odd[:8]} of axis {axis} of {tensor!r} without what is "
                 "coupled to them, or they are locked; 'spa analyze' lists the groups"
             )
+    made = {t: {k: v.tolist() for k, v in a.items()} for t, a in indices(after).items()}
+    if plan.states and plan.states != made:
+        odd_names = sorted(t for t in {*made, *plan.states} if made.get(t) != plan.states.get(t))
+        raise PlanError(
+            f"the plan keeps other indices of {odd_names[0]!r} than what is coupled to it; remove "
+            "'states' from the plan to have them follow"
+        )
     return removed
 
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Promise, Recorder, is_whole, whole
+from spa.axes import Axes, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
@@ -40,6 +40,7 @@ class Ties:
     unknown: indices of nodes without a rule.
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
+    released: the axes of inputs and outputs of the file that may lose indices.
     """
 
     axes: dict[str, Axes]
@@ -48,6 +49,7 @@ class Ties:
     unknown: tuple[int, ...]
     refused: dict[int, str]
     misfit: bool
+    released: Released = frozenset()
 
 
 @lru_cache(maxsize=1)
@@ -69,26 +71,33 @@ def load_rules() -> None:
         importlib.import_module(f"ops.{module}")
 
 
-def propagate(graph: Graph, shapes: Shapes) -> Ties:
+def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) -> Ties:
     """Run every node's rule on ids; once more where a loop turns out to leave something else in a
-    state than what it was taken for."""
+    state than what it was taken for.
+
+    Args:
+        released: the axes of inputs and outputs that are not locked, see `spa.states`.
+    """
     load_rules()
     spoken: frozenset[Promise] = frozenset()
     while True:
-        ties = _walk(graph, shapes, Recorder(spoken))
+        ties = _walk(graph, shapes, Recorder(spoken), released)
         if not ties.recorder.broken - spoken:
             return ties
         spoken |= ties.recorder.broken
 
 
-def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
+def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:
     static = {n: v for n, v in shapes.values.items() if n not in shapes.moving}
     homes = range(1, len(graph.bodies))
     dead = {home for home in homes if borders.is_dead(graph, home, static)}
     axes: dict[str, Axes] = {}
     for name in graph.inputs:
         if name in shapes.shapes:
-            axes[name] = [whole(n) for n in shapes.shapes[name]]
+            axes[name] = [
+                recorder.fresh(n, zero=False) if (name, k) in released else whole(n)
+                for k, n in enumerate(shapes.shapes[name])
+            ]
     ops: dict[int, Op] = {}
     unknown: list[int] = []
     refused: dict[int, str] = {}
@@ -131,10 +140,10 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder) -> Ties:
             if name and name in shapes.shapes:
                 axes[name] = made
     for name in graph.outputs:
-        for axis in axes_of(name) or []:
-            if not is_whole(axis):
+        for k, axis in enumerate(axes_of(name) or []):
+            if not is_whole(axis) and (name, k) not in released:
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
-    return Ties(axes, recorder, ops, tuple(unknown), refused, misfit)
+    return Ties(axes, recorder, ops, tuple(unknown), refused, misfit, released)
 
 
 def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from spa import states
 from spa.api import Comparison, Draft, Figures, Result
 from spa.axes import WINDOW
 from spa.chart import Point, dots
@@ -113,6 +114,8 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
         console.print(f"branches removed, by the node that added each: {names}", highlight=False)
     if aligned := {tensor for tensor, _ in result.plan.orders}:
         console.print(f"put in order before the choice: {len(aligned)} tensors", highlight=False)
+    if changed := states.changes(result.groups, result.groups.kept(result.removed)):
+        console.print(state_line(changed), highlight=False)
     console.print(input_line(result), highlight=False)
     if isinstance(result, Result):
         for line in compensation_lines(result, verbose):
@@ -121,6 +124,14 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
             console.print(line, highlight=False)
     if result.groups.unknown:
         console.print(unknown_line(result.groups), highlight=False)
+
+
+def state_line(changed: Sequence[dict[str, Any]]) -> str:
+    """The inputs and outputs that become smaller, with their sizes."""
+    sizes = [[", ".join(map(str, row[k])) for k in ("before", "after")] for row in changed]
+    rows = zip(changed, sizes, strict=True)
+    text = ", ".join(f"{row['name']} [{old}] -> [{new}]" for row, (old, new) in rows)
+    return f"inputs and outputs changed: {text}"
 
 
 def unknown_line(groups: Groups) -> str:
@@ -146,6 +157,7 @@ def result_dict(result: Draft) -> dict[str, Any]:
         "taken": taken(result),
         "aligned": sorted({tensor for tensor, _ in result.plan.orders}),
         "unknown_operators": result.groups.unknown,
+        "io_changes": states.changes(result.groups, result.groups.kept(result.removed)),
         "inputs": input_dict(result),
         "compensation": compensation_dict(result),
         "verification": checked.to_dict() if checked else None,
@@ -186,6 +198,7 @@ def analysis_dict(groups: Groups) -> dict[str, Any]:
         "macs": full.macs,
         "params": full.params,
         "sizes": groups.shapes.sizes,
+        "states": [f"{name}:{axis}" for name, axis in sorted(groups.released)],
         "groups": rows,
         "locked": [
             {
@@ -241,6 +254,9 @@ def print_analysis(console: Console, groups: Groups, verbose: bool) -> None:
     )
     for line in branch_lines(found["blocks"], verbose):
         console.print(line, highlight=False)
+    if found["states"]:
+        listed = ", ".join(found["states"])
+        console.print(f"states that may become smaller: {listed}", highlight=False, soft_wrap=True)
     _print_locks(console, groups.locks(), verbose)
     if groups.unknown:
         console.print(unknown_line(groups), highlight=False)

@@ -264,6 +264,7 @@ class Rule:
     quantised: the inputs that hold quantised numbers, and how.
     shapes: those of its outputs by those of its inputs; None where no pattern tells them.
     partial: whether it copes with shapes that are not known.
+    states: the inputs that are the state of a run before -> the output that is the one after.
     """
 
     op_type: str
@@ -277,6 +278,7 @@ class Rule:
     enter: Run | None = None
     shapes: Callable[[Op], list[Shape | None]] | None = None
     partial: bool = False
+    states: Mapping[int, int] = field(default_factory=dict)
 
 
 RULES: dict[tuple[str, str], Rule] = {}
@@ -317,13 +319,25 @@ def _register(
     enter: Run | None = None,
     shapes: Callable[[Op], list[Shape | None]] | None = None,
     partial: bool = False,
+    states: Mapping[int, int] | None = None,
 ) -> None:
     for op_type in ops.split():
         key = (_domain(domain), op_type)
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
         RULES[key] = Rule(
-            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes, partial
+            op_type,
+            key[0],
+            family,
+            run,
+            text,
+            resize,
+            macs,
+            quantised,
+            enter,
+            shapes,
+            partial,
+            states or {},
         )
 
 
@@ -339,6 +353,7 @@ def declare(
     resize: Resize | None = None,
     macs: Macs | None = None,
     quantised: Mapping[int, Quantised] | None = None,
+    states: Mapping[int, int] | None = None,
     domain: str = "",
 ) -> None:
     """Declare the rule of one or more operators as a pattern.
@@ -355,7 +370,7 @@ def declare(
         inexact: letters whose removal changes a statistic, such as C of a LayerNormalization.
         sizes: letter sizes that attributes give.
         kinds: what the user may call the axis of a letter: conv, heads, head-dim, ...
-        resize, macs, quantised: see `Rule`.
+        resize, macs, quantised, states: see `Rule`.
     """
 
     def run(op: Op) -> list[Axes]:
@@ -371,7 +386,8 @@ def declare(
 
     text = pattern if isinstance(pattern, str) else pattern.__doc__ or "by attributes"
     text = re.sub(r"\s*\n\s*", " ", text.strip())
-    _register(ops, run, text, domain, resize, macs, _family(), quantised or {}, shapes=shapes)
+    held = quantised or {}
+    _register(ops, run, text, domain, resize, macs, _family(), held, shapes=shapes, states=states)
 
 
 def rule(

@@ -141,14 +141,23 @@ def _is_near(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def latencies(
-    one: ort.InferenceSession, other: ort.InferenceSession, feeds: Feeds, repeats: int = 20
+    one: ort.InferenceSession,
+    other: ort.InferenceSession,
+    feeds: Feeds,
+    repeats: int = 20,
+    others: Feeds | None = None,
 ) -> tuple[float, float]:
-    """Median seconds of one run of each, taken in turn so that a slow moment hits both."""
+    """Median seconds of one run of each, taken in turn so that a slow moment hits both.
+
+    Args:
+        others: what the other reads, where that is something else.
+    """
     times: tuple[list[float], list[float]] = ([], [])
+    read = feeds, feeds if others is None else others
     for repeat in range(repeats + 1):
-        for running, taken in zip((one, other), times, strict=True):
+        for running, given, taken in zip((one, other), read, times, strict=True):
             start = perf_counter()
-            run(running, feeds)
+            run(running, given)
             if repeat:  # the first run warms up
                 taken.append(perf_counter() - start)
     return float(np.median(times[0])), float(np.median(times[1]))

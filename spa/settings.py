@@ -46,6 +46,7 @@ class Settings:
     preprocess: str | None = None
     memory: int = 4 << 30  # in bytes; also read from a text such as 4GB
     align: bool = False  # see `spa.align`
+    allow_io_change: bool = False  # see `spa.states`
 
     def __post_init__(self) -> None:
         for name in ("exclude", "only", "kinds"):
@@ -79,6 +80,8 @@ class Settings:
             raise UsageError("more than one step goes with criterion obspa and scope curves")
         if self.steps > 1 and DEPTH in self.kinds:
             raise UsageError("more than one step does not go with kind depth")
+        if self.steps > 1 and self.allow_io_change:
+            raise UsageError("more than one step does not go with inputs and outputs that change")
         if self.samples < 1:
             raise UsageError(f"{self.samples} samples: there must be 1 or more")
         check_data(self.data, self.preprocess)
@@ -91,7 +94,7 @@ class Settings:
             PlanError: if inputs are needed that are not where the plan says, and no others are
                 given.
         """
-        names = ("samples", "preprocess", "seed", "memory")
+        names = ("samples", "preprocess", "seed", "memory", "allow_io_change")
         found = {k: made_by[k] for k in names if k in made_by}
         for k in ("compensate", "repair"):
             found[k] = made_by.get(k, "none")

@@ -9,7 +9,7 @@ with others in the plan the law is checked on a second cut that leaves those in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import forks, reals, rules
+from spa import forks, reals, rules, states
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
@@ -66,11 +66,17 @@ class Verification:
         return {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "feeds"}
 
 
-def check_file(original: Graph, pruned: ModelProto, data: bytes | None = None) -> None:
-    """The ONNX checker, and the same inputs and outputs as before.
+def check_file(
+    original: Graph,
+    pruned: ModelProto,
+    data: bytes | None = None,
+    sizes: Mapping[str, Mapping[int, int]] | None = None,
+) -> None:
+    """The ONNX checker, and the same inputs and outputs as before but for some sizes.
 
     Args:
         data: the pruned model, serialised, where it is at hand.
+        sizes: what the cut makes of the sizes of states, see `spa.states.sizes`.
 
     Raises:
         ValidationError: if the pruned model differs or is not valid ONNX.
@@ -83,12 +89,14 @@ def check_file(original: Graph, pruned: ModelProto, data: bytes | None = None) -
             if _passes(original.model):
                 line = str(error).strip().splitlines()[0]
                 raise ValidationError(f"the pruned model is not valid ONNX: {line}") from None
+    new = sizes or {}
     for what, before, after in (
         ("inputs", _inputs(original, original.model), _inputs(original, pruned)),
         ("outputs", list(original.model.graph.output), list(pruned.graph.output)),
     ):
+        before = [states.resized(info, new.get(info.name, {})) for info in before]
         if before != after:
-            raise ValidationError(f"the {what} changed from {_types(before)} to {_types(after)}")
+            raise ValidationError(f"the {what} are {_types(after)} and should be {_types(before)}")
 
 
 def _passes(model: ModelProto) -> bool:
@@ -144,23 +152,28 @@ def verify(
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
     sums = _last_sums(groups) if count else []
     whole = len(exact) == len(removed)
-    cut = parts(pruned)
+    cut, kept = parts(pruned), groups.kept(removed)
+    fed = [states.cut(f, kept) for f in feeds]
     try:
-        got = _outputs(cut, feeds, sums if whole else [])
+        got = _outputs(cut, fed, sums if whole else [])
     except (ModelError, *runs.ORT_ERRORS) as error:
         raise ValidationError(f"the pruned model does not run: {error}") from None
+    pairs = list(zip(wanted, got, strict=True))
     drift = {
-        name: max(_distance(w[name], g[name]) for w, g in zip(wanted, got, strict=True))
+        name: max(_distance(states.cut(w, kept)[name], g[name]) for w, g in pairs)
         for name in wanted[0]
     }
-    for w, g in zip(wanted, got, strict=True):
+    for w, g in pairs:
         _check_finite(w, g)
     if reference is not None and not whole:
-        fresh = _outputs(reference, feeds)
+        fresh = _outputs(reference, fed)
         _compare(groups, fresh, got, groups.kept({}), "a fresh cut by the plan")
     law = None
     if count:
-        law_got = got if whole else _outputs(rewrite(groups, exact), feeds, sums)
+        some = groups.kept(exact)
+        law_got = got
+        if not whole:
+            law_got = _outputs(rewrite(groups, exact), [states.cut(f, some) for f in feeds], sums)
         zeroed = mask(groups, exact, source)
         masked = _outputs(zeroed, feeds, sums)
         if not _are_finite(masked) and _are_finite(law_got):
@@ -170,8 +183,7 @@ def verify(
         def again() -> list[Outputs]:
             return _outputs(shaken(graph, groups.shapes, zeroed), feeds, sums)
 
-        kept = groups.kept(exact)
-        law = _compare(groups, masked, law_got, kept, "the masked original", again)
+        law = _compare(groups, masked, law_got, some, "the masked original", again)
         if not _show(masked):
             law, count = None, 0
     sizes = tuple(i.sizes for i in given)
@@ -260,7 +272,8 @@ def _worst(
 ) -> tuple[float, str]:
     """The largest relative difference, and the tensor that has it."""
     worst, where = 0.0, ""
-    for want, have in zip(wanted, got, strict=True):
+    for full, have in zip(wanted, got, strict=True):
+        want = states.cut(full, kept)
         for name in want:
             value, least = want[name], 0.0
             if name in groups.graph.outputs:
