@@ -328,9 +328,10 @@ def verify(
         ValidationError: if the law does not hold, or inputs or outputs changed.
         PlanError: if the plan does not fit the original.
     """
+    graph = load(original)  # what is wrong with the model is said before what is with the plan
     if not isinstance(plan, Plan):
         plan = Plan.load(plan)
-    groups = analyze(original, allow_io_change=plan.allows_io_change)
+    groups = analyze(graph, allow_io_change=plan.allows_io_change)
     groups = plans.without_blocks(plans.in_order(groups, plan), plan)
     removed = plans.replay(groups, plan)
     use = Settings(data=data).replayed(plan.made_by)
