@@ -50,8 +50,8 @@ handwritten digits, another domain; `images` are 512 unlabelled training images 
 `wide_mobilenet`). All methods run inside spa: for all of them new weights are kept only where they
 bring a site, and then the outputs, nearer to the dense ones on held-out inputs, which the papers'
 own code does not check; `merge` without data takes noise for that. `fold` alone is not judged.
-Some constants of settling were set with resnet20, vgg and mobilenet in view (docs/adr/0015): rows of
-`spa` without data flatter these.
+Some constants of settling were set with resnet20, vgg and mobilenet in view (docs/adr/0015): rows
+of `spa` without data flatter these.
 """
 
 
