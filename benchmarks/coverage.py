@@ -60,6 +60,8 @@ EXPORTERS = {
     "+onnxsim": ("then onnxsim", ("onnxsim",)),
     "+onnxslim": ("then onnxslim", ("onnxslim",)),
     "+ort": ("then onnxruntime's basic level", ("onnxruntime",)),
+    "+ort-extended": ("then onnxruntime's extended level", ("onnxruntime",)),
+    "+ort-all": ("then onnxruntime's last level", ("onnxruntime",)),
     "+half": ("then onnxruntime's float16 converter", ("onnxruntime",)),
     "+qdq": ("then onnxruntime's quantiser", ("onnxruntime",)),
     "+to": ("then onnx's version converter", ("onnx",)),

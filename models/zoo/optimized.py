@@ -1,9 +1,10 @@
 """Files of the zoo as optimisers leave them: onnxsim, onnxslim, onnxruntime, converters.
 
 The files come from the folder $SPA_ZOO (/tmp/spa-zoo if unset) and must be there first. A name is
-that of the file and what was done to it: ``+onnxsim``, ``+onnxslim``, ``+ort`` (onnxruntime's
-basic level), ``+to21`` (onnx's version converter), ``+half`` (float16 inside), ``+qdq`` (weights
-and activations quantised and dequantised, calibrated on noise).
+that of the file and what was done to it: ``+onnxsim``, ``+onnxslim``, ``+ort``, ``+ort-extended``,
+``+ort-all`` (onnxruntime's levels; the first is its basic one), ``+to21`` (onnx's version
+converter), ``+half`` (float16 inside), ``+qdq`` (weights and activations quantised and dequantised,
+calibrated on noise), ``+qdq+ort-all`` (and then onnxruntime's last level).
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from models.zoo.registry import add
 
 FOLDER = Path(os.environ.get("SPA_ZOO", "/tmp/spa-zoo"))
+LEVELS = {
+    "ort": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "ort-extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "ort-all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
 
 
 class Noise(CalibrationDataReader):  # type: ignore[misc]
@@ -51,9 +57,9 @@ def _export(name: str, how: str, path: Path) -> None:
     source = FOLDER / f"{name}.onnx"
     if not source.exists():
         raise FileNotFoundError(f"{source}: export it first, or set SPA_ZOO")
-    if how == "ort":
+    if how in LEVELS:
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = LEVELS[how]
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 4
         onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -99,5 +105,9 @@ for _k, _name in enumerate(NAMES.split()):
     for _i, _source in enumerate(_sources(_name)[:2]):
         for _how in (ALL[(_k + _i) % 3], *ALL[3 + _k % 2 :][: 1 - _i]):
             add(f"{_source}+{_how}", partial(_export, _source, _how))
-        if _k % 3 == 0 and not _i:
-            add(f"{_source}+qdq", partial(_export, _source, "qdq"))
+    for _how in ("ort-extended", "ort-all"):
+        add(f"{_sources(_name)[0]}+{_how}", partial(_export, _sources(_name)[0], _how))
+    if _k % 3 == 0:
+        _source = _sources(_name)[0]
+        add(f"{_source}+qdq", partial(_export, _source, "qdq"))
+        add(f"{_source}+qdq+ort-all", partial(_export, f"{_source}+qdq", "ort-all"))
