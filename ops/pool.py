@@ -14,19 +14,36 @@ def _quantised(op: Op) -> str:
 
 
 declare(
-    "QLinearAveragePool QLinearGlobalAveragePool",
-    _quantised,
-    zero="0",
-    quantised={0: Quantised((1,), 2)},
-    domain=MICROSOFT,
+    "QLinearAveragePool", _quantised, zero="0", quantised={0: Quantised((1,), 2)}, domain=MICROSOFT
 )
-# A reduction over all axes behind C, and written so for the mean of a layer normalisation.
+
+
+# Reductions over all axes but N and C, and written so for the mean of a layer normalisation.
+def _mean(op: Op) -> dict[str, str]:
+    return {"...": "hidden"} if len(op.shape()) == 3 else {}
+
+
+def _quantised_mean(op: Op) -> str:
+    """N C ..., *, *, *, * -> N C *   (N ... C where channels stand last)"""
+    last = op.attr("channels_last", 0)
+    return f"{'N ... C' if last else 'N C ...'}, *, *, *, * -> {'N * C' if last else 'N C *'}"
+
+
 declare(
     "GlobalAveragePool GlobalMaxPool GlobalLpPool",
     "N C ... -> N C *",
     zero="0",
     inexact="...",
-    kinds=lambda op: {"...": "hidden"} if len(op.shape()) == 3 else {},
+    kinds=_mean,
+)
+declare(
+    "QLinearGlobalAveragePool",
+    _quantised_mean,
+    zero="0",
+    inexact="...",
+    kinds=_mean,
+    quantised={0: Quantised((1,), 2)},
+    domain=MICROSOFT,
 )
 
 

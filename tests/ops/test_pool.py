@@ -94,6 +94,12 @@ def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> B
     return body
 
 
+def _less_quantised_mean(net: Net, a: Tensor) -> Tensor:
+    q = quantise(net, a)
+    mean = coded(net, "QLinearGlobalAveragePool", q, *CODE, *CODE, shape=[2, 5, 1])
+    return net.sub(a, dequantise(net, mean))
+
+
 CASES = [
     *(
         case(f"QLinearAveragePool-last-{last}", 1, _quantised(
@@ -106,6 +112,8 @@ CASES = [
             "QLinearGlobalAveragePool", [2, 8, 1, 1], last), exact=True)
         for last in (False, True)
     ),
+    case("QLinearGlobalAveragePool-over-channels", 1, _less_quantised_mean, shape=TOKENS,
+         exact=False),
     *(case(op, 1, _pool(op), exact=True) for op in POOLS),
     *(case(f"{op}-1d", 1, _pool(op), shape=SIGNAL, exact=True) for op in POOLS),
     *(case(f"{op}-3d", 1, _pool(op), shape=VOLUME, exact=True) for op in POOLS),
