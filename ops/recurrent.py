@@ -46,16 +46,20 @@ def _macs(op: Op) -> list[Product]:
     return [steps + [(k, axis) for axis in range(3)] for k in (1, 2)]
 
 
+# Which of the functions of one direction are put to sums that are zero where all weights are; the
+# others belong to gates.
+_SPEAKING = {"LSTM": (1, 2), "DynamicQuantizeLSTM": (1, 2), "GRU": (1,), "RNN": (0,)}
+_COUNTS = {"LSTM": 3, "DynamicQuantizeLSTM": 3, "GRU": 2, "RNN": 1}
+_SILENT = {b"Tanh", b"Relu", b"LeakyRelu", b"ScaledTanh", b"Elu", b"Softsign"}  # f(0) = 0
+
+
 def _zero(op: Op) -> str:
-    """With all its weights zero a unit keeps h = 0: its gates open half way onto tanh(0) = 0."""
-    names = op.attr("activations") or [b"Tanh"]
-    silent = all(name in (b"Tanh", b"Relu", b"Sigmoid") for name in names)
-    if op.node.op_type == "RNN":
-        silent &= b"Sigmoid" not in names
-    elif op.attr("activations"):
-        silent = False  # which of them is a gate's would have to be told
-    start = {"GRU": " + 5", "RNN": ""}.get(op.node.op_type, " + 6")
-    return f"0 1 + 2 + 3{start}" if silent else ""
+    """With all its weights zero a unit keeps h = 0: its gates open some way onto f(0) = 0."""
+    kind = op.node.op_type
+    names = op.attr("activations") or []
+    speaking = {n for k, n in enumerate(names) if k % _COUNTS[kind] in _SPEAKING[kind]}
+    start = {"GRU": " + 5", "RNN": ""}.get(kind, " + 6")
+    return f"0 1 + 2 + 3{start}" if speaking <= _SILENT else ""
 
 
 def _inexact(op: Op) -> str:

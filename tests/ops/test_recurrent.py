@@ -206,6 +206,9 @@ RECURRENT = [
     case("RNN-sigmoid", 2, _active("RNN", "Sigmoid"), shape=TOKENS),
     case("RNN-relu", 2, _active("RNN", "Relu"), shape=TOKENS, exact=True),
     case("LSTM-activations", 2, _active("LSTM", "Sigmoid", "Sigmoid", "Tanh"), shape=TOKENS),
+    case("LSTM-usual-activations", 2, _active("LSTM", "HardSigmoid", "Tanh", "Softsign"),
+         shape=TOKENS, exact=True),
+    case("GRU-usual-activations", 2, _active("GRU", "Sigmoid", "Relu"), shape=TOKENS, exact=True),
     *(case(f"{op}-mixed-steps", 2, _mixed_steps(op), shape=TOKENS, exact=True) for op in GATES),
     case("LSTM-initial-cell", 2, _sequence("LSTM", 2, 2), shape=TOKENS, exact=True),
     case("LSTM-last-cell", 2, _last("LSTM", 2), shape=TOKENS, exact=True),
@@ -237,6 +240,7 @@ def test_recurrent(row: Case) -> None:
     [
         ("RNN", ("Sigmoid",), False), ("RNN", ("Relu",), True),
         ("LSTM", ("Sigmoid", "Sigmoid", "Tanh"), False), ("GRU", ("Sigmoid", "Sigmoid"), False),
+        ("LSTM", ("Sigmoid", "Tanh", "Tanh"), True), ("GRU", ("Sigmoid", "Tanh"), True),
     ],
 )  # fmt: skip
 def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> None:
