@@ -103,6 +103,7 @@ def _first(
     """The shapes at the first of these sizes at which all is consistent, reshapes included; else
     at the first at which ONNX's inference finds no fault."""
     faults: list[Exception] = []
+    faulty: list[Sizes] = []
     uneven: list[Sizes] = []
     unseen: Shapes | None = None
     runs = 0
@@ -119,6 +120,7 @@ def _first(
                 break  # of branches for other sizes, one will not fit
         except _FAULTS as fault:
             faults.append(fault)
+            faulty.append(bound)
         if runs >= _RUNS:
             break
     if unseen is not None:
@@ -129,6 +131,15 @@ def _first(
             return _complete(graph, found, observe, foretell) or found
         except _FAULTS as fault:
             faults.append(fault)
+    for bound in faulty[:_RUNS] if observe else []:  # inference errs where the model runs
+        made = [
+            n for node in graph.nodes if not node.home and not node.enters for n in node.outputs
+        ]
+        seen = observe(graph, bound, [n for n in made if n])
+        if seen is None:
+            break
+        if seen:
+            return _walk(graph, bound, seen, strict=False, foretell=foretell)
     text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
@@ -163,12 +174,16 @@ def _silent(graph: Graph, found: Shapes) -> list[str]:
     """Tensors that are made and read, or come from a body, and have no shape."""
     return [
         name
-        for node in graph.nodes
-        if not node.home and not node.enters
-        for name in node.outputs
-        if name and name not in found.shapes
+        for node, name in _made(graph)
+        if name not in found.shapes
         if node.bodies or name in graph.readers or name in graph.outputs
     ]
+
+
+def _made(graph: Graph) -> list[tuple[Node, str]]:
+    """What the nodes outside of bodies make."""
+    outside = (node for node in graph.nodes if not node.home and not node.enters)
+    return [(node, name) for node in outside for name in node.outputs if name]
 
 
 def _walk(
@@ -218,7 +233,9 @@ def _walk(
         if value is not None and all(array is not None for array in value):
             continue
         try:
-            got = _infer_node(graph, node, types, found, imports, declared, rounds)
+            got = {name: observed[name] for name in node.outputs if name in observed}
+            if not got or any(name and name not in got for name in node.outputs):
+                got = _infer_node(graph, node, types, found, imports, declared, rounds)
             if foretell is not None and not got:
                 got = foretell(graph, found, node)
             if strict and (node.op_type == "Reshape" or node.op_type in _WINDOWS):
