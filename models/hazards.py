@@ -901,3 +901,12 @@ def mixed_kernels(net: Net, x: Tensor) -> Any:
         )
         a = net.relu(net.reshape(mixed, [2, out, 8, 8]))
     return net.conv(a, 6)
+
+
+@hazard(1, shape=("n", "t"))
+def spectrum_of_a_window(net: Net, x: Tensor) -> Any:
+    """ONNX's inference takes the frames of an STFT for longer than onnxruntime's are."""
+    frames = net.node("STFT", net.unsqueeze(x, -1), _int(4), net.uniform(0, 1, 16))
+    power = net.node("ReduceSumSquare", frames, axes=[-1], keepdims=0)
+    power.shape = ["n", None, 9]
+    return (net.linear(net.relu(net.linear(power, 12)), 5),)

@@ -399,11 +399,3 @@ def shape_of(op: Op) -> list[Axes]:
 @rule("Constant", text="a value of its own")
 def constant(op: Op) -> list[Axes]:
     return op.whole_outputs()
-
-
-@rule("UnfoldTensor", domain=MICROSOFT, text="locks dim and adds an axis of windows")
-def unfold(op: Op) -> list[Axes]:
-    at, out = int(op.attr("dim", -1)) % len(op.shape()), list(op.input())
-    op.lock(out[at], "unfolded into windows")
-    out[at] = whole(op.out_shape()[at])
-    return [[*out, whole(op.out_shape()[-1])]]

@@ -70,13 +70,6 @@ def top_k(op: Op) -> list[Axes]:
     return [out, list(out)]
 
 
-@rule("CumSum CumProd", text="locks axis: the result depends on positions")
-def cumulate(op: Op) -> list[Axes]:
-    at = int(np.ravel(op.value(1))[0]) if op.has(1) else op.axis(0)
-    op.lock(op.input()[at], "the result depends on positions along this axis")
-    return [list(op.input())]
-
-
 @rule("OneHot", text="makes a whole axis")
 def one_hot(op: Op) -> list[Axes]:
     op.lock_input(1, "counts classes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from math import prod
@@ -34,7 +34,7 @@ class Member:
 
     tensor: str
     axis: int
-    index: Index
+    index: Index = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Group:
     exact: bool
     kind: str
     view: int
-    units: NDArray[np.int64]
+    units: NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ class Groups:
     shapes: Shapes
     views: tuple[View, ...]
     groups: tuple[Group, ...]
+
+    def __repr__(self) -> str:
+        """One line for each group, as a console shows them."""
+        lines = [f"  {g.name}: {g.size} of kind {g.kind}" for g in self.groups]
+        return "\n".join([f"{len(lines)} groups", *lines])
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from spa import rules, shapes
+from spa import rules, values
 from spa.assemble import Pieces, assemble, loose, place
 from spa.errors import ModelError
 from spa.graph import Constant, Node
@@ -192,7 +192,7 @@ class _Rewriter:
         inputs = [self.reads.get((node.index, k), n) for k, n in enumerate(node.inputs)]
         proto = with_inputs(self.nodes[node.index], inputs)
         renamed = replace(node, inputs=tuple(inputs), proto=proto)
-        got = shapes.evaluate(self.graph, renamed, self.new_shapes, self.new_values)
+        got = values.evaluate(self.graph, renamed, self.new_shapes, self.new_values)
         for name, value in zip(node.outputs, got or [], strict=False):
             if name and value is not None:
                 self.new_values[name] = value

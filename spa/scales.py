@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from spa import rules, shapes
+from spa import rules, values
 from spa.graph import Graph, Node
 from spa.rules import Quantised
 
@@ -205,7 +205,7 @@ def _moved(graph: Graph, node: Node, name: str, places: Value) -> Value | None:
         for n, i in zip(node.proto.input, node.inputs, strict=True)
         if i == name or i in graph.constants
     }
-    made = shapes.run(graph, node, feeds)
+    made = values.run(graph, node, feeds)
     return made[0] if made else None
 
 

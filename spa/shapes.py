@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, TypeProto, ValueInfoProto
-from onnx.reference import ReferenceEvaluator
+from onnx import TypeProto, ValueInfoProto
 
-from spa import borders
+from spa import borders, values
 from spa.errors import ModelError
 from spa.graph import Graph, Node
-from spa.protos import bodies
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
@@ -35,8 +33,6 @@ Foretell = Callable[[Graph, "Shapes", Node], dict[str, TypeProto]]
 
 _RUNS = 40  # that many sizes are tried to see shapes that inference is silent about
 _FEW = 64  # elements of a float constant that a shape may depend on
-SMALL = 1024  # elements; a larger tensor is data, not a shape
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +99,7 @@ def _first(
     """The shapes at the first of these sizes at which all is consistent, reshapes included; else
     at the first at which ONNX's inference finds no fault."""
     faults: list[Exception] = []
+    faulty: list[Sizes] = []
     uneven: list[Sizes] = []
     unseen: Shapes | None = None
     runs = 0
@@ -119,6 +116,7 @@ def _first(
                 break  # of branches for other sizes, one will not fit
         except _FAULTS as fault:
             faults.append(fault)
+            faulty.append(bound)
         if runs >= _RUNS:
             break
     if unseen is not None:
@@ -129,6 +127,13 @@ def _first(
             return _complete(graph, found, observe, foretell) or found
         except _FAULTS as fault:
             faults.append(fault)
+    for bound in faulty[:_RUNS]:
+        # Inference may err where the model runs.
+        shown = observe(graph, bound, [n for _, n in _made(graph)]) if observe else None
+        if shown is None:
+            break
+        if shown:
+            return _walk(graph, bound, shown, strict=False, foretell=foretell)
     text = str(faults[0]).strip().splitlines()[-1] if faults else ""
     raise ModelError(f"the shapes of the model contradict each other: {text}")
 
@@ -163,12 +168,16 @@ def _silent(graph: Graph, found: Shapes) -> list[str]:
     """Tensors that are made and read, or come from a body, and have no shape."""
     return [
         name
-        for node in graph.nodes
-        if not node.home and not node.enters
-        for name in node.outputs
-        if name and name not in found.shapes
+        for node, name in _made(graph)
+        if name not in found.shapes
         if node.bodies or name in graph.readers or name in graph.outputs
     ]
+
+
+def _made(graph: Graph) -> list[tuple[Node, str]]:
+    """What the nodes outside of bodies make."""
+    outside = (node for node in graph.nodes if not node.home and not node.enters)
+    return [(node, name) for node in outside for name in node.outputs if name]
 
 
 def _walk(
@@ -201,7 +210,7 @@ def _walk(
             constant.name,
             onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)),
         )
-        if _is_value(tensor):
+        if values.is_value(tensor):
             found.values[constant.name] = graph.array(constant.name)
 
     imports = list(graph.model.opset_import)
@@ -209,7 +218,7 @@ def _walk(
     for node in graph.nodes:
         if node.outputs and node.outputs[0] in graph.constants:
             continue
-        value = evaluate(graph, node, found.shapes, found.values)
+        value = values.evaluate(graph, node, found.shapes, found.values)
         for name, array in zip(node.outputs, value or [], strict=False):
             if name and array is not None:
                 found.values[name] = array
@@ -218,7 +227,9 @@ def _walk(
         if value is not None and all(array is not None for array in value):
             continue
         try:
-            got = _infer_node(graph, node, types, found, imports, declared, rounds)
+            got = {name: observed[name] for name in node.outputs if name in observed}
+            if not got or any(name and name not in got for name in node.outputs):
+                got = _infer_node(graph, node, types, found, imports, declared, rounds)
             if foretell is not None and not got:
                 got = foretell(graph, found, node)
             if strict and (node.op_type == "Reshape" or node.op_type in _WINDOWS):
@@ -281,62 +292,6 @@ def _bound(info: ValueInfoProto, sizes: Sizes) -> TypeProto:
     return type_
 
 
-def _is_value(tensor: TensorProto) -> bool:
-    """Small integers of any shape, and lone floats: what shapes are computed from."""
-    size = int(np.prod(tensor.dims, dtype=np.int64))
-    whole = tensor.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
-    return size <= (SMALL if whole else 1) and tensor.data_type != TensorProto.STRING
-
-
-def evaluate(
-    graph: Graph, node: Node, shapes: dict[str, Shape], values: dict[str, NDArray[Any]]
-) -> list[NDArray[Any] | None] | None:
-    """The outputs of a node that computes with known values only, or None."""
-    if node.bodies:
-        return None if node.enters else borders.joined(node, values)
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
-        return None
-    if "Sequence" in node.op_type:
-        return None
-    if node.op_type in ("Shape", "Size") and node.inputs[0] in shapes:
-        shape = np.asarray(shapes[node.inputs[0]], np.int64)
-        if node.op_type == "Size":
-            return [np.asarray(shape.prod(), np.int64)]
-        return [shape[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]]
-    if not node.inputs or any(name and name not in values for name in node.inputs):
-        return None
-    feeds = {n: values[i] for n, i in zip(node.proto.input, node.inputs, strict=True) if i}
-    if sum(v.size for v in feeds.values()) > SMALL or _is_expansion(node, feeds):
-        return None
-    got = run(graph, node, feeds)
-    small = all(v.size <= SMALL and v.dtype != object for v in got or [])
-    return [*got] if got is not None and small else None
-
-
-def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
-
-    Args:
-        feeds: its inputs, by their names in the file.
-    """
-    try:
-        inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
-        outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
-        lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
-        evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        return [np.asarray(v) for v in evaluator.run(None, feeds)]
-    except Exception:  # the reference lacks some operators and versions
-        return None
-
-
-def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:
-    """Whether evaluating would make a large tensor out of small ones."""
-    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
-        shape = feeds[node.proto.input[-1]]
-        return bool(np.prod(shape.astype(float)) > SMALL)
-    return False
-
-
 def _infer_node(
     graph: Graph,
     node: Node,
@@ -358,7 +313,7 @@ def _infer_node(
         known = {n: types[i] for n, i in pairs if i in types}
         data = {}
         for n, i in pairs:
-            if i in found.values and found.values[i].size <= SMALL:
+            if i in found.values and found.values[i].size <= values.SMALL:
                 data[n] = onnx.numpy_helper.from_array(found.values[i], n)
             elif i in graph.constants and np.prod(graph.constants[i].shape) <= _FEW:
                 data[n] = onnx.numpy_helper.from_array(graph.array(i), n)  # such as scales

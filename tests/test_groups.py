@@ -175,6 +175,14 @@ def test_kinds(name: str) -> None:
 # Explain
 
 
+def test_groups_print_as_a_list() -> None:
+    groups = spa.analyze(DIGITS)
+    first, *rest = repr(groups).splitlines()
+    assert first == f"{len(groups)} groups"
+    assert rest == [f"  {g.name}: {g.size} of kind {g.kind}" for g in groups]
+    assert "array(" not in repr(groups[0])
+
+
 def test_explain_a_residual() -> None:
     groups = spa.analyze(DIGITS)
     path = explain(groups, STEM, SECOND)

@@ -23,6 +23,8 @@ from spa.sizes import bindings, free_sizes
 from tests.conftest import PLAIN
 from tests.ops.cases import contrib
 
+ERRING = {"spectrum_of_a_window"}  # where ONNX's inference contradicts onnxruntime
+
 
 def free_net(*shape: int | str | None) -> ModelProto:
     net = Net("free")
@@ -79,10 +81,10 @@ def test_a_binding_that_fits_is_found() -> None:
     assert found.shapes["x"] == (found.sizes["n"], 3, found.sizes["h"], found.sizes["w"])
 
 
-def not_inferred(model: ModelProto) -> list[str]:
+def not_inferred(model: ModelProto, *, observed: bool = False) -> list[str]:
     """Compare every inferred shape, type and value with onnxruntime's; the tensors without."""
     graph = load(model)
-    found = infer(graph)
+    found = infer(graph, observe if observed else None)
     shown = ModelProto()
     shown.CopyFrom(model)
     names = [n for node in model.graph.node for n in node.output if n not in graph.outputs]
@@ -104,7 +106,7 @@ def not_inferred(model: ModelProto) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(set(HAZARDS) - UNRUNNABLE))
 def test_hazards(name: str) -> None:
-    assert not_inferred(HAZARDS[name][0]()) == []
+    assert not_inferred(HAZARDS[name][0](), observed=name in ERRING) == []
 
 
 @pytest.mark.parametrize("name", sorted(MAKERS))

@@ -138,12 +138,6 @@ INDICES = [
     case("TopK-pixels", 1, _top_k(-1), exact=True),
     case("TopK-opset-7", 1, _top_k(3, 7), opset=7, exact=True),
     case("TopK-opset-10", 1, _top_k(-1, 10), opset=10, exact=True),
-    case("CumSum-channels", 0, lambda net, a: net.node("CumSum", a, np.int64(1))),
-    case("CumSum-negative", 0, lambda net, a: net.node("CumSum", a, np.int64(-3))),
-    case("CumSum-pixels", 1, lambda net, a: net.node("CumSum", a, np.int64(-1)), exact=True),
-    case("CumProd-pixels", 1, lambda net, a: net.node("CumProd", a, np.int64(3)), opset=26,
-         exact=True),
-    case("CumProd-channels", 0, lambda net, a: net.node("CumProd", a, np.int64(1)), opset=26),
     case("OneHot", 1, _one_hot, exact=True),
 ]  # fmt: skip
 
@@ -229,8 +223,6 @@ POSITIONS = [
         "GatherND", a, np.array([[[0]], [[1]]])), opset=11),
     case("Trilu-of-pixels", 1, lambda net, a: net.node("Trilu", a), exact=True),
     case("Trilu-of-channels", 0, lambda net, a: net.node("Trilu", a), shape=TOKENS),
-    case("ReverseSequence", 0, lambda net, a: net.node(
-        "ReverseSequence", a, [3, 2, 1, 4, 5, 6, 2, 1][:2], batch_axis=0, time_axis=1)),
     case("Det", 0, lambda net, a: (net.node("Det", a),)),
     case("NegativeLogLikelihoodLoss", 0, _loss("NegativeLogLikelihoodLoss")),
     case("SoftmaxCrossEntropyLoss", 0, _loss("SoftmaxCrossEntropyLoss")),

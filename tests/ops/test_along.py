@@ -1,0 +1,70 @@
+"""Operators along one axis: it stays whole, the others pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.builder import Net, Tensor
+from tests.ops.cases import TOKENS, Body, Case, case, contrib
+
+
+def _along(op: str, *inputs: Any, **attrs: Any) -> Body:
+    return lambda net, a: net.node(op, a, *inputs, **attrs)
+
+
+def _spectrum(net: Net, a: Tensor, **attrs: Any) -> Tensor:
+    parts = net.node("DFT", net.unsqueeze(a, -1), **attrs)
+    return net.node("ReduceSum", parts, [-1], keepdims=0)
+
+
+def _cache(axis: int) -> Body:
+    """Two new rows in a cache of zeros."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        places = [0, 0, 0, 0]
+        places[axis] = 2
+        at = [slice(None)] * 4
+        at[axis] = slice(0, 2)
+        new = net.node("Slice", a, [0], [2], [axis])
+        cache = net.const(np.zeros((2, 8, 6, 6), np.float32))
+        return net.node("TensorScatter", cache, new, np.array([1, 3]), axis=axis)
+
+    return body
+
+
+ALONG = [
+    case("CumSum-channels", 0, lambda net, a: net.node("CumSum", a, np.int64(1))),
+    case("CumSum-negative", 0, lambda net, a: net.node("CumSum", a, np.int64(-3))),
+    case("CumSum-pixels", 1, lambda net, a: net.node("CumSum", a, np.int64(-1)), exact=True),
+    case("CumProd-pixels", 1, lambda net, a: net.node("CumProd", a, np.int64(3)), opset=26,
+         exact=True),
+    case("CumProd-channels", 0, lambda net, a: net.node("CumProd", a, np.int64(1)), opset=26),
+    case("ReverseSequence-time", 1, _along(
+        "ReverseSequence", [3, 2], batch_axis=0, time_axis=1), shape=TOKENS, exact=True),
+    case("ReverseSequence-first", 1, lambda net, a: net.transpose(net.node(
+        "ReverseSequence", net.transpose(a, 2, 0, 1, 3), [3, 2]), 1, 2, 0, 3), exact=True),
+    case("ReverseSequence-channels", 0, _along(
+        "ReverseSequence", [3, 2], batch_axis=0, time_axis=1)),
+    case("CenterCropPad-pixels", 1, _along("CenterCropPad", [4, 8], axes=[2, -1]), opset=18,
+         exact=True),
+    case("CenterCropPad-channels", 0, _along("CenterCropPad", [4], axes=[1]), opset=18),
+    case("CenterCropPad-all", 0, _along("CenterCropPad", [2, 8, 4, 6]), opset=18),
+    case("DFT-17", 1, lambda net, a: _spectrum(net, a, axis=2), exact=True),
+    case("DFT-17-default", 0, _spectrum),
+    case("DFT-20-default", 1, _spectrum, opset=20, exact=True),
+    case("DFT-20-channels", 0, lambda net, a: net.node("ReduceSum", net.node(
+        "DFT", net.unsqueeze(a, -1), None, np.int64(1)), [-1], keepdims=0), opset=20),
+    case("TensorScatter", 1, _cache(2), opset=24, exact=True),
+    case("TensorScatter-channels", 1, _cache(1), opset=24),
+    case("UnfoldTensor", 1, lambda net, a: net.reshape(contrib(
+        net, "UnfoldTensor", [a], (2, 8, 6, 3, 4), dim=3, size=4, step=1)[0], [0, 0, 6, 12]),
+        exact=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALONG)
+def test_along(case: Case) -> None:
+    case.check()
