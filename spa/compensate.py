@@ -173,7 +173,9 @@ class _Walk:
         w = self.measured.sites[site.node].weights
         stays = Stays(site, self.kept.axes(site.weight), self.graph.constants[site.weight].shape)
         untouched = stays.into.all() and all(map(np.array_equal, x, z))
-        if not untouched and self.method in METHODS and stays.into.any():
+        # Where the cut sends tokens to other experts, rows of both networks do not match.
+        alike = all(a.shape == b.shape for a, b in zip(x, z, strict=True))
+        if not untouched and alike and self.method in METHODS and stays.into.any():
             self._refit(site, w, stays, x, z)
         affine = self.measured.settled.get(site.node)
         if affine is not None and site.bias is not None:

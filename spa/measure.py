@@ -197,7 +197,7 @@ def sampled(
     site: Site, x: Sequence[Floats], seed: int, rows: int, first: int = 0
 ) -> NDArray[np.float32]:
     """Rows of a site's inputs from every batch, shape (g, rows, i, t); the same positions for
-    streams of equal shapes.
+    streams of equal shapes. Where there is no row at all, one of zeros.
 
     Args:
         rows: how many in all, at most. first: the number of the first batch.
@@ -208,6 +208,8 @@ def sampled(
         for k, v in enumerate(x)
     ]
     whole = np.concatenate(parts_).astype(np.float32, copy=False)
+    if not len(whole):  # an expert that no token went to
+        whole = np.zeros((1, *whole.shape[1:]), np.float32)
     # An infinite input says nothing of a sum, and one would spoil every moment.
     return np.moveaxis(np.nan_to_num(whole, copy=False, posinf=0.0, neginf=0.0), 1, 0)
 

@@ -142,3 +142,27 @@ def test_inputs_of_recurrent_layers_are_made_up_for(kind: str, gates: int) -> No
     assert [len(gone) for gone in result.removed.values()] == [4]
     dense, pruned = outputs(model, data["x"]), outputs(result.model, data["x"])
     assert np.abs(dense - pruned).max() < 1e-4
+
+
+def experts(seed: int) -> ModelProto:
+    """Two experts written out: rows go where a gate on a pruned layer says; to the last none go."""
+    net = Net("experts", seed)
+    hidden = net.relu(net.gemm(net.input("x", ("rows", 6)), 24))
+    gate = net.node("ReduceSum", net.gemm(hidden, 3), [1], keepdims=0, shape=("rows",))
+    made = net.gemm(hidden, 8)
+    for some, least in (("some", 0.0), ("none", 1e6)):
+        found = net.node("Greater", gate, np.float32(least), dtype=np.bool_)
+        chosen = net.node("NonZero", found, shape=(1, some), dtype=np.int64)
+        place = net.node("Squeeze", chosen, [0], shape=(some,), dtype=np.int64)
+        rows = net.node("Gather", hidden, place, axis=0, shape=(some, 24))
+        one = net.gemm(net.relu(net.gemm(rows, 16)), 8)
+        at = net.node("Unsqueeze", place, [1], shape=(some, 1), dtype=np.int64)
+        made = net.node("ScatterND", made, at, one, shape=("rows", 8))
+    return net.model(net.gemm(made, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_may_go_to_other_experts_and_to_none(seed: int) -> None:
+    result = spa.prune(experts(seed), "macs=0.5", kinds=("linear",))
+    assert result.compensation is not None and result.compensation.helped
+    assert result.verification is not None and result.verification.law is not None
