@@ -84,8 +84,8 @@ def split(op: Op) -> list[Axes]:
 
 
 def _slices(op: Op) -> list[tuple[int, int, int, int]]:
-    """(axis, start, end, step) as stored."""
-    starts, ends = (np.ravel(op.value(k, a)).tolist() for k, a in ((1, "starts"), (2, "ends")))
+    """(axis, start, end, step) as read at the sizes of the analysis."""
+    starts, ends = _edges(op)
     axes, steps = op.value(3, "axes"), op.value(4, "steps")
     rank = len(op.shape())
     return [
@@ -99,16 +99,33 @@ def _slices(op: Op) -> list[tuple[int, int, int, int]]:
     ]
 
 
+def _edges(op: Op) -> list[NDArray[Any]]:
+    attrs = op.node.attrs
+    return [
+        np.ravel(attrs[a] if a in attrs else op.values[k]) for k, a in ((1, "starts"), (2, "ends"))
+    ]
+
+
+def _moving(op: Op) -> set[int] | None:
+    """The axes that are sliced at positions that free sizes decide; None where not all are known."""
+    known = [op.values[k] is not None for k in (1, 2) if op.has(k)]
+    if not all(known) or any(op.has(k) and op.fixed(k) is None for k in (3, 4)):
+        return None
+    still = [op.settled(k, edges).ravel() for k, edges in enumerate(_edges(op), 1)]
+    return {at for (at, *_), *same in zip(_slices(op), *still, strict=True) if not all(same)}
+
+
 def _resize_slice(node: Sized) -> Resized:
     op = node.op
-    if any(op.has(k) and op.fixed(k) is None for k in (1, 2, 3)):
+    moving = _moving(op)
+    if moving is None:
         return Resized()  # the axes it cuts are whole
     kept = node.kept[0]
     assert kept is not None
     starts, ends = [], []
     for axis, start, end, step in _slices(op):
         size, left = op.shape()[axis], len(kept[axis])
-        if left != size and abs(step) == 1:
+        if left != size and abs(step) == 1 and axis not in moving:
             edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
             new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
@@ -117,7 +134,7 @@ def _resize_slice(node: Sized) -> Resized:
         ends.append(end)
     if not op.has(1):
         return Resized(attrs={"starts": starts, "ends": ends})
-    kind = op.value(1).dtype
+    kind = _edges(op)[0].dtype
     return Resized(inputs={1: np.asarray(starts, kind), 2: np.asarray(ends, kind)})
 
 
@@ -126,14 +143,20 @@ def slice_(op: Op) -> list[Axes]:
     out = list(op.input())
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists positions")
-    if any(op.has(k) and op.fixed(k) is None for k in (1, 2, 3, 4)):
+    moving = _moving(op)
+    if moving is None:
         for k, (axis, n) in enumerate(zip(op.input(), op.out_shape(), strict=True)):
             axes = op.fixed(3) if op.has(3) else np.arange(op.shape(1)[0])
             if axes is None or k in np.ravel(axes) % len(out):
                 op.lock(axis, "sliced at positions computed at run time")
                 out[k] = whole(n)
         return [out]
+    for at in moving:
+        op.lock(out[at], "sliced at positions computed at run time")
+        out[at] = whole(op.out_shape()[at])
     for at, start, end, step in _slices(op):
+        if at in moving:
+            continue
         axis = out[at]
         ids = axis.ids[start:end:step]
         if is_whole(axis):

@@ -188,6 +188,7 @@ def _op(
         axes=axes,
         values=[value(name) for name in node.inputs],
         static=[name not in shapes.moving for name in node.inputs],
+        still=[shapes.still.get(name) for name in node.inputs],
         activation=[name in graph.activations for name in node.inputs],
         recorder=recorder,
         empty=frozenset(

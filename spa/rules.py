@@ -49,7 +49,7 @@ class Op:
     """One node as its rule sees it: attributes, shapes, known values and the axes of its inputs.
 
     values: what each input holds, where that is computed from sizes and constants alone.
-    static: whether that is the same whatever the free sizes are.
+    static: whether that is the same whatever the free sizes are. still: else which elements are.
     empty: the inputs that are sequences with nothing in them, see `Graph.empty`.
     """
 
@@ -63,6 +63,7 @@ class Op:
     activation: Sequence[bool]
     recorder: Recorder
     empty: frozenset[int] = frozenset()
+    still: Sequence[NDArray[np.bool_] | None] = ()
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -115,6 +116,11 @@ class Op:
     def fixed(self, k: int) -> NDArray[Any] | None:
         """The value of input k if it is known and the same whatever the free sizes are."""
         return self.values[k] if k < len(self.values) and self.static[k] else None
+
+    def settled(self, k: int, value: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which elements of input k's value are the same whatever the free sizes are."""
+        still = self.still[k] if k < len(self.still) else None
+        return np.ones(value.shape, np.bool_) if still is None else still
 
     def axis(self, default: int = 0, k: int = 0) -> int:
         """The attribute ``axis``, counted from the front of input k."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import prod
 from typing import Any
@@ -43,6 +43,7 @@ class Shapes:
     dtypes: tensor -> element type (TensorProto.DataType).
     values: tensor -> value, for sizes and what is computed from sizes alone.
     moving: tensors whose value is another when the free sizes are others.
+    still: for these, which elements are the same all the while.
     """
 
     sizes: Sizes
@@ -50,6 +51,7 @@ class Shapes:
     dtypes: dict[str, int]
     values: dict[str, NDArray[Any]]
     moving: frozenset[str] = frozenset()
+    still: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
 def infer(graph: Graph, observe: Observe | None = None, foretell: Foretell | None = None) -> Shapes:
@@ -82,15 +84,21 @@ def infer(graph: Graph, observe: Observe | None = None, foretell: Foretell | Non
             with suppress(ModelError):  # then it is the only number that fits
                 tries = islice(variations(found.sizes, name), TRIES)
                 others.append(_first(graph, tries, observe, foretell))
-    moving = [
-        name
+    still = {
+        name: _still(value, [other.values.get(name) for other in others])
         for name, value in found.values.items()
         if name not in graph.constants
-        and not all(
-            name in other.values and np.array_equal(other.values[name], value) for other in others
-        )
-    ]
-    return replace(found, moving=frozenset(moving))
+    }
+    still = {name: same for name, same in still.items() if not same.all() or not same.size}
+    return replace(found, moving=frozenset(still), still=still)
+
+
+def _still(value: NDArray[Any], others: list[NDArray[Any] | None]) -> NDArray[np.bool_]:
+    """Which elements are the same in all; none where the shapes differ."""
+    same = np.ones(value.shape, np.bool_)
+    for other in others:
+        same &= other == value if other is not None and other.shape == value.shape else False
+    return same
 
 
 def _first(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto
 
 from models.builder import Net, Tensor
 from tests.ops.cases import (
@@ -22,6 +24,7 @@ from tests.ops.cases import (
     quantise,
     summed,
 )
+from tests.oracle import check
 
 FAR = 2**63 - 1  # how exporters write "to the end"
 
@@ -435,3 +438,32 @@ def test_pad(case: Case) -> None:
 @pytest.mark.parametrize("case", REPEAT)
 def test_repeat(case: Case) -> None:
     case.check()
+
+
+def _free(shape: list[int | str], cut: Callable[[Net, Tensor], Tensor]) -> ModelProto:
+    net = Net("of a free size")
+    return net.model(net.conv(cut(net, net.conv(net.input("x", shape), 8, 1)), 5, 1))
+
+
+def test_only_the_axis_of_a_free_size_is_cut_at_run_time() -> None:
+    """Some exporters slice all axes at once, the batch to its end as the run has it."""
+
+    def cut(net: Net, a: Tensor) -> Tensor:
+        ends = net.shape_vector(net.dim(a, 0), 4, 6, 6)
+        return net.node("Slice", a, [0, 0, 0, 0], ends, [0, 1, 2, 3], shape=["n", 4, 6, 6])
+
+    groups = check(_free(["n", 3, 6, 6], cut), 2)
+    assert all(group.exact for group in groups)
+
+
+def test_channels_that_a_free_size_counts_stay() -> None:
+    def cut(net: Net, a: Tensor) -> Tensor:
+        ends = net.unsqueeze(net.dim(a, 3), 0)
+        return net.node("Slice", a, [0], ends, [1], shape=[2, "w", 6, "w"])
+
+    net = Net("counted by a free size")
+    made = net.conv(net.input("x", [2, 3, 6, "w"]), 8, 1)
+    groups = check(net.model(net.node("ReduceSum", cut(net, made), [1], keepdims=0)), 0)
+    assert {lock.why for lock in groups.locks() if lock.operator == "Slice"} == {
+        "sliced at positions computed at run time"
+    }
