@@ -100,14 +100,12 @@ def _slices(op: Op) -> list[tuple[int, int, int, int]]:
 
 
 def _edges(op: Op) -> list[NDArray[Any]]:
-    attrs = op.node.attrs
-    return [
-        np.ravel(attrs[a] if a in attrs else op.values[k]) for k, a in ((1, "starts"), (2, "ends"))
-    ]
+    named = ((1, "starts"), (2, "ends"))
+    return [np.ravel(np.asarray(op.attr(a, op.values[k:][:1]))) for k, a in named]
 
 
 def _moving(op: Op) -> set[int] | None:
-    """The axes that are sliced at positions that free sizes decide; None where not all are known."""
+    """The axes cut at positions that free sizes decide; None where a position is not known."""
     known = [op.values[k] is not None for k in (1, 2) if op.has(k)]
     if not all(known) or any(op.has(k) and op.fixed(k) is None for k in (3, 4)):
         return None

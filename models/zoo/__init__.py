@@ -11,6 +11,7 @@ from models.zoo.registry import ZOO, Export
 
 SOURCES = (
     "torch_nets",
+    "odd_nets",
     "transformers_nets",
     "timm_nets",
     "named_nets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,11 +54,13 @@ IMAGE, TOKENS, ROWS, WAVE = (2, 3, 32, 32), (2, 9, 16), (2, 16), (2, 4, 64)
 
 def mlp(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), act()]
     return nn.Sequential(*layers[:-1])
 
 
+# One line of mathematics a net.
+# fmt: off
 # --- weights put to uncommon use
 
 add("tied_autoencoder", lambda: Of(lambda s, x: F.linear(F.relu(x @ s.w + s.b), s.w, s.c),
@@ -190,7 +193,7 @@ add("ada_in", lambda: Of(lambda s, x, y: s.c(F.instance_norm(s.a(x)) * (1 + (g :
     c=nn.Conv2d(12, 3, 1)), IMAGE, ROWS)
 add("film", lambda: Of(lambda s, x, y: s.h(F.relu(s.a(x) * (g := s.e(y).chunk(2, 1))[0][..., None,
     None] + g[1][..., None, None])), a=cbr(3, 12), e=nn.Linear(16, 24), h=head(12)), IMAGE, ROWS)
-add("spade", lambda: Of(lambda s, x, y: s.c(s.n(h := s.a(x)) * (1 + s.g(m := F.relu(s.m(y)))) +
+add("spade", lambda: Of(lambda s, x, y: s.c(s.n(s.a(x)) * (1 + s.g(m := F.relu(s.m(y)))) +
     s.b(m)), a=cbr(3, 12), n=nn.BatchNorm2d(12, affine=False), m=nn.Conv2d(3, 8, 3, 1, 1),
     g=nn.Conv2d(8, 12, 3, 1, 1), b=nn.Conv2d(8, 12, 3, 1, 1), c=nn.Conv2d(12, 3, 1)), IMAGE, IMAGE)
 add("grid_sample", lambda: Of(lambda s, x: s.h(F.grid_sample(s.a(x), F.affine_grid(
@@ -373,11 +376,11 @@ def _decode(s: Any, x: Tensor) -> Tensor:
 add("additive_attention", lambda: Of(_decode, encoder=nn.GRU(16, 12, batch_first=True),
     v=nn.Linear(8, 1), wm=nn.Linear(12, 8), wq=nn.Linear(12, 8), cell=nn.GRUCell(12, 12),
     out=nn.Linear(24, 5)), TOKENS, by=("legacy17", "dynamo18"))
-add("lstm_cell_steps", lambda: Of(lambda s, x: s.out(s.c2(x[:, 2], s.c2(x[:, 1], s.c2(x[:, 0])))[0]),
-    c2=nn.LSTMCell(16, 12), out=nn.Linear(12, 5)), TOKENS)
+add("lstm_cell_steps", lambda: Of(lambda s, x: s.out(s.c2(x[:, 2], s.c2(x[:, 1], s.c2(
+    x[:, 0])))[0]), c2=nn.LSTMCell(16, 12), out=nn.Linear(12, 5)), TOKENS)
 add("projected_lstm", lambda: Of(lambda s, x: s.out(s.r(x)[0]), out=nn.Linear(16, 5),
     r=nn.LSTM(16, 8, 2, batch_first=True, bidirectional=True)), TOKENS)
 add("residual_lstm", lambda: Of(lambda s, x: s.out((h := s.a(x)[0]) + s.b(h)[0]), out=nn.Linear(12,
     5), a=nn.LSTM(16, 12, batch_first=True), b=nn.LSTM(12, 12, batch_first=True)), TOKENS)
-add("conv_then_gru", lambda: Of(lambda s, x: s.out(s.r(s.a(x).permute(3, 0, 1, 2).flatten(2))[1][0]),
-    a=cbr(3, 6, s=4), r=nn.GRU(48, 12), out=nn.Linear(12, 5)), IMAGE)
+add("conv_then_gru", lambda: Of(lambda s, x: s.out(s.r(s.a(x).permute(3, 0, 1, 2).flatten(
+    2))[1][0]), a=cbr(3, 6, s=4), r=nn.GRU(48, 12), out=nn.Linear(12, 5)), IMAGE)
