@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from spa.graph import Graph
+from spa.graph import Graph, Node
 from spa.protos import bodies, copy_fields, read, stored_tensors
 
 _LARGE = 1024  # bytes
@@ -38,10 +38,15 @@ class Parts:
         )
 
     def showing(self, names: Iterable[str]) -> Parts:
-        """The same model with more outputs."""
-        model = _copy(self.model)
-        model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-        return replace(self, model=model)
+        """The same model with more outputs: tensors, and ``name.rounds`` for one of a loop's body
+        (see `in_rounds`), of all rounds along a new first axis."""
+        copy = replace(self, model=_copy(self.model))
+        for name in names:
+            owner = in_rounds(self.graph, name) if self.graph else None
+            if owner is not None and self.graph is not None:
+                name = _show_rounds(self.graph, owner, name, copy)
+            copy.model.graph.output.add(name=name)
+        return copy
 
     def reading(
         self, values: Mapping[str, NDArray[Any]], reads: Mapping[tuple[int, int], str]
@@ -99,6 +104,25 @@ def parts(model: ModelProto | Graph) -> Parts:
         else:
             shell.graph.initializer.append(tensor)
     return _only_read(Parts(shell, weights, model if isinstance(model, Graph) else None))
+
+
+def in_rounds(graph: Graph, name: str) -> Node | None:
+    """The loop outside of all bodies in whose rounds a tensor is made, if it can be shown."""
+    home = graph.nodes[graph.makers[name]].home if name in graph.makers else 0
+    owner = graph.nodes[graph.bodies[home].owner] if home else None
+    looped = owner is not None and owner.op_type in ("Loop", "Scan") and not owner.home
+    fixed = owner is not None and any(a.startswith("scan_output") for a in owner.attrs)
+    return owner if looped and not fixed else None
+
+
+def _show_rounds(graph: Graph, owner: Node, name: str, copy: Parts) -> str:
+    """Let a loop put out, in a copy of the model, what its rounds make of a tensor."""
+    shown, own = f"{name}.rounds", f"{name}.round"
+    body = graph.graph_of(owner.bodies[0], copy.model)
+    body.node.add(op_type="Identity", input=[graph.spelled(name)], output=[own])
+    body.output.add(name=own)
+    copy.node(owner.index).output.append(shown)
+    return shown
 
 
 def _leave(graph: Graph, node: int, position: int, name: str, model: ModelProto) -> None:

@@ -117,11 +117,6 @@ class Op:
         """The value of input k if it is known and the same whatever the free sizes are."""
         return self.values[k] if k < len(self.values) and self.static[k] else None
 
-    def settled(self, k: int, value: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which elements of input k's value are the same whatever the free sizes are."""
-        still = self.still[k] if k < len(self.still) else None
-        return np.ones(value.shape, np.bool_) if still is None else still
-
     def axis(self, default: int = 0, k: int = 0) -> int:
         """The attribute ``axis``, counted from the front of input k."""
         axis = int(self.attr("axis", default))
@@ -332,19 +327,9 @@ def _register(
         if key in RULES:
             raise ValueError(f"two rules for operator {op_type!r} of domain {domain!r}")
         RULES[key] = Rule(
-            op_type,
-            key[0],
-            family,
-            run,
-            text,
-            resize,
-            macs,
-            quantised,
-            enter,
-            shapes,
-            partial,
+            op_type, key[0], family, run, text, resize, macs, quantised, enter, shapes, partial,
             states or {},
-        )
+        )  # fmt: skip
 
 
 def declare(

@@ -19,7 +19,7 @@ from onnx import ModelProto, TensorProto, TypeProto, helper
 from spa.borders import counts
 from spa.errors import ModelError
 from spa.graph import Graph
-from spa.parts import Parts, parts
+from spa.parts import Parts, in_rounds, parts
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variations
 
 Feeds = dict[str, Any]  # an array, or a list of arrays for a sequence
@@ -306,8 +306,10 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     run at these sizes, None if it does at no sizes.
 
     A size that depends on the data is seen as it was on this run: the rules of the operators that
-    make such sizes keep those axes whole.
+    make such sizes keep those axes whole. What a loop makes is seen where it has one shape in all
+    rounds.
     """
+    rounds = {f"{n}.rounds": n for n in names if in_rounds(graph, n)}
     try:
         with session(parts(graph).showing(names)) as running:
             for style in STYLES:
@@ -318,10 +320,14 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
                     continue
                 except RuntimeError:  # of a type that numpy has none for
                     return _bound_types(running, feeds, names)
+                got = {n: v for n, v in got.items() if n not in rounds or len(v)}
                 types = {
-                    n: (helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+                    rounds.get(n, n): (
+                        helper.np_dtype_to_tensor_dtype(v.dtype),
+                        v.shape[1:] if n in rounds else v.shape,
+                    )
                     for n, v in got.items()
-                    if n in names and v.dtype != object
+                    if (n in names or n in rounds) and v.dtype != object
                 }
                 return {n: helper.make_tensor_type_proto(t, list(s)) for n, (t, s) in types.items()}
     except (ModelError, RuntimeError):

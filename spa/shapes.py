@@ -20,6 +20,7 @@ from onnx import TypeProto, ValueInfoProto
 from spa import borders, values
 from spa.errors import ModelError
 from spa.graph import Graph, Node
+from spa.parts import in_rounds
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
@@ -151,13 +152,18 @@ def _complete(
 ) -> Shapes | None:
     """With the shapes that inference is silent about; None where the model does not run at these
     sizes, and may at others."""
-    silent = _silent(graph, found)
-    if not silent:
-        return found
-    seen = observe(graph, found.sizes, silent) if observe else None
-    if not seen and seen is not None and found.sizes:
-        return None
-    return _walk(graph, found.sizes, seen or {}, strict=False, foretell=foretell)
+    silent, seen = _silent(graph, found), dict[str, TypeProto]()
+    if silent:
+        got = observe(graph, found.sizes, silent) if observe else None
+        if not got and got is not None and found.sizes:
+            return None
+        seen = got or {}
+        found = _walk(graph, found.sizes, seen, strict=False, foretell=foretell)
+    inside = _silent_inside(graph, found)
+    more = observe(graph, found.sizes, inside) if inside and observe else None
+    if more:
+        found = _walk(graph, found.sizes, seen | more, strict=False, foretell=foretell)
+    return found
 
 
 _FAULTS = (onnx.shape_inference.InferenceError, ValueError)
@@ -179,6 +185,18 @@ def _silent(graph: Graph, found: Shapes) -> list[str]:
         for node, name in _made(graph)
         if name not in found.shapes
         if node.bodies or name in graph.readers or name in graph.outputs
+    ]
+
+
+def _silent_inside(graph: Graph, found: Shapes) -> list[str]:
+    """The same of what the rounds of loops make."""
+    inside = (node for node in graph.nodes if node.home and not node.enters and not node.bodies)
+    return [
+        name
+        for node in inside
+        for name in node.outputs
+        if name and name not in found.shapes and name not in graph.constants
+        if name in graph.readers and in_rounds(graph, name)
     ]
 
 

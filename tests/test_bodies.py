@@ -102,6 +102,17 @@ WAYS: dict[str, tuple[str, dict[str, tuple[int, ...]], int]] = {
             >
         }>
         """, {"w": (8, 6), "w2": (6, 8)}, 2),
+    "rows whose number only a round shows": ("""
+        y = Loop (two, yes) <body = b (int64 i, bool on) => (bool still, float[8] r) {
+            still = Identity (on)
+            first = Constant <value = int64[1] {0}> ()
+            start = Unsqueeze (i, first)
+            end = Add (start, one)
+            rows = Slice (a, start, end, first)
+            m = MatMul (rows, w)
+            r = ReduceSum <keepdims = 0> (m, first)
+        }>
+        """, {"w": (8, 8)}, 2),
     "a sum over what a round leaves": ("""
         y = Loop (two, yes, a) <body = b (int64 i, bool on, float[2, 8] s)
             => (bool still, float[2, 8] t) {
