@@ -11,6 +11,8 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from spa import borders
+from spa import run as runs
+from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.protos import bodies
 
@@ -51,19 +53,30 @@ def evaluate(
 
 
 def run(graph: Graph, node: Node, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """The outputs of one node as ONNX's reference makes them, or None where that cannot.
+    """The outputs of one node as ONNX's reference makes them, else onnxruntime; or None.
 
     Args:
         feeds: its inputs, by their names in the file.
     """
+    inputs = [
+        onnx.helper.make_tensor_value_info(
+            n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape
+        )
+        for n, v in feeds.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
+    lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
     try:
-        inputs = [onnx.ValueInfoProto(name=n) for n in feeds]
-        outputs = [onnx.ValueInfoProto(name=n) for n in node.proto.output]
-        lone = onnx.helper.make_graph([node.proto], "lone", inputs, outputs)
-        evaluator = ReferenceEvaluator(lone, opsets=graph.opsets)
-        return [np.asarray(v) for v in evaluator.run(None, feeds)]
+        got = ReferenceEvaluator(lone, opsets=graph.opsets).run(None, feeds)
     except Exception:  # the reference lacks some operators and versions
-        return None
+        imports = [onnx.helper.make_opsetid(d, v) for d, v in graph.opsets.items()]
+        model = onnx.helper.make_model(lone, opset_imports=imports, ir_version=8)
+        try:
+            with runs.session(model) as running:
+                got = running.run(None, feeds)
+        except (ModelError, *runs.ORT_ERRORS):
+            return None
+    return [np.asarray(v) for v in got]
 
 
 def _is_expansion(node: Node, feeds: dict[str, NDArray[Any]]) -> bool:

@@ -251,3 +251,17 @@ def test_a_window_has_to_fit() -> None:
     model = net.model(net.conv(net.relu(x), 3, k=1))
     shapes = infer(load(model))
     assert shapes.shapes["Conv_0.out"][2] > 0
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+def test_sizes_that_were_quantised_are_known(opset: int) -> None:
+    """Quantisers take what shapes are computed from for activations."""
+    net = Net("quantised sizes", opset=opset)
+    y = net.relu(net.conv(net.input("x", ["n", 3, 4, 4]), 8))
+    width, (scale, point) = net.cast(net.dim(y, 2), 1), (np.float32(0.5), np.uint8(0))
+    code = net.node("QuantizeLinear", width, scale, point, dtype=np.uint8, shape=[])
+    width = net.cast(net.node("DequantizeLinear", code, scale, point, shape=[]), 7)
+    y = net.node("Reshape", y, net.shape_vector(net.dim(y, 0), -1, width), shape=["n", 32, 4])
+    y = net.node("ReduceSum", y, [2], keepdims=0, shape=["n", 32])
+    (group,) = spa.analyze(net.model(net.gemm(y, 5)))
+    assert group.size == 8
