@@ -228,7 +228,8 @@ class _Rewriter:
         uses = [c for c in self.graph.constants.values() if c.source == base]
         alone = len(uses) == 1 and len(self.graph.readers.get(base, [])) == 1
         if constant is not None and alone and base not in self.graph.outputs:
-            self._store(constant, want.astype(self.old.values[constant.name].dtype))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(constant.tensor.data_type)
+            self._store(constant, want.astype(dtype))
             self.new_values[constant.name] = want
             return
         key = (base, want.dtype.str.encode() + str(want.shape).encode() + want.tobytes())

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+import spa
 from models.builder import Net, Tensor
+from tests.conftest import PLAIN
 from tests.ops.cases import (
     CODE,
     ROWS,
@@ -383,3 +385,13 @@ def test_channels_that_a_free_size_counts_stay() -> None:
     assert {lock.why for lock in groups.locks() if lock.operator == "Slice"} == {
         "sliced at positions computed at run time"
     }
+
+
+def test_a_list_may_be_as_long_as_there_are_channels() -> None:
+    net = Net("many channels")
+    made = net.relu(net.gemm(net.input("x", ["n", 4]), 1100))
+    order = net.rng.permutation(1100)
+    model = net.model(net.gemm(net.node("Gather", made, order, axis=1), 3))
+    result = spa.prune(model, "channels=0.5", **PLAIN)
+    assert result.verification is not None and result.verification.law is not None
+    assert result.figures.share("params") < 0.6
