@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,10 +135,11 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Made:
-    """What the zoo has: its models, and the versions of the frameworks."""
+    """What the zoo has: its models, its files, and the versions of the frameworks."""
 
     models: Set[str] = frozenset()
     versions: dict[str, str] = field(default_factory=dict)
+    files: Set[str] = frozenset()
 
     @staticmethod
     def load(folder: Path) -> Made:
@@ -145,10 +147,11 @@ class Made:
         if not path.exists():
             return Made()
         found = json.loads(path.read_text())
-        return Made(set(found["models"]), found["versions"])
+        return Made(set(found["models"]), found["versions"], set(found.get("files", ())))
 
     def save(self, folder: Path) -> None:
-        made = {"models": sorted(self.models), "versions": self.versions}
+        made = {"models": sorted(self.models), "files": sorted(self.files)}
+        made |= {"versions": self.versions}
         (folder / "made.json").write_text(json.dumps(made, indent=1))
 
     def has(self, name: str) -> bool:
@@ -165,7 +168,8 @@ def write(rows: list[Row], folder: Path) -> None:
         if not path.with_suffix(".onnx").exists() and made.has(path.stem)
     }
     known = [row for row in rows if made.has(row.name)]
-    PAGE.write_text(page(known, made.versions, errors))
+    rest = made.files - {row.name for row in known} - errors.keys()
+    PAGE.write_text(page(known, made.versions, errors, rest))
 
 
 def _error(trace: str) -> str:
@@ -175,11 +179,21 @@ def _error(trace: str) -> str:
     return re.sub(r"\x1b\[\d+m|^[a-z_.]+(?=[A-Z])", "", (named or lines)[-1])
 
 
-def page(rows: Iterable[Row], versions: dict[str, str], errors: dict[str, str]) -> str:
-    """The text of docs/coverage.md."""
+def page(
+    rows: Iterable[Row],
+    versions: dict[str, str],
+    errors: dict[str, str],
+    rest: Set[str] = frozenset(),
+) -> str:
+    """The text of docs/coverage.md.
+
+    Args:
+        rest: the files of the zoo that were not measured.
+    """
     rows = sorted(rows, key=_order)
     zoo = [r for r in rows if not r.name.startswith("full-")]
     parts = [HEAD, "## By exporter\n", _summary(rows, versions), _totals(rows)]
+    parts += [_rest(rest)] if rest else []
     parts += ["## Named nets\n", _named([r for r in rows if r not in zoo])]
     parts += ["## What did not go through\n", _apart(rows, errors)]
     parts += ["## Every model\n", EVERY]
@@ -252,6 +266,13 @@ def _totals(rows: list[Row]) -> str:
         f"{within}. Law: median {_small(median(laws))}, largest {_small(max(laws))} (float16 files "
         "are allowed 5e-2).\n"
     )
+
+
+def _rest(rest: Set[str]) -> str:
+    """How many files there would be beside those that were measured."""
+    kinds = Counter(EXPORTERS[exporter(name)][0] for name in rest)
+    listed = "; ".join(f"{kind}: {n}" for kind, n in sorted(kinds.items()))
+    return f"{len(rest)} more files of the zoo were not run on this code ({listed}).\n"
 
 
 # Named nets ------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def export(pythons: list[str], folder: Path, patterns: list[str], retry: bool, o
             subprocess.run([*zoo, str(folder), *wanted[k : k + 20]], check=False, env=here)
         found = subprocess.run([*zoo, "--versions"], stdout=subprocess.PIPE, check=True)
         models = (name.partition("@")[0] for name in names)
-        made = coverage.Made({*made.models, *models}, {**made.versions, **json.loads(found.stdout)})
+        versions = {**made.versions, **json.loads(found.stdout)}
+        made = coverage.Made({*made.models, *models}, versions, {*made.files, *names})
     made.save(folder)
 
 

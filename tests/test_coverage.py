@@ -83,7 +83,10 @@ def test_page_names_every_file() -> None:
         Row("hf-bert@dynamo18d+half", state="pruned", law=4e-3, locked=0.25, held=[("x", 0.2)])
     ]
     rows += [Row("full-gpt2@legacy17d", state="pruned", law=0.0, locked=0.0)]
-    text = coverage.page(rows, {"torch": "2.13"}, {"tf-a@tflite9": "Error: no | pipes"})
+    text = coverage.page(rows, {"torch": "2.13"}, {"tf-a@tflite9": "Error: no | pipes"},
+                         {"tf-b@tflite9", "hf-bert@legacy14+ort-all"})  # fmt: skip
+    assert "2 more files of the zoo were not run on this code (" in text
+    assert "then onnxruntime's last level: 1" in text
     for row in rows[:8]:
         assert text.count(row.name.split("-")[1].split("@")[0]) >= 1
     assert "| bert | dynamo18d+half |" in text and "| GPT-2 | legacy17d |" in text
