@@ -18,10 +18,13 @@ from spa.parts import Parts
 from spa.shapes import Shapes
 
 SHARE = 1e-6  # of a sum
+_OFTEN = 1e5  # how fast what it is moved by goes up and down with it
 
 
 def shaken(graph: Graph, shapes: Shapes, apart: Parts) -> Parts:
-    """The model, every weighted sum of single floats a little larger or smaller, in turn.
+    """The model, every number of a weighted sum of single floats moved by a share of its own:
+
+        y * (1 + SHARE * sin(OFTEN * y))
 
     Args:
         apart: the model of the graph, or one with the same nodes.
@@ -29,9 +32,8 @@ def shaken(graph: Graph, shapes: Shapes, apart: Parts) -> Parts:
     model = ModelProto()
     model.CopyFrom(apart.model)
     found = replace(apart, model=model)
-    signs = ("sum@less", "sum@more")
-    for name, factor in zip(signs, (1 - SHARE, 1 + SHARE), strict=True):
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(factor), name))
+    for name, value in (("sum@often", _OFTEN), ("sum@share", SHARE)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
     sums = [
         node
         for node in graph.nodes
@@ -40,9 +42,19 @@ def shaken(graph: Graph, shapes: Shapes, apart: Parts) -> Parts:
         and rule.macs is not None
         and shapes.dtypes.get(node.outputs[0]) == TensorProto.FLOAT
     ]
-    for k, node in reversed(list(enumerate(sums))):  # what is put in moves what comes after it
+    for node in reversed(sums):  # what is put in moves what comes after it
         made = found.node(node.index).output
         name, made[0] = made[0], f"{made[0]}@sum"
-        step = helper.make_node("Mul", [f"{name}@sum", signs[k % 2]], [name])
-        model.graph.node.insert(node.at + 1, step)
+        y, steps = made[0], [f"{name}@{k}" for k in ("fast", "turn", "share", "move")]
+        for k, (op_type, inputs, output) in enumerate(
+            (
+                ("Mul", [y, "sum@often"], steps[0]),
+                ("Sin", [steps[0]], steps[1]),
+                ("Mul", [steps[1], "sum@share"], steps[2]),
+                ("Mul", [steps[2], y], steps[3]),
+                ("Add", [y, steps[3]], name),
+            )
+        ):
+            step = helper.make_node(op_type, inputs, [output])
+            model.graph.node.insert(node.at + 1 + k, step)
     return found
