@@ -264,7 +264,7 @@ def _totals(rows: list[Row]) -> str:
     return (
         f"{len(rows)} files of {len(models)} models. Locked: median {median(shares):.1%}; "
         f"{within}. Law: median {_small(median(laws))}, largest {_small(max(laws))} (float16 files "
-        "are allowed 5e-2).\n"
+        "and networks that round are allowed 5e-2).\n"
     )
 
 
@@ -332,7 +332,7 @@ def _apart(rows: list[Row], errors: dict[str, str]) -> str:
             parts += [f"- `{r.name}`: {_reason(r)}" for r in here] + [""]
     loose = [r for r in rows if r.state == "pruned" and r.law is not None and r.law > LAW]
     if loose:
-        parts.append(f"The law holds to less than {LAW:g} (float16):\n")
+        parts.append(f"The law holds to less than {LAW:g} (float16, or a network that rounds):\n")
         parts += [f"- `{r.name}`: {_small(r.law or 0)}" for r in loose] + [""]
     still = [r for r in rows if r.state == "pruned" and r.note]
     if still:
