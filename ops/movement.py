@@ -50,8 +50,11 @@ def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
 
 
 def _resize_split(node: Sized) -> Resized:
-    at, op = node.op.axis(), node.op
-    new = [shape[at] for shape in node.new_out if shape is not None]
+    at, op, kept = node.op.axis(), node.op, node.kept[0]
+    assert kept is not None
+    ends = np.cumsum([shape[at] for shape in op.out_shapes if shape is not None])
+    # What is picked alone has size 1, also where it goes.
+    new = np.diff(np.searchsorted(kept[at], ends), prepend=0).tolist()
     if op.has(1):
         return Resized(inputs={1: np.asarray(new, np.int64)})
     if "split" in op.node.attrs:
@@ -71,11 +74,11 @@ def split(op: Op) -> list[Axes]:
     ends = np.cumsum([op.out_shape(k)[at] for k in range(len(op.out_shapes))])
     outputs = []
     for end, k in zip(ends, range(len(ends)), strict=True):
-        out = list(op.input())
-        if not is_whole(out[at]):
-            out[at] = out[at]._replace(ids=out[at].ids[end - op.out_shape(k)[at] : end])
+        out, size = list(op.input()), op.out_shape(k)[at]
+        if is_whole(out[at]) or (size == 1 and op.pick(out[at], end - 1, k)):
+            out[at] = whole(size)
         else:
-            out[at] = whole(op.out_shape(k)[at])
+            out[at] = out[at]._replace(ids=out[at].ids[end - size : end])
         outputs.append(out)
     return outputs
 
@@ -136,7 +139,8 @@ def slice_(op: Op) -> list[Axes]:
     for at, start, end, step in _slices(op):
         axis = out[at]
         ids = axis.ids[start:end:step]
-        if is_whole(axis):
+        first = range(len(axis.ids))[start:end:step]
+        if is_whole(axis) or (len(ids) == 1 and op.pick(axis, first[0])):
             out[at] = whole(len(ids))
         elif abs(step) != 1:
             out[at] = _lane(op, axis, start, end, step)
@@ -184,9 +188,10 @@ def gather(op: Op) -> list[Axes]:
             op.kind(after[-1], "embedding")
         middle = [whole(n) for n in op.shape(1)]
     elif indices.ndim == 0:
-        op.lock(data[at]._replace(ids=data[at].ids[[int(indices)]]), "the index picked here")
+        if not op.pick(data[at], int(indices)):
+            op.lock(data[at]._replace(ids=data[at].ids[[int(indices)]]), "the index picked here")
         middle = []
-    elif is_whole(data[at]):
+    elif is_whole(data[at]) or (len(indices) == 1 and op.pick(data[at], int(indices[0]))):
         middle = [whole(len(indices))]
     else:
         middle = [data[at]._replace(ids=data[at].ids[indices])]

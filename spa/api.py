@@ -147,7 +147,7 @@ def draft(
         groups, study = prepare(groups, use, say)
         groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, cost.without(groups.graph))
+    figures = measure(groups, removed, CostModel(groups))
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
@@ -289,8 +289,7 @@ def _held(groups: Groups, exact: bool) -> str:
 
 def measure(groups: Groups, removed: Removed, cost: CostModel) -> Figures:
     """Costs before and after; bytes after are left at 0."""
-    counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
-    return Figures(cost(), cost(counts), stored_bytes(groups.graph.model), 0)
+    return Figures(cost(), cost.of(removed), stored_bytes(groups.graph.model), 0)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,18 @@ class Grid(NamedTuple):
     factors: tuple[Ids, ...]
 
 
+class Pick(NamedTuple):
+    """One index of an axis, which a node takes out alone.
+
+    ids: of the whole axis. at: the index. node, output: the tensor that holds it.
+    """
+
+    ids: Ids
+    at: int
+    node: int
+    output: int
+
+
 Promise = tuple[int, int, int]  # body, input of the node that runs it, axis
 
 
@@ -71,10 +83,13 @@ class Recorder:
 
     begun: the axes of states that start as nothing, by body and input of the node that runs it.
     spoken: the axes of states of which that is known to be wrong. broken: those found so.
+    apart: the nodes that pick what can go with all that is made from it, see `spa.picks`.
     """
 
-    def __init__(self, spoken: frozenset[Promise] = frozenset()) -> None:
-        self.spoken = spoken
+    def __init__(
+        self, spoken: frozenset[Promise] = frozenset(), apart: frozenset[int] = frozenset()
+    ) -> None:
+        self.spoken, self.apart = spoken, apart
         self.broken: set[Promise] = set()
         self.begun: dict[tuple[int, int], Axes] = {}
         self.count = LOCKED + 1
@@ -83,6 +98,7 @@ class Recorder:
         self.locks: list[tuple[Ids, int, str]] = []
         self.inexact: list[tuple[Ids, int]] = []
         self.kinds: list[tuple[Ids, str]] = []
+        self.picks: list[Pick] = []
 
     def fresh(self, size: int, zero: bool = True) -> Axis:
         """An axis of new ids; one of size 1 broadcasts and is never removed, so it is whole."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
+from spa.picks import Finder
 from spa.rules import Op
 from spa.shapes import Shapes
 
@@ -41,6 +42,7 @@ class Ties:
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     released: the axes of inputs and outputs of the file that may lose indices.
+    picks: the indices that go with all that is made from them, see `spa.picks`.
     """
 
     axes: dict[str, Axes]
@@ -50,6 +52,7 @@ class Ties:
     refused: dict[int, str]
     misfit: bool
     released: Released = frozenset()
+    picks: tuple[Pick, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -73,18 +76,24 @@ def load_rules() -> None:
 
 def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) -> Ties:
     """Run every node's rule on ids; once more where a loop turns out to leave something else in a
-    state than what it was taken for.
+    state than what it was taken for, or where branches turn out to go with an index.
 
     Args:
         released: the axes of inputs and outputs that are not locked, see `spa.states`.
     """
     load_rules()
     spoken: frozenset[Promise] = frozenset()
+    apart: frozenset[int] = frozenset()
     while True:
-        ties = _walk(graph, shapes, Recorder(spoken), released)
-        if not ties.recorder.broken - spoken:
-            return ties
-        spoken |= ties.recorder.broken
+        ties = _walk(graph, shapes, Recorder(spoken, apart), released)
+        if ties.recorder.broken - spoken:
+            spoken |= ties.recorder.broken
+            continue
+        picks = ties.recorder.picks
+        found = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused}).apart(picks)
+        if found == apart:
+            return replace(ties, picks=tuple(p for p in picks if p.node in apart))
+        apart = found if not apart else apart & found
 
 
 def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:

@@ -43,14 +43,16 @@ class _Way:
 
 
 def rewrite(groups: Groups, removed: Removed) -> ModelProto:
-    """The model without the removed units and without the blocks that its graph is to lose.
+    """The model without the removed units, without what goes with them, and without the blocks
+    that its graph is to lose.
 
     Raises:
         ModelError: if a size computed at run time can be made right in no way.
     """
     model = _Rewriter(groups, groups.kept(removed)).model()
-    if groups.graph.blocks:
-        shorten(model, groups.graph.blocks)
+    blocks = groups.without(removed).blocks
+    if blocks:
+        shorten(model, blocks)
     return model
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import patterns
-from spa.axes import Axes, Axis, Grid, Ids, Recorder, Shape, is_whole, whole
+from spa.axes import Axes, Axis, Grid, Ids, Pick, Recorder, Shape, is_whole, whole
 from spa.follow import follow, foretell
 
 if TYPE_CHECKING:
@@ -140,6 +140,14 @@ class Op:
     def lock_input(self, k: int, why: str) -> None:
         for axis in self.input(k):
             self.lock(axis, why)
+
+    def pick(self, axis: Axis, at: int, output: int = 0) -> bool:
+        """Say that an output holds one index of an axis alone; whether it goes with that index,
+        and all that is made from it, see `spa.picks`."""
+        if not is_whole(axis) and len(axis.ids) > 1:
+            pick = Pick(axis.ids, at % len(axis.ids), self.node.index, output)
+            self.recorder.picks.append(pick)
+        return self.node.index in self.recorder.apart
 
     def inexact(self, axis: Axis) -> None:
         """Removing an index of this axis changes a statistic that runs over it."""
