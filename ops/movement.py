@@ -169,7 +169,7 @@ def _resize_gather(node: Sized) -> Resized:
     at, kept = node.op.axis(), node.kept[0]
     assert kept is not None
     size = node.op.shape()[at]
-    if len(kept[at]) == size:
+    if len(kept[at]) == size or node.op.pointed(1) is not None:
         return Resized()
     old = node.op.value(1) % size
     old = old[np.isin(old, kept[at])] if old.ndim else old
@@ -182,7 +182,9 @@ def gather(op: Op) -> list[Axes]:
     data, indices = op.input(0), op.fixed(1)
     before, after = data[:at], data[at + 1 :]
     op.lock_input(1, "lists positions")
-    if indices is None or indices.ndim > 1:
+    if op.indexes(1, data[at]):
+        middle = [whole(n) for n in op.shape(1)]
+    elif indices is None or indices.ndim > 1:
         op.lock(data[at], "indexed at run time" if indices is None else "indexed by a table")
         if not op.activation[0] and after:
             op.kind(after[-1], "embedding")
@@ -202,7 +204,9 @@ def gather(op: Op) -> list[Axes]:
 def gather_elements(op: Op) -> list[Axes]:
     at, out = op.axis(), []
     for k, (data, index) in enumerate(zip(op.input(0), op.input(1), strict=True)):
-        if k == at or len(data.ids) != len(index.ids):
+        if k == at and op.indexes(1, data):
+            out.append(whole(len(index.ids)))
+        elif k == at or len(data.ids) != len(index.ids):
             op.lock(data, "indexed at run time")
             op.lock(index, "lists positions")
             out.append(whole(len(index.ids)))
@@ -245,8 +249,9 @@ def gather_nd(op: Op) -> list[Axes]:
         op.lock(picked, "the index picked here")
         return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    for axis in data[:first]:
-        op.lock(axis, "indexed by a table")
+    if first != 1 or op.attr("batch_dims", 0) or not op.indexes(1, data[0]):
+        for axis in data[:first]:
+            op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 
 
@@ -254,6 +259,10 @@ def gather_nd(op: Op) -> list[Axes]:
 def scatter_elements(op: Op) -> list[Axes]:
     at, out = op.axis(), []
     for k, (data, index, new) in enumerate(zip(*map(op.input, range(3)), strict=True)):
+        if k == at and op.indexes(1, data):
+            op.lock(new, "written to at positions")
+            out.append(data._replace(zero=False))
+            continue
         if k == at or len(data.ids) != len(index.ids):
             for axis in (data, index, new):
                 op.lock(axis, "written to at positions")

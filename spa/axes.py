@@ -84,6 +84,9 @@ class Recorder:
     begun: the axes of states that start as nothing, by body and input of the node that runs it.
     spoken: the axes of states of which that is known to be wrong. broken: those found so.
     apart: the nodes that pick what can go with all that is made from it, see `spa.picks`.
+    indices: tensors that hold positions on an axis -> the ids of that axis. understood: the (node,
+        position of an input) that read such a tensor as that.
+    least: axes with the number of indices that have to stay.
     """
 
     def __init__(
@@ -99,6 +102,9 @@ class Recorder:
         self.inexact: list[tuple[Ids, int]] = []
         self.kinds: list[tuple[Ids, str]] = []
         self.picks: list[Pick] = []
+        self.indices: dict[str, Ids] = {}
+        self.understood: set[tuple[int, int]] = set()
+        self.least: list[tuple[Ids, int]] = []
 
     def fresh(self, size: int, zero: bool = True) -> Axis:
         """An axis of new ids; one of size 1 broadcasts and is never removed, so it is whole."""

@@ -13,24 +13,32 @@ of the index at zero and with zero in place of what its branch adds.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spa.axes import Pick
-from spa.graph import Block, Graph
+from spa import rules
+from spa.axes import Ids, Pick
+from spa.graph import Block, Graph, Node
 from spa.rules import Op
 from spa.shapes import Shapes
 from spa.silence import silent
 
 SUMS = {"Add", "Sub", "Sum"}
+_SCATTERS = {"Scatter", "ScatterElements", "ScatterND"}
+_LOOK_UP = {"Gather", "GatherElements", "GatherND"}
+_MOVES = {"Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+# What is known of a tensor: it holds nothing but zero; it holds no number, as a list of where zeros
+# are not; it is computed from the sizes of such a one.
+_ZERO, _EMPTY, _SIZES = "zero", "empty", "sizes"
 
 
 @dataclass(frozen=True)
 class Zeros:
     """What follows from some tensors that are zero.
 
-    nodes: those that make nothing but zero then. blocks: the sums that pass on their other side.
-    stuck: whether something else is made of a zero.
+    nodes: those that make nothing but zero then, or nothing at all. blocks: the sums that pass on
+        their other side. stuck: whether something else is made of them.
     """
 
     nodes: frozenset[int]
@@ -75,13 +83,24 @@ class Finder:
             self.follow(self.tensors(p for p in picks if p.at != e)).stuck for e in every
         )
 
+    def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:
+        """The ids of what a masked original cannot leave out, as no zero can be put in the place of
+        a branch that adds to some places only; with the nodes that add them."""
+        return [
+            (pick.ids[[pick.at]], block.node)
+            for pick in picks
+            for block in self.follow(self.tensors([pick])).blocks
+            if self.graph.nodes[block.node].op_type not in SUMS
+        ]
+
     def tensors(self, picks: Iterable[Pick]) -> set[str]:
         return {self.graph.nodes[p.node].outputs[p.output] for p in picks}
 
     def follow(self, names: set[str]) -> Zeros:
         """What follows where these tensors are zero."""
-        graph, zero, nodes = self.graph, set(names), set[int]()
-        blocks, stuck = list[Block](), not zero.isdisjoint(self.graph.outputs)
+        graph, known = self.graph, dict.fromkeys(names, _ZERO)
+        outputs = set(graph.outputs)
+        nodes, blocks, stuck = set[int](), list[Block](), not names.isdisjoint(outputs)
         waiting = [k for name in names for k in graph.readers.get(name, ())]
         heapq.heapify(waiting)
         last = -1
@@ -90,17 +109,19 @@ class Finder:
             if at == last:
                 continue
             last, node = at, graph.nodes[at]
-            held = [k for k, name in enumerate(node.inputs) if name in zero]
-            if self._is_silent(at, held):
+            held = {k: known[n] for k, n in enumerate(node.inputs) if n in known}
+            made = self._made(at, held)
+            block = None if made else self._block(at, held)
+            if made:
                 nodes.add(at)
-                zero.add(node.outputs[0])
-                stuck = node.outputs[0] in graph.outputs
-                for reader in graph.readers.get(node.outputs[0], ()):
+                known.update((n, made) for n in node.outputs if n)
+                stuck = not outputs.isdisjoint(node.outputs)
+                for reader in (k for n in node.outputs for k in graph.readers.get(n, ())):
                     heapq.heappush(waiting, reader)
+            elif block:
+                blocks.append(block)
             else:
-                block = self._block(at, held)
-                blocks += [block] if block else []
-                stuck = block is None
+                stuck = True
         return Zeros(frozenset(nodes), tuple(blocks), stuck)
 
     def dying(self, picks: Sequence[Pick]) -> frozenset[int]:
@@ -120,25 +141,52 @@ class Finder:
                 waiting += [graph.makers.get(n, -1) for n in graph.nodes[at].inputs]
         return frozenset(found)
 
-    def _is_silent(self, at: int, held: list[int]) -> bool:
+    def _made(self, at: int, held: Mapping[int, str]) -> str:
+        """What a node makes of inputs that are zero, empty or sizes; "" where that is not known."""
         node = self.graph.nodes[at]
         if at in self.unclear or at not in self.ops or node.home or node.bodies or not held:
-            return False
-        if len(node.outputs) != 1:
-            return False
+            return ""
+        kinds = set(held.values())
+        if kinds == {_ZERO}:
+            return _EMPTY if node.op_type == "NonZero" else _ZERO if self._silent(at, held) else ""
+        if kinds == {_SIZES} or (kinds == {_EMPTY} and node.op_type in ("Shape", "Size")):
+            return _SIZES
+        return _EMPTY if self._is_empty(node, held) else ""
+
+    def _silent(self, at: int, held: Mapping[int, str]) -> bool:
         key = at, tuple(held)
         if key not in self._known:
-            self._known[key] = silent(self.ops[at], held)
+            alone = len(self.graph.nodes[at].outputs) == 1
+            self._known[key] = alone and silent(self.ops[at], held)
         return self._known[key]
 
-    def _block(self, at: int, held: list[int]) -> Block | None:
-        """A sum that goes on without one of its two sides."""
+    def _is_empty(self, node: Node, held: Mapping[int, str]) -> bool:
+        """Whether a node makes a tensor without a number of one, whatever its other inputs are."""
+        rule = rules.find(node.op_type, node.domain)
+        if rule is None or _ZERO in held.values():
+            return False
+        if node.op_type in _LOOK_UP and held.get(1) == _EMPTY:
+            return 0 not in held
+        if node.op_type in ("MatMul", "Gemm"):  # what is summed over is stored, so there is some
+            return held.get(0) == _EMPTY and node.inputs[1] in self.graph.constants
+        if node.op_type == "Concat":
+            return len(held) == len(node.inputs) and set(held.values()) == {_EMPTY}
+        if rule.family == "elementwise":
+            return _SIZES not in held.values()
+        return node.op_type in _MOVES and held.get(0) == _EMPTY
+
+    def _block(self, at: int, held: Mapping[int, str]) -> Block | None:
+        """A sum that goes on without one of its sides: the other one, or what it adds nothing to."""
         node = self.graph.nodes[at]
-        plain = node.op_type in SUMS and node.domain in ("", "ai.onnx") and not node.home
-        if not plain or len(node.inputs) != 2 or len(held) != 1:
+        if node.domain not in ("", "ai.onnx") or node.home or at in self.unclear or not held:
             return None
-        branch, skip, total = node.inputs[held[0]], node.inputs[1 - held[0]], node.outputs[0]
+        if node.op_type in _SCATTERS and 0 not in held and held.get(1) == _EMPTY:
+            return Block(node.inputs[2], node.inputs[0], node.outputs[0], at, frozenset())
+        if node.op_type not in SUMS or len(node.inputs) != 2 or list(held.values()) != [_ZERO]:
+            return None
+        (k,) = held
+        branch, skip, total = node.inputs[k], node.inputs[1 - k], node.outputs[0]
         alike = total in self.shapes and self.shapes[total] == self.shapes.get(skip)
-        if not alike or (node.op_type == "Sub" and held == [0]):
+        if not alike or (node.op_type == "Sub" and k == 0):
             return None
         return Block(branch, skip, total, at, frozenset())

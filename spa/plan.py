@@ -306,6 +306,11 @@ def _units(groups: Groups, gone: Mapping[tuple[str, int], NDArray[np.bool_]]) ->
         units = np.flatnonzero(np.logical_and.reduce([f.all(axis=1) for f in flags]))
         if len(units) == group.size:
             raise PlanError(f"the plan removes all of group {group.name!r}")
+        if group.size - len(units) < group.least:
+            raise PlanError(
+                f"the plan keeps {group.size - len(units)} units of group {group.name!r}, of which "
+                f"{group.least} have to stay"
+            )
         if len(units):
             removed[g] = units
     return removed

@@ -29,6 +29,10 @@ from spa.shapes import Shapes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
+# What leaves positions on an axis what they are.
+_MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_INDEX = "reads positions on this axis, for another use than to look up what stands there"
+
 
 @dataclass(frozen=True)
 class Ties:
@@ -90,9 +94,12 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
             spoken |= ties.recorder.broken
             continue
         picks = ties.recorder.picks
-        found = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused}).apart(picks)
+        finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused})
+        found = finder.apart(picks)
         if found == apart:
-            return replace(ties, picks=tuple(p for p in picks if p.node in apart))
+            picks = [p for p in picks if p.node in apart]
+            ties.recorder.inexact += finder.hidden(picks)
+            return replace(ties, picks=tuple(picks))
         apart = found if not apart else apart & found
 
 
@@ -145,14 +152,33 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) 
         for name in node.captured:
             for axis in axes_of(name) or []:
                 op.lock(axis, f"read inside the body of {node.op_type}")
+        _follow_indices(op, node.index in refused)
         for name, made in zip(node.outputs, outputs, strict=False):
             if name and name in shapes.shapes:
                 axes[name] = made
     for name in graph.outputs:
+        if name in recorder.indices:
+            recorder.locks.append((recorder.indices[name], -1, f"{name!r} holds positions on it"))
         for k, axis in enumerate(axes_of(name) or []):
             if not is_whole(axis) and (name, k) not in released:
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
     return Ties(axes, recorder, ops, tuple(unknown), refused, misfit, released)
+
+
+def _follow_indices(op: Op, refused: bool) -> None:
+    """Positions on an axis that are moved about stay what they are; what is put to a use that its
+    rule does not understand locks the axis."""
+    node, known = op.node, op.recorder.indices
+    moved = node.op_type in _MOVES and node.domain in ("", "ai.onnx") and not refused
+    for k, name in enumerate(node.inputs):
+        if name not in known or ((node.index, k) in op.recorder.understood and not refused):
+            continue
+        if moved and k == 0:
+            known.update(dict.fromkeys(filter(None, node.outputs), known[name]))
+        else:
+            op.recorder.locks.append((known[name], node.index, _INDEX))
+    for name in node.captured & known.keys():
+        op.recorder.locks.append((known[name], node.index, _INDEX))
 
 
 def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:

@@ -161,7 +161,10 @@ class _Rewriter:
         if op is None or rule is None or rule.resize is None or refused:
             return Resized()
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
-        if all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
+        indices = self.groups.views[0].ties.recorder.indices
+        pointed = [self.kept.of(indices[n]) if n in indices else None for n in node.inputs]
+        moved = any(k is not None and len(k) < len(indices[n]) for n, k in zip(node.inputs, pointed, strict=True))
+        if not moved and all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
             self._unchanged(n) for n in node.inputs
         ):
             return Resized()
@@ -172,6 +175,7 @@ class _Rewriter:
                 [self.new_shapes.get(n) for n in node.outputs],
                 [self.kept.axes(n) if n else None for n in node.inputs],
                 [self.kept.axes(n) if n else None for n in node.outputs],
+                pointed,
             )
         )
 

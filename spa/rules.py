@@ -149,6 +149,37 @@ class Op:
             self.recorder.picks.append(pick)
         return self.node.index in self.recorder.apart
 
+    def points(self, axis: Axis, output: int = 0) -> None:
+        """Say that an output holds positions on an axis: where it is put to any other use than
+        `indexes`, the axis is locked."""
+        if not is_whole(axis) and output < len(self.node.outputs):
+            self.recorder.indices[self.node.outputs[output]] = axis.ids
+
+    def pointed(self, k: int) -> Ids | None:
+        """The ids of the axis on which input k holds positions, if it is known to."""
+        return self.recorder.indices.get(self.node.inputs[k]) if self.has(k) else None
+
+    def indexes(self, k: int, axis: Axis) -> bool:
+        """Whether input k holds positions on an axis that goes together with this one, index by
+        index; if so, say that they are read as positions on this one."""
+        ids = self.pointed(k)
+        if ids is None or len(ids) != len(axis.ids):
+            return False
+        self.tie(axis.ids, ids)
+        self.recorder.understood.add((self.node.index, k))
+        return True
+
+    def asks_for(self, k: int, at: int) -> None:
+        """Say that an output tells where input k, which holds positions on an axis, holds one."""
+        ids = self.pointed(k)
+        if ids is not None and self.pick(Axis(ids, False), at):
+            self.recorder.understood.add((self.node.index, k))
+
+    def keep(self, axis: Axis, count: int) -> None:
+        """So many indices of an axis have to stay."""
+        if not is_whole(axis) and count > 1:
+            self.recorder.least.append((axis.ids, count))
+
     def inexact(self, axis: Axis) -> None:
         """Removing an index of this axis changes a statistic that runs over it."""
         if not is_whole(axis):
@@ -222,7 +253,7 @@ class Sized:
     old_in, old_out, new_in, new_out: shapes; None for an absent tensor.
     kept: for every input, the kept indices of every axis.
     kept_out: the same for every output.
-    values: the values that the original reads at each input, where they are known.
+    pointed: for every input that holds positions on an axis the kept indices of that axis.
     """
 
     op: Op
@@ -230,6 +261,7 @@ class Sized:
     new_out: Sequence[Shape | None]
     kept: Sequence[Sequence[NDArray[np.intp]] | None]
     kept_out: Sequence[Sequence[NDArray[np.intp]] | None]
+    pointed: Sequence[NDArray[np.intp] | None] = ()
 
 
 Resize = Callable[[Sized], Resized]

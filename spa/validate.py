@@ -23,6 +23,7 @@ from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
 from spa.groups import Groups, Kept, Removed
 from spa.parts import Parts, parts
+from spa.picks import SUMS
 from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.rounding import shaken
@@ -344,6 +345,8 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
                 if read == name and not node.enters:
                     reads[node.index, position] = own
     for block in groups.without(removed).blocks[len(graph.blocks) :]:
+        if graph.nodes[block.node].op_type not in SUMS:
+            continue
         rank = len(groups.shapes.shapes[block.branch])
         kind = helper.tensor_dtype_to_np_dtype(groups.shapes.dtypes[block.branch])
         values[f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
