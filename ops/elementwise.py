@@ -66,9 +66,7 @@ declare("Or Xor", "..., ... -> ...", zero="0 + 1")
 declare("Div Mod", "..., ... -> ...", zero="0")
 declare("PRelu", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
-declare(
-    "BitwiseOr BitwiseXor BitShift Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."
-)
+declare("BitwiseOr BitwiseXor BitShift Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ...")
 
 
 def _asked(op: Op) -> tuple[int, NDArray[Any]] | None:

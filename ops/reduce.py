@@ -64,8 +64,11 @@ def arg(op: Op) -> list[Axes]:
 @rule("TopK", text="the second result holds positions on axis, of which k stay; inexact")
 def top_k(op: Op) -> list[Axes]:
     at = op.axis(-1)
+    op.need(1)
     op.points(op.input()[at], 1)
     op.inexact(op.input()[at])
+    if op.has(1) and op.fixed(1) is None:
+        op.lock(op.input()[at], "how many are picked depends on sizes")
     op.keep(op.input()[at], op.out_shape()[at])
     op.lock_input(1, "counts an axis")
     out = [axis._replace(zero=False) for axis in op.input()]
@@ -89,7 +92,9 @@ def _resize_one_hot(node: Sized) -> Resized:
     return Resized(inputs={1: np.full_like(old, depth)})
 
 
-@rule("OneHot", resize=_resize_one_hot, text="makes a whole axis, or that of the positions it reads")
+@rule(
+    "OneHot", resize=_resize_one_hot, text="makes a whole axis, or that of the positions it reads"
+)
 def one_hot(op: Op) -> list[Axes]:
     op.lock_input(1, "counts classes")
     op.lock_input(2, "holds the two values")

@@ -71,7 +71,7 @@ class CostModel:
     def _shares(self) -> tuple[Shares, Shares]:
         """Nodes and constants that go as a whole with a unit of some groups."""
         graph, nodes, constants = self._groups.graph, Shares(), Shares()
-        for g, units in self._groups.branches().items():
+        for g, units in self._groups.branches.items():
             group = self._groups[g]
             _, first = np.unique(self._groups.views[group.view].labels, return_index=True)
             self._axes[f"units of group {g}", 0] = len(self._sizes)
@@ -217,4 +217,5 @@ def _but(terms: Terms, gone: list[int]) -> Terms:
 
 
 def _total(terms: Terms, sizes: NDArray[np.float64]) -> int:
-    return round(sum((sizes[refs].prod(axis=1) / among).sum() for refs, _, among in terms))
+    total = sum((sizes[refs].prod(axis=1) / among).sum() for refs, _, among in terms)
+    return round(float(total))

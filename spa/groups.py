@@ -202,6 +202,7 @@ class Groups:
         ties = self.views[0].ties
         return Finder(self.graph, self.shapes, ties.ops, {*ties.unknown, *ties.refused})
 
+    @cached_property
     def branches(self) -> dict[int, list[frozenset[int]]]:
         """Group -> for every unit the nodes of the branches that go with it, for groups that have
         any."""

@@ -176,17 +176,23 @@ class Finder:
         return node.op_type in _MOVES and held.get(0) == _EMPTY
 
     def _block(self, at: int, held: Mapping[int, str]) -> Block | None:
-        """A sum that goes on without one of its sides: the other one, or what it adds nothing to."""
+        """A sum that goes on without one of its sides."""
         node = self.graph.nodes[at]
         if node.domain not in ("", "ai.onnx") or node.home or at in self.unclear or not held:
             return None
         if node.op_type in _SCATTERS and 0 not in held and held.get(1) == _EMPTY:
-            return Block(node.inputs[2], node.inputs[0], node.outputs[0], at, frozenset())
+            return self._passing(node, node.inputs[2], node.inputs[0])
         if node.op_type not in SUMS or len(node.inputs) != 2 or list(held.values()) != [_ZERO]:
             return None
         (k,) = held
-        branch, skip, total = node.inputs[k], node.inputs[1 - k], node.outputs[0]
+        skip, total = node.inputs[1 - k], node.outputs[0]
         alike = total in self.shapes and self.shapes[total] == self.shapes.get(skip)
         if not alike or (node.op_type == "Sub" and k == 0):
             return None
-        return Block(branch, skip, total, at, frozenset())
+        return self._passing(node, node.inputs[k], skip)
+
+    def _passing(self, node: Node, branch: str, skip: str) -> Block | None:
+        constant = self.graph.constants.get(skip)
+        if constant is not None and constant.source != skip:  # one reader's share of it
+            return None
+        return Block(branch, skip, node.outputs[0], node.index, frozenset())

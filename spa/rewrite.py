@@ -163,10 +163,10 @@ class _Rewriter:
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
         indices = self.groups.views[0].ties.recorder.indices
         pointed = [self.kept.of(indices[n]) if n in indices else None for n in node.inputs]
-        moved = any(k is not None and len(k) < len(indices[n]) for n, k in zip(node.inputs, pointed, strict=True))
-        if not moved and all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
-            self._unchanged(n) for n in node.inputs
-        ):
+        read = [indices[n] for n in node.inputs if n in indices]
+        moved = any(len(self.kept.of(ids)) < len(ids) for ids in read)
+        same = all(self.new_shapes[n] == self.old.shapes[n] for n in touched)
+        if same and not moved and all(self._unchanged(n) for n in node.inputs):
             return Resized()
         return rule.resize(
             Sized(
