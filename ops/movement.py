@@ -171,9 +171,13 @@ def _resize_gather(node: Sized) -> Resized:
     size = node.op.shape()[at]
     if len(kept[at]) == size or node.op.pointed(1) is not None:
         return Resized()
-    old = node.op.value(1) % size
-    old = old[np.isin(old, kept[at])] if old.ndim else old
-    return Resized(inputs={1: np.searchsorted(kept[at], old).astype(node.op.value(1).dtype)})
+    return Resized(inputs={1: _renumbered(node.op.value(1), size, kept[at])})
+
+
+def _renumbered(old: NDArray[Any], size: int, kept: NDArray[np.intp]) -> NDArray[Any]:
+    """Stored positions on an axis as positions among its kept indices."""
+    at = old % size
+    return np.searchsorted(kept, at[np.isin(at, kept)] if at.ndim else at).astype(old.dtype)
 
 
 @rule("Gather", resize=_resize_gather)
@@ -204,10 +208,9 @@ def gather(op: Op) -> list[Axes]:
 def gather_elements(op: Op) -> list[Axes]:
     at, out = op.axis(), []
     for k, (data, index) in enumerate(zip(op.input(0), op.input(1), strict=True)):
-        if k == at and op.indexes(1, data):
-            out.append(whole(len(index.ids)))
-        elif k == at or len(data.ids) != len(index.ids):
-            op.lock(data, "indexed at run time")
+        if k == at or len(data.ids) != len(index.ids):
+            if k != at or not op.indexes(1, data):
+                op.lock(data, "indexed at run time")
             op.lock(index, "lists positions")
             out.append(whole(len(index.ids)))
         else:
@@ -229,9 +232,7 @@ def _resize_gather_nd(node: Sized) -> Resized:
     size = node.op.shape()[0]
     if rows is None or len(kept[0]) == size:
         return Resized()
-    old = rows % size
-    old = old[np.isin(old, kept[0])] if old.ndim else old
-    return Resized(inputs={1: np.searchsorted(kept[0], old).astype(np.int64)[..., None]})
+    return Resized(inputs={1: _renumbered(rows, size, kept[0])[..., None]})
 
 
 _PICKS = "picks by a stored list, else locks the axes it indexes; the axes behind them pass"
@@ -249,9 +250,9 @@ def gather_nd(op: Op) -> list[Axes]:
         op.lock(picked, "the index picked here")
         return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    if first != 1 or op.attr("batch_dims", 0) or not op.indexes(1, data[0]):
-        for axis in data[:first]:
-            op.lock(axis, "indexed by a table")
+    alone = first == 1 and not op.attr("batch_dims", 0)
+    for axis in () if alone and op.indexes(1, data[0]) else data[:first]:
+        op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 
 
@@ -262,16 +263,15 @@ def scatter_elements(op: Op) -> list[Axes]:
         if k == at and op.indexes(1, data):
             op.lock(new, "written to at positions")
             out.append(data._replace(zero=False))
-            continue
-        if k == at or len(data.ids) != len(index.ids):
+        elif k == at or len(data.ids) != len(index.ids):
             for axis in (data, index, new):
                 op.lock(axis, "written to at positions")
             out.append(whole(len(data.ids)))
-            continue
-        op.tie(data.ids, index.ids)
-        op.tie(data.ids, new.ids)
-        live = new if is_whole(data) else data
-        out.append(live._replace(zero=data.zero and new.zero))
+        else:
+            op.tie(data.ids, index.ids)
+            op.tie(data.ids, new.ids)
+            live = new if is_whole(data) else data
+            out.append(live._replace(zero=data.zero and new.zero))
     return [out]
 
 
@@ -413,11 +413,3 @@ def shape_of(op: Op) -> list[Axes]:
 @rule("Constant", text="a value of its own")
 def constant(op: Op) -> list[Axes]:
     return op.whole_outputs()
-
-
-@rule("UnfoldTensor", domain=MICROSOFT, text="locks dim and adds an axis of windows")
-def unfold(op: Op) -> list[Axes]:
-    at, out = int(op.attr("dim", -1)) % len(op.shape()), list(op.input())
-    op.lock(out[at], "unfolded into windows")
-    out[at] = whole(op.out_shape()[at])
-    return [[*out, whole(op.out_shape()[-1])]]

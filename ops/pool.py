@@ -84,3 +84,11 @@ def resize(op: Op) -> list[Axes]:
             axis = whole(n)
         out.append(axis)
     return [out]
+
+
+@rule("UnfoldTensor", domain=MICROSOFT, text="locks dim and adds an axis of windows")
+def unfold(op: Op) -> list[Axes]:
+    at, out = int(op.attr("dim", -1)) % len(op.shape()), list(op.input())
+    op.lock(out[at], "unfolded into windows")
+    out[at] = whole(op.out_shape()[at])
+    return [[*out, whole(op.out_shape()[-1])]]

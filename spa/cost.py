@@ -19,6 +19,7 @@ from spa import borders, rules
 from spa.axes import Ids, whole
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Groups, Removed
+from spa.wake import branches, shortened
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class CostModel:
     def _shares(self) -> tuple[Shares, Shares]:
         """Nodes and constants that go as a whole with a unit of some groups."""
         graph, nodes, constants = self._groups.graph, Shares(), Shares()
-        for g, units in self._groups.branches.items():
+        for g, units in branches(self._groups).items():
             group = self._groups[g]
             _, first = np.unique(self._groups.views[group.view].labels, return_index=True)
             self._axes[f"units of group {g}", 0] = len(self._sizes)
@@ -190,7 +191,7 @@ class CostModel:
     def of(self, removed: Removed) -> Cost:
         """Cost after removing the blocks and these units, with what goes with each of them."""
         counts = [len(removed.get(g, ())) for g in range(len(self._groups))]
-        other = self.without(self._groups.without(removed))
+        other = self.without(shortened(self._groups, removed))
         other._chosen = True
         return other(np.asarray(counts, np.int64))
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spa.axes import LOCKED, Axis, AxisName, Ids, Pick, Released, is_whole
+from spa.axes import LOCKED, Axis, AxisName, Ids, Released, is_whole
 from spa.graph import WEIGHTS, Graph
-from spa.picks import Finder
 from spa.propagate import Ties
 from spa.scales import is_beside
 from spa.shapes import Shape, Shapes
@@ -120,15 +119,6 @@ class Kept:
         """The axes of inputs and outputs of the file that may lose indices."""
         return self._views[0].ties.released
 
-    @property
-    def lost(self) -> list[Pick]:
-        """The picks whose index goes."""
-        return [p for p in self._views[0].ties.picks if self.is_gone(int(p.ids[p.at]))]
-
-    def is_gone(self, id_: int) -> bool:
-        pairs = zip(self._views, self._gone, strict=True)
-        return any(bool(gone[view.labels[id_]]) for view, gone in pairs)
-
     def before(self, tensor: str) -> Shape:
         """The shape of a tensor before."""
         return self._shapes[tensor]
@@ -190,34 +180,6 @@ class Groups:
 
     def kept(self, removed: Removed) -> Kept:
         return Kept(self, removed)
-
-    def without(self, removed: Removed) -> Graph:
-        """The graph that is also to lose the branches that go with these units, see `spa.picks`."""
-        lost = self.kept(removed).lost
-        blocks = self.finder.follow(self.finder.tensors(lost)).blocks if lost else ()
-        return replace(self.graph, blocks=(*self.graph.blocks, *blocks)) if lost else self.graph
-
-    @cached_property
-    def finder(self) -> Finder:
-        ties = self.views[0].ties
-        return Finder(self.graph, self.shapes, ties.ops, {*ties.unknown, *ties.refused})
-
-    @cached_property
-    def branches(self) -> dict[int, list[frozenset[int]]]:
-        """Group -> for every unit the nodes of the branches that go with it, for groups that have
-        any."""
-        picks = self.views[0].ties.picks
-        found: dict[int, list[frozenset[int]]] = {}
-        for g, group in enumerate(self.groups if picks else ()):
-            unit = {label: k for k, label in enumerate(group.units.tolist())}
-            mine: list[list[Pick]] = [[] for _ in unit]
-            for pick in picks:
-                k = unit.get(int(self.views[group.view].labels[pick.ids[pick.at]]), -1)
-                if k >= 0:
-                    mine[k].append(pick)
-            if any(mine):
-                found[g] = [self.finder.dying(some) for some in mine]
-        return found
 
     @cached_property
     def dead(self) -> frozenset[int]:

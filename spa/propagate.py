@@ -46,7 +46,8 @@ class Ties:
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     released: the axes of inputs and outputs of the file that may lose indices.
-    picks: the indices that go with all that is made from them, see `spa.picks`.
+    picks: the indices that go with all that is made from them. finder: finds that; None without
+        any, see `spa.picks`.
     """
 
     axes: dict[str, Axes]
@@ -57,6 +58,7 @@ class Ties:
     misfit: bool
     released: Released = frozenset()
     picks: tuple[Pick, ...] = ()
+    finder: Finder | None = None
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +101,7 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
         if found == apart:
             picks = [p for p in picks if p.node in apart]
             ties.recorder.inexact += finder.hidden(picks)
-            return replace(ties, picks=tuple(picks))
+            return replace(ties, picks=tuple(picks), finder=finder if picks else None)
         apart = found if not apart else apart & found
 
 

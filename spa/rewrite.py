@@ -23,6 +23,7 @@ from spa.groups import Groups, Kept, Removed
 from spa.protos import as_tensor, set_attribute, set_value, unused, with_inputs
 from spa.rules import Resized, Sized
 from spa.shorten import shorten
+from spa.wake import shortened
 
 Value = NDArray[Any]
 
@@ -50,7 +51,7 @@ def rewrite(groups: Groups, removed: Removed) -> ModelProto:
         ModelError: if a size computed at run time can be made right in no way.
     """
     model = _Rewriter(groups, groups.kept(removed)).model()
-    blocks = groups.without(removed).blocks
+    blocks = shortened(groups, removed).blocks
     if blocks:
         shorten(model, blocks)
     return model

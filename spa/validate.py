@@ -28,6 +28,7 @@ from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.rounding import shaken
 from spa.run import Feeds, Outputs
+from spa.wake import shortened
 
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
@@ -220,7 +221,7 @@ def _last_sums(groups: Groups, removed: Removed) -> list[str]:
     a body, in which some may."""
     graph, shapes = groups.graph, groups.shapes
     found, seen, waiting = set(), set(), list(graph.outputs)
-    dead = groups.without(removed).dead
+    dead = shortened(groups, removed).dead
     while waiting:
         name = waiting.pop()
         if name in seen or name not in graph.makers:
@@ -344,7 +345,7 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             for position, read in enumerate(node.inputs):
                 if read == name and not node.enters:
                     reads[node.index, position] = own
-    for block in groups.without(removed).blocks[len(graph.blocks) :]:
+    for block in shortened(groups, removed).blocks[len(graph.blocks) :]:
         if graph.nodes[block.node].op_type not in SUMS:
             continue
         rank = len(groups.shapes.shapes[block.branch])

@@ -18,6 +18,7 @@ from spa.cost import CostModel
 from spa.groups import Groups, Removed
 from spa.rewrite import rewrite
 from spa.settings import ALL_KINDS
+from spa.wake import lost, shortened
 
 LAW = 1e-4
 HALF_LAW = 1e-2  # where the model computes in half precision
@@ -107,7 +108,7 @@ def check_law(
 
 def check_names(groups: Groups, pruned: ModelProto, removed: Removed) -> None:
     """Nodes, their outputs and the tensors in the file are called what they were called."""
-    model, left = groups.graph.model, groups.without(removed)
+    model, left = groups.graph.model, shortened(groups, removed)
     dead = {id(left.nodes[k].proto) for k in left.dead}
     added = {(n.name, tuple(n.output)) for n in pruned.graph.node}
     for node in model.graph.node:
@@ -134,7 +135,7 @@ def check_sizes(groups: Groups, pruned: ModelProto, removed: Removed) -> None:
     # A size computed at run time is corrected where it is used, not where it is made.
     # An output of a Split that goes with its index is left with size 0.
     counted = _counted(groups)
-    unasked = {*groups.shapes.values, *groups.finder.tensors(kept.lost), *counted}
+    unasked = {*groups.shapes.values, *lost(groups, removed), *counted}
     foretold = {n: kept.shape(n) for n in groups.shapes.shapes if n not in unasked}
     for name, shape in after.shapes.shapes.items():
         if name in foretold:

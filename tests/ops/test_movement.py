@@ -394,9 +394,6 @@ CONTRIB = [
     case("ms-Pad-channels", 2, _own("Pad", (2, 11, 6, 6), np.asarray([0, 1, 0, 0, 0, 2, 0, 0]))),
     case("ms-GatherND", 1, _own("GatherND", (3, 8, 6, 6), np.asarray([[0], [1], [1]])),
          exact=True),
-    case("UnfoldTensor", 1, lambda net, a: net.reshape(contrib(
-        net, "UnfoldTensor", [a], (2, 8, 6, 3, 4), dim=3, size=4, step=1)[0], [0, 0, 6, 12]),
-        exact=True),
 ]  # fmt: skip
 
 

@@ -195,6 +195,15 @@ CONTRIB = [
         )[0],
         exact=True,
     ),
+    case(
+        "UnfoldTensor",
+        1,
+        lambda net, a: net.reshape(
+            contrib(net, "UnfoldTensor", [a], (2, 8, 6, 3, 4), dim=3, size=4, step=1)[0],
+            [0, 0, 6, 12],
+        ),
+        exact=True,
+    ),
 ]
 
 
