@@ -126,8 +126,9 @@ class Finder:
 
     def dying(self, picks: Sequence[Pick]) -> frozenset[int]:
         """The nodes that nothing needs any more without these branches."""
-        found = set(self.follow(self.tensors(picks)).nodes) | {p.node for p in picks}
         graph, outputs = self.graph, set(self.graph.outputs)
+        found = set(self.follow(self.tensors(picks)).nodes)
+        found |= {p.node for p in picks if len(graph.nodes[p.node].outputs) == 1}
         waiting = [graph.makers.get(n, -1) for k in found for n in graph.nodes[k].inputs]
         while waiting:
             at = waiting.pop()
