@@ -31,6 +31,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 # What leaves positions on an axis what they are.
 _MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_RESULT = "the result is an index into this axis"
 _INDEX = "reads positions on this axis, for another use than to look up what stands there"
 
 
@@ -160,7 +161,8 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) 
                 axes[name] = made
     for name in graph.outputs:
         if name in recorder.indices:
-            recorder.locks.append((recorder.indices[name], -1, f"{name!r} holds positions on it"))
+            maker = graph.makers[name]
+            recorder.locks.append((recorder.indices[name], maker, _RESULT))
         for k, axis in enumerate(axes_of(name) or []):
             if not is_whole(axis) and (name, k) not in released:
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
