@@ -2,7 +2,7 @@
 
 Names of tensors never change, so a plan made on the .onnx says how to cut the framework's own
 parameters: take the kept indices of every axis that it lists, and leave out what goes with whole
-branches.
+branches or experts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEMO = Path(spa.__file__).parent / "data" / "digits.onnx"
 
 def cut(weights: dict[str, np.ndarray], plan: spa.Plan) -> dict[str, np.ndarray]:
     """The weights that stay."""
-    gone = {name for names in plan.blocks.values() for name in names}
+    gone = {name for names in (plan.gone, *plan.blocks.values()) for name in names}
     smaller = {name: value for name, value in weights.items() if name not in gone}
     for name, order in plan.orders:
         if name in smaller:

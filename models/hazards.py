@@ -478,11 +478,28 @@ def argmax_over_channels(net: Net, x: Tensor) -> Any:
     return _head(net, net.conv(net.relu(a), 6)), net.node("ArgMax", a, axis=1)
 
 
-@hazard(1)
+@hazard(2)
 def topk_over_channels(net: Net, x: Tensor) -> Any:
+    """Their values alone are read, as a maximum over them would be."""
     a = net.conv(x, 8)
     values, _ = net.nodes("TopK", [a, [3]], 2, axis=1)
     return _head(net, net.conv(net.relu(a), 6)), values
+
+
+@hazard(1)
+def topk_of_channels(net: Net, x: Tensor) -> Any:
+    """Which channels they are is an output."""
+    a = net.conv(x, 8)
+    _, index = net.nodes("TopK", [a, [3]], 2, axis=1)
+    return _head(net, net.conv(net.relu(a), 6)), index
+
+
+@hazard(1)
+def topk_to_numbers(net: Net, x: Tensor) -> Any:
+    """Which channels they are is a number to count with."""
+    a = net.conv(x, 8)
+    _, index = net.nodes("TopK", [a, [3]], 2, axis=1)
+    return net.concat(net.conv(net.relu(a), 6), net.cast(index, TensorProto.FLOAT))
 
 
 # --- pass-through, unknown, nested

@@ -1,8 +1,12 @@
 """Elementwise operators, with ONNX (numpy) broadcasting."""
 
 import math
+from typing import Any
 
-from spa.rules import MICROSOFT, Axes, Op, Quantised, declare, follow, rule
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.rules import MICROSOFT, Axes, Op, Quantised, Resized, Sized, declare, follow, rule
 
 # f(0) = 0: what is removed contributes nothing further on.
 declare(
@@ -62,9 +66,46 @@ declare("Or Xor", "..., ... -> ...", zero="0 + 1")
 declare("Div Mod", "..., ... -> ...", zero="0")
 declare("PRelu", "..., ... -> ...", zero="0")
 declare("Where", "..., ..., ... -> ...", zero="1 + 2")
-declare(
-    "BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ..."
-)
+declare("BitwiseOr BitwiseXor BitShift Greater GreaterOrEqual Less LessOrEqual", "..., ... -> ...")
+
+
+def _asked(op: Op) -> tuple[int, NDArray[Any]] | None:
+    """The input that holds positions on an axis, and what it is compared with: a stored list of all
+    positions there are, or one alone."""
+    for k in (0, 1):
+        ids, stored = op.pointed(k), op.fixed(1 - k)
+        if ids is not None and stored is not None:
+            if stored.size == 1 and 0 <= stored.item() < len(ids):
+                return k, stored
+            if max(stored.shape) == len(ids) and np.array_equal(stored.ravel(), range(len(ids))):
+                return k, stored
+    return None
+
+
+def _resize_equal(node: Sized) -> Resized:
+    asked = _asked(node.op)
+    left = None if asked is None else node.pointed[asked[0]]
+    if asked is None or left is None:
+        return Resized()
+    k, stored = asked
+    if stored.size == 1:  # where it goes, so does all that is made from it
+        new = np.searchsorted(left, stored).astype(stored.dtype)
+    else:
+        shape = [len(left) if n > 1 else 1 for n in stored.shape]
+        new = np.arange(len(left), dtype=stored.dtype).reshape(shape)
+    return Resized(inputs={1 - k: new})
+
+
+@rule("Equal", resize=_resize_equal, text="..., ... -> ...  (positions on an axis tie it)")
+def equal(op: Op) -> list[Axes]:
+    asked = _asked(op)
+    if asked is not None:
+        k, stored = asked
+        if stored.size == 1:
+            op.asks_for(k, int(stored.item()))
+        else:
+            op.indexes(k, next(axis for axis in op.input(1 - k) if len(axis.ids) > 1))
+    return follow(op, "..., ... -> ...")
 
 
 # onnxruntime's own -----------------------------------------------------------------------------

@@ -50,8 +50,11 @@ def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
 
 
 def _resize_split(node: Sized) -> Resized:
-    at, op = node.op.axis(), node.op
-    new = [shape[at] for shape in node.new_out if shape is not None]
+    at, op, kept = node.op.axis(), node.op, node.kept[0]
+    assert kept is not None
+    ends = np.cumsum([shape[at] for shape in op.out_shapes if shape is not None])
+    # What is picked alone has size 1, also where it goes.
+    new = np.diff(np.searchsorted(kept[at], ends), prepend=0).tolist()
     if op.has(1):
         return Resized(inputs={1: np.asarray(new, np.int64)})
     if "split" in op.node.attrs:
@@ -71,11 +74,11 @@ def split(op: Op) -> list[Axes]:
     ends = np.cumsum([op.out_shape(k)[at] for k in range(len(op.out_shapes))])
     outputs = []
     for end, k in zip(ends, range(len(ends)), strict=True):
-        out = list(op.input())
-        if not is_whole(out[at]):
-            out[at] = out[at]._replace(ids=out[at].ids[end - op.out_shape(k)[at] : end])
+        out, size = list(op.input()), op.out_shape(k)[at]
+        if is_whole(out[at]) or (size == 1 and op.pick(out[at], end - 1, k)):
+            out[at] = whole(size)
         else:
-            out[at] = whole(op.out_shape(k)[at])
+            out[at] = out[at]._replace(ids=out[at].ids[end - size : end])
         outputs.append(out)
     return outputs
 
@@ -160,7 +163,8 @@ def slice_(op: Op) -> list[Axes]:
             continue
         axis = out[at]
         ids = axis.ids[start:end:step]
-        if is_whole(axis):
+        first = range(len(axis.ids))[start:end:step]
+        if is_whole(axis) or (len(ids) == 1 and op.pick(axis, first[0])):
             out[at] = whole(len(ids))
         elif abs(step) != 1:
             out[at] = _lane(op, axis, start, end, step)
@@ -189,11 +193,15 @@ def _resize_gather(node: Sized) -> Resized:
     at, kept = node.op.axis(), node.kept[0]
     assert kept is not None
     size = node.op.shape()[at]
-    if len(kept[at]) == size:
+    if len(kept[at]) == size or node.op.pointed(1) is not None:
         return Resized()
-    old = node.op.value(1) % size
-    old = old[np.isin(old, kept[at])] if old.ndim else old
-    return Resized(inputs={1: np.searchsorted(kept[at], old).astype(node.op.value(1).dtype)})
+    return Resized(inputs={1: _renumbered(node.op.value(1), size, kept[at])})
+
+
+def _renumbered(old: NDArray[Any], size: int, kept: NDArray[np.intp]) -> NDArray[Any]:
+    """Stored positions on an axis as positions among its kept indices."""
+    at = old % size
+    return np.searchsorted(kept, at[np.isin(at, kept)] if at.ndim else at).astype(old.dtype)
 
 
 @rule("Gather", resize=_resize_gather)
@@ -202,15 +210,18 @@ def gather(op: Op) -> list[Axes]:
     data, indices = op.input(0), op.fixed(1)
     before, after = data[:at], data[at + 1 :]
     op.lock_input(1, "lists positions")
-    if indices is None or indices.ndim > 1:
+    if op.indexes(1, data[at]):
+        middle = [whole(n) for n in op.shape(1)]
+    elif indices is None or indices.ndim > 1:
         op.lock(data[at], "indexed at run time" if indices is None else "indexed by a table")
         if not op.activation[0] and after:
             op.kind(after[-1], "embedding")
         middle = [whole(n) for n in op.shape(1)]
     elif indices.ndim == 0:
-        op.lock(data[at]._replace(ids=data[at].ids[[int(indices)]]), "the index picked here")
+        if not op.pick(data[at], int(indices)):
+            op.lock(data[at]._replace(ids=data[at].ids[[int(indices)]]), "the index picked here")
         middle = []
-    elif is_whole(data[at]):
+    elif is_whole(data[at]) or (len(indices) == 1 and op.pick(data[at], int(indices[0]))):
         middle = [whole(len(indices))]
     else:
         middle = [data[at]._replace(ids=data[at].ids[indices])]
@@ -222,7 +233,8 @@ def gather_elements(op: Op) -> list[Axes]:
     at, out = op.axis(), []
     for k, (data, index) in enumerate(zip(op.input(0), op.input(1), strict=True)):
         if k == at or len(data.ids) != len(index.ids):
-            op.lock(data, "indexed at run time")
+            if k != at or not op.indexes(1, data):
+                op.lock(data, "indexed at run time")
             op.lock(index, "lists positions")
             out.append(whole(len(index.ids)))
         else:
@@ -244,9 +256,7 @@ def _resize_gather_nd(node: Sized) -> Resized:
     size = node.op.shape()[0]
     if rows is None or len(kept[0]) == size:
         return Resized()
-    old = rows % size
-    old = old[np.isin(old, kept[0])] if old.ndim else old
-    return Resized(inputs={1: np.searchsorted(kept[0], old).astype(np.int64)[..., None]})
+    return Resized(inputs={1: _renumbered(rows, size, kept[0])[..., None]})
 
 
 _PICKS = "picks by a stored list, else locks the axes it indexes; the axes behind them pass"
@@ -264,7 +274,8 @@ def gather_nd(op: Op) -> list[Axes]:
         op.lock(picked, "the index picked here")
         return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    for axis in data[:first]:
+    alone = first == 1 and not op.attr("batch_dims", 0)
+    for axis in () if alone and op.indexes(1, data[0]) else data[:first]:
         op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 
@@ -273,15 +284,18 @@ def gather_nd(op: Op) -> list[Axes]:
 def scatter_elements(op: Op) -> list[Axes]:
     at, out = op.axis(), []
     for k, (data, index, new) in enumerate(zip(*map(op.input, range(3)), strict=True)):
-        if k == at or len(data.ids) != len(index.ids):
+        if k == at and op.indexes(1, data):
+            op.lock(new, "written to at positions")
+            out.append(data._replace(zero=False))
+        elif k == at or len(data.ids) != len(index.ids):
             for axis in (data, index, new):
                 op.lock(axis, "written to at positions")
             out.append(whole(len(data.ids)))
-            continue
-        op.tie(data.ids, index.ids)
-        op.tie(data.ids, new.ids)
-        live = new if is_whole(data) else data
-        out.append(live._replace(zero=data.zero and new.zero))
+        else:
+            op.tie(data.ids, index.ids)
+            op.tie(data.ids, new.ids)
+            live = new if is_whole(data) else data
+            out.append(live._replace(zero=data.zero and new.zero))
     return [out]
 
 

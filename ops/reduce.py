@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import MICROSOFT, Axes, Op, Quantised, follow, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, Quantised, Resized, Sized, follow, rule, whole
 
 _SUMS = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
 
@@ -52,31 +52,52 @@ def _without(op: Op, gone: set[int]) -> list[Axes]:
     return [out]
 
 
-@rule("ArgMax ArgMin", text="locks axis: the result is an index into it")
+@rule("ArgMax ArgMin", text="the result holds positions on axis; inexact")
 def arg(op: Op) -> list[Axes]:
     at = op.axis(0)
-    op.lock(op.input()[at], "the result is an index into this axis")
+    op.points(op.input()[at])
+    op.inexact(op.input()[at])
     rest = [axis._replace(zero=False) for axis in op.input()]
     return [rest[:at] + [whole(1)] * op.attr("keepdims", 1) + rest[at + 1 :]]
 
 
-@rule("TopK", text="locks axis: the result is an index into it")
+@rule("TopK", text="the second result holds positions on axis, of which k stay; inexact")
 def top_k(op: Op) -> list[Axes]:
     at = op.axis(-1)
-    op.lock(op.input()[at], "the result is an index into this axis")
+    op.need(1)
+    op.points(op.input()[at], 1)
+    op.inexact(op.input()[at])
+    if op.has(1) and op.fixed(1) is None:
+        op.lock(op.input()[at], "how many are picked depends on sizes")
+    op.keep(op.input()[at], op.out_shape()[at])
     op.lock_input(1, "counts an axis")
     out = [axis._replace(zero=False) for axis in op.input()]
     out[at] = whole(op.out_shape()[at])
     return [out, list(out)]
 
 
-@rule("OneHot", text="makes a whole axis")
+def _resize_one_hot(node: Sized) -> Resized:
+    old, shape = node.op.fixed(1), node.new_out[0]
+    assert shape is not None
+    if old is None:
+        return Resized()
+    depth = shape[int(node.op.attr("axis", -1)) % len(shape)]
+    return Resized(inputs={1: np.full_like(old, depth)})
+
+
+@rule(
+    "OneHot", resize=_resize_one_hot, text="makes a whole axis, or that of the positions it reads"
+)
 def one_hot(op: Op) -> list[Axes]:
     op.lock_input(1, "counts classes")
     op.lock_input(2, "holds the two values")
     out = [axis._replace(zero=False) for axis in op.input()]
     at = int(op.attr("axis", -1)) % (len(out) + 1)
-    return [[*out[:at], whole(op.out_shape()[at]), *out[at:]]]
+    made, depth = whole(op.out_shape()[at]), op.fixed(1)
+    if depth is not None and op.pointed(0) is not None:
+        fresh = op.fresh(op.out_shape()[at], zero=False)
+        made = fresh if op.indexes(0, fresh) else made
+    return [[*out[:at], made, *out[at:]]]
 
 
 @rule("Trilu", text="keeps the last two axes whole")

@@ -176,7 +176,8 @@ class Steps:
         free = [limits.groups is None or g in limits.groups for g in range(len(groups))]
         self._free = np.asarray(free, bool)
         floor = np.ceil(limits.floor * self.sizes).astype(np.int64)
-        self._floor = np.maximum(floor, max(limits.min_keep, 1))
+        least = np.asarray([g.least for g in groups.groups], np.int64)
+        self._floor = np.maximum(np.maximum(floor, least), max(limits.min_keep, 1))
 
     def allowed(self, removed: Counts) -> Counts:
         """The largest allowed counts that are not above the wanted ones."""

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from spa import plan as plans
@@ -147,7 +146,7 @@ def draft(
         groups, study = prepare(groups, use, say)
         groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, cost.without(groups.graph))
+    figures = measure(groups, removed, CostModel(groups))
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
@@ -289,8 +288,7 @@ def _held(groups: Groups, exact: bool) -> str:
 
 def measure(groups: Groups, removed: Removed, cost: CostModel) -> Figures:
     """Costs before and after; bytes after are left at 0."""
-    counts = np.asarray([len(removed.get(g, ())) for g in range(len(groups))], np.int64)
-    return Figures(cost(), cost(counts), stored_bytes(groups.graph.model), 0)
+    return Figures(cost(), cost.of(removed), stored_bytes(groups.graph.model), 0)
 
 
 @dataclass(frozen=True)

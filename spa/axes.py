@@ -60,6 +60,18 @@ class Grid(NamedTuple):
     factors: tuple[Ids, ...]
 
 
+class Pick(NamedTuple):
+    """One index of an axis, which a node takes out alone.
+
+    ids: of the whole axis. at: the index. node, output: the tensor that holds it.
+    """
+
+    ids: Ids
+    at: int
+    node: int
+    output: int
+
+
 Promise = tuple[int, int, int]  # body, input of the node that runs it, axis
 
 
@@ -71,10 +83,16 @@ class Recorder:
 
     begun: the axes of states that start as nothing, by body and input of the node that runs it.
     spoken: the axes of states of which that is known to be wrong. broken: those found so.
+    apart: the nodes that pick what can go with all that is made from it, see `spa.picks`.
+    indices: tensors that hold positions on an axis -> the ids of that axis. understood: the (node,
+        position of an input) that read such a tensor as that.
+    least: axes with the number of indices that have to stay.
     """
 
-    def __init__(self, spoken: frozenset[Promise] = frozenset()) -> None:
-        self.spoken = spoken
+    def __init__(
+        self, spoken: frozenset[Promise] = frozenset(), apart: frozenset[int] = frozenset()
+    ) -> None:
+        self.spoken, self.apart = spoken, apart
         self.broken: set[Promise] = set()
         self.begun: dict[tuple[int, int], Axes] = {}
         self.count = LOCKED + 1
@@ -83,6 +101,10 @@ class Recorder:
         self.locks: list[tuple[Ids, int, str]] = []
         self.inexact: list[tuple[Ids, int]] = []
         self.kinds: list[tuple[Ids, str]] = []
+        self.picks: list[Pick] = []
+        self.indices: dict[str, Ids] = {}
+        self.understood: set[tuple[int, int]] = set()
+        self.least: list[tuple[Ids, int]] = []
 
     def fresh(self, size: int, zero: bool = True) -> Axis:
         """An axis of new ids; one of size 1 broadcasts and is never removed, so it is whole."""

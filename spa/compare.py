@@ -146,8 +146,7 @@ class _Way:
         except TargetError as error:
             return [replace(row, failed=str(error))]
         chosen = perf_counter() - start
-        counts = np.asarray([len(removed.get(g, ())) for g in range(len(self.groups))], np.int64)
-        full, left = cost(), cost.without(groups.graph)(counts)
+        full, left = cost(), CostModel(groups).of(removed)
         row = replace(row, macs=left.macs / max(full.macs, 1), params=left.params / full.params)
         plain = replace(use, compensate="none", repair="none")
         ways = [plain] if use.compensate == use.repair == "none" else [use, plain]

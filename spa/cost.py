@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import borders, rules
-from spa.axes import whole
+from spa.axes import Ids, whole
 from spa.graph import WEIGHTS, Graph
-from spa.groups import Groups
+from spa.groups import Groups, Removed
+from spa.wake import branches, shortened
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Cost:
 
 
 Axes = list[tuple[str, int]]
-Terms = list[tuple[NDArray[np.intp], NDArray[np.intp]]]  # axes, and what each term belongs to
+# Axes, what each term belongs to, and what it is divided by.
+Terms = list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]]
+Shares = dict[int, list[int]]  # what goes with a unit -> the groups that have it
 
 
 class CostModel:
@@ -38,16 +41,20 @@ class CostModel:
 
     The product of the sizes of some axes is the cost of one node or one constant. An axis falls
     into cells, each of one group in every view; a cell keeps the shares that its groups keep, and
-    where two views cross (heads and head dims) it is a grid and the shares multiply.
+    where two views cross (heads and head dims) it is a grid and the shares multiply. What goes as a
+    whole with a unit (`spa.picks`) counts by the share of units that stay.
     """
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._axes: dict[tuple[str, int], int] = {}
         self._sizes: list[int] = []
-        self._macs = self._terms(list(self._mac_terms()))
+        self._units: dict[int, Ids] = {}  # the axes that stand for the units of a group
+        self._chosen = False
         self._constants = list(groups.graph.constants)
-        self._params = self._terms(list(self._param_terms()))
+        nodes, constants = self._shares()
+        self._macs = self._terms(list(self._mac_terms()), nodes)
+        self._params = self._terms(list(self._param_terms()), constants)
         self._full = np.asarray(self._sizes or [1], float)
         self._cells = self._find_cells()
         self._left = self._alive(groups.graph)
@@ -61,6 +68,24 @@ class CostModel:
     def _alive(self, graph: Graph) -> tuple[Terms, Terms]:
         gone = [k for k, name in enumerate(self._constants) if name in graph.forgotten]
         return _but(self._macs, list(graph.dead)), _but(self._params, gone)
+
+    def _shares(self) -> tuple[Shares, Shares]:
+        """Nodes and constants that go as a whole with a unit of some groups."""
+        graph, nodes, constants = self._groups.graph, Shares(), Shares()
+        for g, units in branches(self._groups).items():
+            group = self._groups[g]
+            _, first = np.unique(self._groups.views[group.view].labels, return_index=True)
+            self._axes[f"units of group {g}", 0] = len(self._sizes)
+            self._units[len(self._sizes)] = first[group.units].astype(np.int32)
+            self._sizes.append(len(units))
+            of = {node: k for k, unit in enumerate(units) for node in unit}
+            for node in of:
+                nodes.setdefault(node, []).append(g)
+            for number, name in enumerate(self._constants):
+                read = {of.get(k, -1) for k in graph.readers.get(name, ())}
+                if len(read) == 1 and -1 not in read and name not in graph.outputs:
+                    constants.setdefault(number, []).append(g)
+        return nodes, constants
 
     def _mac_terms(self) -> Iterator[tuple[int, Axes]]:
         for op in self._groups.views[0].ties.ops.values():
@@ -95,22 +120,26 @@ class CostModel:
     def _refused(self) -> dict[int, str]:
         return self._groups.views[0].ties.refused
 
-    def _terms(self, terms: list[tuple[int, Axes]]) -> Terms:
+    def _terms(self, terms: list[tuple[int, Axes]], shares: Shares) -> Terms:
         """Axis references as indices, grouped by how many there are (for one product each)."""
-        by_length: dict[int, list[tuple[int, list[int]]]] = {}
+        by_length: dict[int, list[tuple[int, list[int], float]]] = {}
         for owner, term in terms:
-            refs = []
+            refs, among = list[int](), 1.0
+            for g in shares.get(owner, ()):
+                refs.append(self._axes[f"units of group {g}", 0])
+                among *= self._sizes[refs[-1]]
             for name, axis in term:
                 key = (name, axis)
                 if key not in self._axes:
                     self._axes[key] = len(self._sizes)
                     self._sizes.append(self._groups.shapes.shapes[name][axis])
                 refs.append(self._axes[key])
-            by_length.setdefault(len(refs), []).append((owner, refs))
+            by_length.setdefault(len(refs), []).append((owner, refs, among))
         return [
             (
-                np.asarray([refs for _, refs in rows], np.intp).reshape(len(rows), length),
-                np.asarray([owner for owner, _ in rows], np.intp),
+                np.asarray([refs for _, refs, _ in rows], np.intp).reshape(len(rows), length),
+                np.asarray([owner for owner, _, _ in rows], np.intp),
+                np.asarray([among for _, _, among in rows], np.float64),
             )
             for length, rows in by_length.items()
         ]
@@ -137,7 +166,9 @@ class CostModel:
         axes = self._groups.views[0].ties.axes
         # All at once, so that no two have one `id`.
         held = [
-            axes[name][k].ids if name in axes else whole(int(self._full[row])).ids
+            axes[name][k].ids
+            if name in axes
+            else self._units.get(row, whole(int(self._full[row])).ids)
             for (name, k), row in self._axes.items()
         ]
         for ids, row in zip(held, self._axes.values(), strict=True):
@@ -157,6 +188,13 @@ class CostModel:
             np.concatenate([empty, *cells], axis=1),
         )
 
+    def of(self, removed: Removed) -> Cost:
+        """Cost after removing the blocks and these units, with what goes with each of them."""
+        counts = [len(removed.get(g, ())) for g in range(len(self._groups))]
+        other = self.without(shortened(self._groups, removed))
+        other._chosen = True
+        return other(np.asarray(counts, np.int64))
+
     def __call__(self, removed: NDArray[np.int64] | None = None) -> Cost:
         """Cost after removing the blocks and ``removed[g]`` units of every group g; None: nothing
         is removed."""
@@ -168,14 +206,17 @@ class CostModel:
             rows, counts, cells = self._cells
             left = np.bincount(rows, counts * kept[cells].prod(axis=0), minlength=len(sizes))
             sizes = np.round(left)
+            if self._chosen:  # then what goes is left out of the terms
+                sizes[list(self._units)] = self._full[list(self._units)]
         macs, params = self._left
         return Cost(_total(macs, sizes), _total(params, sizes))
 
 
 def _but(terms: Terms, gone: list[int]) -> Terms:
-    stay = [~np.isin(owners, gone) for _, owners in terms] if gone else []
-    return [(r[s], o[s]) for (r, o), s in zip(terms, stay, strict=True)] if gone else terms
+    stay = [~np.isin(owners, gone) for _, owners, _ in terms] if gone else []
+    return [(r[s], o[s], n[s]) for (r, o, n), s in zip(terms, stay, strict=True)] if gone else terms
 
 
 def _total(terms: Terms, sizes: NDArray[np.float64]) -> int:
-    return int(sum(sizes[refs].prod(axis=1).sum() for refs, _ in terms))
+    total = sum((sizes[refs].prod(axis=1) / among).sum() for refs, _, among in terms)
+    return round(float(total))

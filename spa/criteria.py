@@ -16,22 +16,19 @@ from spa.evidence import (
     Scores,
     by_axis,
     carriers,
-    large,
     lengths,
     magnitudes,
     out_axis,
-    slices,
     stored,
 )
 from spa.graph import Node
 from spa.groups import Group
+from spa.likeness import geometric_median, similarity
 from spa.measure import Seen
 from spa.perturb import perturbation
 from spa.sites import Floats, Site, sites
 
 __all__ = ["CRITERIA", "Criterion", "Evidence", "Scores", "Seen"]
-
-ROWS = 512  # distances are made for so many units at a time
 
 
 def _l2(w: Floats, axis: int, _: np.random.Generator) -> Scores:
@@ -70,35 +67,6 @@ def _bn_scale(evidence: Evidence) -> list[Scores]:
             rows = [lengths(evidence.groups.graph, m).sum(axis=1) for m in carriers]
             found[g] = evidence.aggregate(np.stack(rows))
     return found
-
-
-# Geometric median -------------------------------------------------------------------------------
-
-
-def _geometric_median(evidence: Evidence) -> list[Scores]:
-    """How far a unit's slice of the weights that make it is from the slices of all others.
-
-    The units nearest to the geometric median are what the others can stand in for. A group that
-    nothing makes (an embedding) is judged by all of its weights.
-    """
-    graph, found = evidence.groups.graph, []
-    for group, makers in zip(evidence.groups, evidence.makers, strict=True):
-        rows = [_distances(slices(graph, m)) for m in makers or large(graph, group)]
-        found.append(evidence.aggregate(np.stack(rows)))
-    return found
-
-
-def _distances(points: Floats) -> Scores:
-    """The sum of the distances from every point to all points."""
-    points = points.astype(np.float64)
-    squares = np.einsum("ij,ij->i", points, points)
-    total = np.empty(len(points))
-    for start in range(0, len(points), ROWS):
-        part = slice(start, start + ROWS)
-        apart = squares[part, None] + squares - 2 * points[part] @ points.T
-        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = 0
-        total[part] = np.sqrt(np.maximum(apart, 0)).sum(axis=1)
-    return total
 
 
 # Data flow --------------------------------------------------------------------------------------
@@ -189,9 +157,16 @@ WEIGHTS = (
     Criterion("bn-scale", _bn_scale, "weights", "Liu et al. 2017, Network Slimming"),
     Criterion(
         "geometric-median",
-        _geometric_median,
+        geometric_median,
         "weights",
         "He et al. 2019, Filter Pruning via Geometric Median",
+    ),
+    Criterion(
+        "similarity",
+        similarity,
+        "weights",
+        "Lee et al. 2025, STUN: Structured-Then-Unstructured Pruning for Scalable MoE Pruning;"
+        " units of any kind, see spa.likeness",
     ),
     Criterion(
         "dfpc",

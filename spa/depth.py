@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from spa import rules
-from spa.axes import Recorder, is_whole
 from spa.graph import WEIGHTS, Block, Graph, Node
 from spa.groups import Groups
-from spa.patterns import PatternError
+from spa.picks import SUMS
 from spa.rules import Op
+from spa.silence import silent
 
-_SUMS = {"Add", "Sub", "Sum"}
 _DEEP = 100  # nodes between the closing weights and the Add, at most
 
 
@@ -54,7 +53,7 @@ class _Finder:
 
     def sides(self, node: Node) -> Iterator[tuple[str, str]]:
         """(skip, branch): the ways to read a node as a sum of a branch and something else."""
-        if node.home or node.op_type not in _SUMS or len(node.inputs) != 2:
+        if node.home or node.op_type not in SUMS or len(node.inputs) != 2:
             return
         if node.domain not in ("", "ai.onnx"):
             return
@@ -94,7 +93,7 @@ class _Finder:
         yield skip
         while (read := self.graph.readers.get(node.outputs[0], ())) and len(read) == 1:
             above = self.graph.nodes[read[0]]
-            if above.op_type not in _SUMS or node.outputs[0] in self.graph.outputs:
+            if above.op_type not in SUMS or node.outputs[0] in self.graph.outputs:
                 return
             yield from (name for name in above.inputs if name != node.outputs[0])
             node = above
@@ -107,7 +106,7 @@ class _Finder:
                 if name not in found:
                     found.add(name)
                     made = self.graph.makers.get(name, -1)
-                    if made >= 0 and self.graph.nodes[made].op_type in _SUMS:
+                    if made >= 0 and self.graph.nodes[made].op_type in SUMS:
                         waiting += self.graph.nodes[made].inputs
         return found
 
@@ -214,21 +213,5 @@ class _Closer:
         return constant is not None and constant.tensor.data_type in WEIGHTS
 
     def _silent(self, at: int, chosen: set[int], name: str) -> bool:
-        """Whether an output of a node is zero where these inputs are.
-
-        Its rule tells when asked about indices of which every one is removed.
-        """
-        op, recorder = self.ops[at], Recorder()
-        axes = [
-            None if had is None else [recorder.fresh(len(a.ids), k in chosen) for a in had]
-            for k, had in enumerate(op.axes)
-        ]
-        rule = rules.find(op.node.op_type, op.node.domain)
-        if rule is None:
-            return False
-        try:
-            made = rule.run(replace(op, axes=axes, recorder=recorder))
-        except (PatternError, IndexError, ValueError, TypeError, KeyError):
-            return False
-        k = op.node.outputs.index(name)
-        return k < len(made) and any(axis.zero and not is_whole(axis) for axis in made[k])
+        """Whether an output of a node is zero where these inputs are."""
+        return silent(self.ops[at], chosen, self.ops[at].node.outputs.index(name))

@@ -15,7 +15,7 @@ from spa.axes import WINDOW, Axes, Axis, Ids, Shape, is_whole, whole
 from spa.patterns import STAR, Factors
 
 if TYPE_CHECKING:
-    from spa.rules import Op
+    from spa.op import Op
 
 
 def follow(

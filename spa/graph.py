@@ -275,11 +275,18 @@ class Graph:
     @cached_property
     def forgotten(self) -> frozenset[str]:
         """Constants that only dead nodes read."""
+        passed = {b.sum: b.skip for b in self.blocks}
+        handed_on = {
+            behind(b.sum, passed)
+            for b in self.blocks
+            if not self.dead.issuperset(self.readers.get(b.sum, ())) or b.sum in self.outputs
+        }
         return frozenset(
             name
             for name in self.constants
             if self.dead.issuperset(read := self.readers.get(name, ()))
             and read
+            and name not in handed_on
             and name not in self.outputs
         )
 

@@ -47,6 +47,7 @@ class Group:
     kind: heads, head-dim, hidden, conv, linear or other.
     view: the choice of factors that it belongs to, see `spa.factors`.
     units: labels of its units in that view, shape (size,).
+    least: how many of them have to stay.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Group:
     kind: str
     view: int
     units: NDArray[np.int64] = field(repr=False)
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ class Kept:
         axes = self._views[0].ties.axes
         if tensor not in axes:
             return np.arange(self._shapes[tensor][k])
-        ids = axes[tensor][k].ids
+        return self.of(axes[tensor][k].ids)
+
+    def of(self, ids: Ids) -> Index:
+        """The kept indices of an axis with these ids."""
         key = id(ids)
         if key not in self._known:
             gone = np.zeros(len(ids), bool)

@@ -11,7 +11,7 @@ MODEL = click.Path(path_type=Path)
 CHOICES: dict[str, tuple[str, ...]] = {
     "criterion": (
         "obspa",
-        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "dfpc"),
+        *("l1", "l2", "random", "lamp", "bn-scale", "geometric-median", "similarity", "dfpc"),
         *("wanda", "flap", "apoz", "entropy", "cfsp", "obs-diagonal", "perturbation"),
     ),
     "aggregate": ("sum", "mean", "max", "prod", "l2"),

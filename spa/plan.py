@@ -19,6 +19,7 @@ from spa.errors import PlanError
 from spa.graph import Graph, Order
 from spa.groups import Groups, Index
 from spa.states import indices
+from spa.wake import shortened
 
 FORMAT = 1
 Kept = dict[str, dict[int, list[int]]]  # tensor -> axis -> kept indices
@@ -35,6 +36,7 @@ class Plan:
     made_by: the settings that produced it, for the record.
     model: a digest of the structure it was made for.
     states: inputs and outputs of the file that become smaller -> axis -> kept indices.
+    gone: the stored tensors that go as a whole with units, see `spa.picks`; for the record.
     """
 
     kept: Kept
@@ -44,6 +46,7 @@ class Plan:
     blocks: dict[str, list[str]] = field(default_factory=dict)
     orders: tuple[tuple[str, Order], ...] = ()
     states: Kept = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
 
     @property
     def allows_io_change(self) -> bool:
@@ -58,6 +61,7 @@ class Plan:
             **({"orders": [_order(*order) for order in self.orders]} if self.orders else {}),
             **({"blocks": self.blocks} if self.blocks else {}),
             **({"states": _by_text(self.states)} if self.states else {}),
+            **({"gone": list(self.gone)} if self.gone else {}),
             "shapes": self.shapes,
             "kept": _by_text(self.kept),
         }
@@ -85,7 +89,8 @@ class Plan:
                 for o in body.get("orders", [])
             )
             made_by, model = dict(body.get("made_by", {})), str(body.get("model", ""))
-            return Plan(kept, shapes, made_by, model, blocks, orders, states)
+            with_units = tuple(map(str, body.get("gone", ())))
+            return Plan(kept, shapes, made_by, model, blocks, orders, states, with_units)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan that spa wrote: {error!r}") from None
 
@@ -148,9 +153,11 @@ def record(
             axes = kept.axes(name) or []
             plan[name] = {k: a.tolist() for k, a in enumerate(axes) if len(a) != shape[k]}
     shapes = {name: list(groups.shapes.shapes[name]) for name in plan}
-    gone, orders = _with_blocks(groups.graph), groups.graph.orders
+    with_blocks, orders = _with_blocks(groups.graph), groups.graph.orders
+    with_units = tuple(sorted(_gone_from(shortened(groups, removed)) - _gone_from(groups.graph)))
     states = {t: {k: v.tolist() for k, v in a.items()} for t, a in indices(kept).items()}
-    return Plan(plan, shapes, made_by or {}, digest(groups.graph), gone, orders, states)
+    model = digest(groups.graph)
+    return Plan(plan, shapes, made_by or {}, model, with_blocks, orders, states, with_units)
 
 
 def _with_blocks(graph: Graph) -> dict[str, list[str]]:
@@ -158,12 +165,16 @@ def _with_blocks(graph: Graph) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     before: set[str] = set()
     for k, block in enumerate(graph.blocks):
-        left = replace(graph, blocks=graph.blocks[: k + 1])
-        read = {graph.constants[n].source for n in graph.constants.keys() - left.forgotten}
-        gone = {graph.constants[n].source for n in left.forgotten} - read
+        gone = _gone_from(replace(graph, blocks=graph.blocks[: k + 1]))
         found[block.branch] = sorted(gone - before)
         before = gone
     return found
+
+
+def _gone_from(graph: Graph) -> set[str]:
+    """The stored tensors that only dead nodes read."""
+    read = {graph.constants[n].source for n in graph.constants.keys() - graph.forgotten}
+    return {graph.constants[n].source for n in graph.forgotten} - read
 
 
 def in_order(groups: Groups, plan: Plan) -> Groups:
@@ -306,6 +317,11 @@ def _units(groups: Groups, gone: Mapping[tuple[str, int], NDArray[np.bool_]]) ->
         units = np.flatnonzero(np.logical_and.reduce([f.all(axis=1) for f in flags]))
         if len(units) == group.size:
             raise PlanError(f"the plan removes all of group {group.name!r}")
+        if group.size - len(units) < group.least:
+            raise PlanError(
+                f"the plan keeps {group.size - len(units)} units of group {group.name!r}, of which "
+                f"{group.least} have to stay"
+            )
         if len(units):
             removed[g] = units
     return removed

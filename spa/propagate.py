@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,20 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.patterns import MisfitError, PatternError
+from spa.picks import Finder
 from spa.rules import Op
 from spa.shapes import Shapes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+# What leaves positions on an axis what they are.
+_MOVES = {"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_RESULT = "the result is an index into this axis"
+_INDEX = "reads positions on this axis, for another use than to look up what stands there"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Ties:
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     released: the axes of inputs and outputs of the file that may lose indices.
+    picks: the indices that go with all that is made from them. finder: finds that; None without
+        any, see `spa.picks`.
     """
 
     axes: dict[str, Axes]
@@ -50,6 +58,8 @@ class Ties:
     refused: dict[int, str]
     misfit: bool
     released: Released = frozenset()
+    picks: tuple[Pick, ...] = ()
+    finder: Finder | None = None
 
 
 @lru_cache(maxsize=1)
@@ -73,18 +83,27 @@ def load_rules() -> None:
 
 def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) -> Ties:
     """Run every node's rule on ids; once more where a loop turns out to leave something else in a
-    state than what it was taken for.
+    state than what it was taken for, or where branches turn out to go with an index.
 
     Args:
         released: the axes of inputs and outputs that are not locked, see `spa.states`.
     """
     load_rules()
     spoken: frozenset[Promise] = frozenset()
+    apart: frozenset[int] = frozenset()
     while True:
-        ties = _walk(graph, shapes, Recorder(spoken), released)
-        if not ties.recorder.broken - spoken:
-            return ties
-        spoken |= ties.recorder.broken
+        ties = _walk(graph, shapes, Recorder(spoken, apart), released)
+        if ties.recorder.broken - spoken:
+            spoken |= ties.recorder.broken
+            continue
+        picks = ties.recorder.picks
+        finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused})
+        found = finder.apart(picks)
+        if found == apart:
+            picks = [p for p in picks if p.node in apart]
+            ties.recorder.inexact += finder.hidden(picks)
+            return replace(ties, picks=tuple(picks), finder=finder if picks else None)
+        apart = found if not apart else apart & found
 
 
 def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:
@@ -136,14 +155,34 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) 
         for name in node.captured:
             for axis in axes_of(name) or []:
                 op.lock(axis, f"read inside the body of {node.op_type}")
+        _follow_indices(op, node.index in refused)
         for name, made in zip(node.outputs, outputs, strict=False):
             if name and name in shapes.shapes:
                 axes[name] = made
     for name in graph.outputs:
+        if name in recorder.indices:
+            maker = graph.makers[name]
+            recorder.locks.append((recorder.indices[name], maker, _RESULT))
         for k, axis in enumerate(axes_of(name) or []):
             if not is_whole(axis) and (name, k) not in released:
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
     return Ties(axes, recorder, ops, tuple(unknown), refused, misfit, released)
+
+
+def _follow_indices(op: Op, refused: bool) -> None:
+    """Positions on an axis that are moved about stay what they are; what is put to a use that its
+    rule does not understand locks the axis."""
+    node, known = op.node, op.recorder.indices
+    moved = node.op_type in _MOVES and node.domain in ("", "ai.onnx") and not refused
+    for k, name in enumerate(node.inputs):
+        if name not in known or ((node.index, k) in op.recorder.understood and not refused):
+            continue
+        if moved and k == 0:
+            known.update(dict.fromkeys(filter(None, node.outputs), known[name]))
+        else:
+            op.recorder.locks.append((known[name], node.index, _INDEX))
+    for name in node.captured & known.keys():
+        op.recorder.locks.append((known[name], node.index, _INDEX))
 
 
 def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:

@@ -23,6 +23,7 @@ from spa.groups import Groups, Kept, Removed
 from spa.protos import as_tensor, set_attribute, set_value, unused, with_inputs
 from spa.rules import Resized, Sized
 from spa.shorten import shorten
+from spa.wake import shortened
 
 Value = NDArray[Any]
 
@@ -43,14 +44,16 @@ class _Way:
 
 
 def rewrite(groups: Groups, removed: Removed) -> ModelProto:
-    """The model without the removed units and without the blocks that its graph is to lose.
+    """The model without the removed units, without what goes with them, and without the blocks
+    that its graph is to lose.
 
     Raises:
         ModelError: if a size computed at run time can be made right in no way.
     """
     model = _Rewriter(groups, groups.kept(removed)).model()
-    if groups.graph.blocks:
-        shorten(model, groups.graph.blocks)
+    blocks = shortened(groups, removed).blocks
+    if blocks:
+        shorten(model, blocks)
     return model
 
 
@@ -159,9 +162,12 @@ class _Rewriter:
         if op is None or rule is None or rule.resize is None or refused:
             return Resized()
         touched = [n for n in (*node.inputs, *node.outputs) if n in self.new_shapes]
-        if all(self.new_shapes[n] == self.old.shapes[n] for n in touched) and all(
-            self._unchanged(n) for n in node.inputs
-        ):
+        indices = self.groups.views[0].ties.recorder.indices
+        pointed = [self.kept.of(indices[n]) if n in indices else None for n in node.inputs]
+        read = [indices[n] for n in node.inputs if n in indices]
+        moved = any(len(self.kept.of(ids)) < len(ids) for ids in read)
+        same = all(self.new_shapes[n] == self.old.shapes[n] for n in touched)
+        if same and not moved and all(self._unchanged(n) for n in node.inputs):
             return Resized()
         return rule.resize(
             Sized(
@@ -170,6 +176,7 @@ class _Rewriter:
                 [self.new_shapes.get(n) for n in node.outputs],
                 [self.kept.axes(n) if n else None for n in node.inputs],
                 [self.kept.axes(n) if n else None for n in node.outputs],
+                pointed,
             )
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
 from onnx import ModelProto
 
 from spa import plan as plans
@@ -75,7 +74,7 @@ def select_in_steps(
         with suppress(TargetError):
             plan, removed = step(ways[-1], share ** (k / settings.steps))
             filled, _ = make_up(groups, removed, again, study, say)
-            kept = _share(cost, removed, measure, len(groups))
+            kept = _share(cost, removed, measure)
             ways.append(_measured(rewrite(filled, removed), plan, kept, again, say))
     while len(ways) > 1:
         with suppress(TargetError):
@@ -91,6 +90,5 @@ def _measured(model: ModelProto, plan: Plan, share: float, use: Settings, say: P
     return _Left(groups, free, study, plan, share)
 
 
-def _share(cost: CostModel, removed: Removed, measure: str, count: int) -> float:
-    counts = np.asarray([len(removed.get(g, ())) for g in range(count)], np.int64)
-    return float(getattr(cost(counts), measure) / max(getattr(cost(), measure), 1))
+def _share(cost: CostModel, removed: Removed, measure: str) -> float:
+    return float(getattr(cost.of(removed), measure) / max(getattr(cost(), measure), 1))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from spa import forks, reals, rules, states
 from spa import run as runs
@@ -23,10 +23,12 @@ from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
 from spa.groups import Groups, Kept, Removed
 from spa.parts import Parts, parts
+from spa.picks import SUMS
 from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.rounding import shaken
 from spa.run import Feeds, Outputs
+from spa.wake import shortened
 
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
@@ -150,7 +152,7 @@ def verify(
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
-    sums = _last_sums(groups) if count else []
+    sums = _last_sums(groups, removed) if count else []
     whole = len(exact) == len(removed)
     cut, kept = parts(pruned), groups.kept(removed)
     fed = [states.cut(f, kept) for f in feeds]
@@ -214,11 +216,12 @@ def _check_finite(wanted: Outputs, got: Outputs) -> None:
             )
 
 
-def _last_sums(groups: Groups) -> list[str]:
+def _last_sums(groups: Groups, removed: Removed) -> list[str]:
     """The outputs of the last nodes before each graph output that multiply and sum, or that run
     a body, in which some may."""
     graph, shapes = groups.graph, groups.shapes
     found, seen, waiting = set(), set(), list(graph.outputs)
+    dead = shortened(groups, removed).dead
     while waiting:
         name = waiting.pop()
         if name in seen or name not in graph.makers:
@@ -226,7 +229,7 @@ def _last_sums(groups: Groups) -> list[str]:
         seen.add(name)
         node = graph.nodes[graph.makers[name]]
         rule = rules.find(node.op_type, node.domain)
-        sums = rule is not None and rule.macs is not None and node.index not in graph.dead
+        sums = rule is not None and rule.macs is not None and node.index not in dead
         if sums or node.bodies:
             found.add(name)
         else:
@@ -352,6 +355,15 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             for position, read in enumerate(node.inputs):
                 if read == name and not node.enters:
                     reads[node.index, position] = own
+    for block in shortened(groups, removed).blocks[len(graph.blocks) :]:
+        if graph.nodes[block.node].op_type not in SUMS:
+            continue
+        rank = len(groups.shapes.shapes[block.branch])
+        kind = helper.tensor_dtype_to_np_dtype(groups.shapes.dtypes[block.branch])
+        values[f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
+        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = (
+            f"{block.branch}@nothing"
+        )
     for k, position in sorted(c for block in graph.blocks for c in block.closing):
         name = graph.nodes[k].inputs[position]
         value = np.asarray(graph.array(name))

@@ -88,6 +88,12 @@ class Alone:
         assert rule is not None
         self.rule = rule
         self.outputs = rule.run(self.op)
+        for name in lone.outputs.values():  # as of a file: positions that are given out lock
+            if name in self.recorder.indices:
+                ids = self.recorder.indices[name]
+                self.recorder.locks.append(
+                    (ids, node.index, "the result is an index into this axis")
+                )
         self.accepted: list[Slice] = []
         chosen = choices(self.recorder.grids, labels(self.recorder))
         self.views = len(chosen)

@@ -20,6 +20,7 @@ import spa
 from models.blocks.table import BLOCKS
 from models.builder import Net, Tensor
 from models.hazards import HAZARDS
+from models.mixtures import EXPERTS, MIXTURES
 from models.sequence import vit
 from models.vision import MAKERS
 from spa import run as runs
@@ -118,6 +119,7 @@ def test_every_criterion_says_where_it_is_from() -> None:
 
 
 NAMES = ("resnet18", "mobilenet_v2", "resnext50", "densenet121", "unet", "shufflenet_v2")
+DISTINCT = ["l1", "l2", "random", "wanda", "flap", "geometric-median", "similarity", "dfpc"]
 NETS: dict[str, Callable[[], ModelProto]] = {
     **{name: partial(MAKERS[name], 0.125, 32, 5, batch=3) for name in NAMES},
     "resnet18, folded": partial(MAKERS["resnet18"], 0.125, 32, 5, batch=3, bn=False),
@@ -142,7 +144,7 @@ def test_every_unit_of_every_net_has_a_score(net: str) -> None:
         assert all(np.isfinite(s).all() for s in found), name
         spread = [np.ptp(s) for s in found if len(s) > 2]  # two points are as far from each other
         assert max(spread) > 0, name
-        if name in ("l1", "l2", "random", "wanda", "flap", "geometric-median", "dfpc"):
+        if name in DISTINCT:
             assert min(spread) > 0, name  # apoz may tie, gammas may be equal
 
 
@@ -229,6 +231,44 @@ def test_geometric_median_of_points_on_a_line() -> None:
 def test_geometric_median_of_many_equal_units() -> None:
     groups = chain(np.ones((3, 1100)) * 0.1, normal(1100, 2))
     assert judge(groups, "geometric-median")[0].max() < 1e-3
+
+
+def test_similarity_is_the_distance_at_which_a_unit_is_merged() -> None:
+    """0 and 1 become one, then 4 and 6, then all. Of two the longer one stays; the mean of all is
+    nearer to 1 than to 6."""
+    at = np.array([0.0, 1, 4, 6])
+    groups = chain(np.outer([1, 0, 0], at), normal(4, 3))  # readers do not count
+    (found,) = judge(groups, "similarity")
+    length = at.mean()
+    np.testing.assert_allclose(found * length, [1, 12, 2, 6], rtol=1e-6)
+
+
+def test_similarity_looks_at_all_that_makes_a_unit() -> None:
+    """Units 0 and 1 are one in the first weight and far apart in the second, 2 and 3 alike in both,
+    which has numbers a thousand times as large."""
+    net = Net("gated")
+    x = net.input("x", TOKENS)
+    first, second = normal(5, 4), 1000 * normal(5, 4)
+    first[:, 1], first[:, 3], second[:, 3] = first[:, 0], first[:, 2], second[:, 2]
+    both = (net.matmul(x, net.const(w.astype(np.float32))) for w in (first, second))
+    groups = spa.analyze(net.model(net.linear(net.mul(*both), 3)))
+    (found,) = judge(groups, "similarity")
+    assert np.argmin(found) in (2, 3)
+    assert sorted(found)[0] < 1e-3 < sorted(found)[1]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_similarity_removes_one_of_two_experts_with_one_row_of_the_router(name: str) -> None:
+    model = MIXTURES[name][0]()
+    groups = spa.analyze(model)
+    (g,) = [g for g, group in enumerate(groups) if group.size == EXPERTS]
+    (router,) = [m.tensor for m in groups[g].members if (m.tensor, m.axis) == (m.tensor, 1)]
+    w = np.array(groups.graph.array(router))
+    w[:, 2] = w[:, 0] * 1.001
+    graph = replace(groups.graph, changed={router: w})
+    found = score(replace(groups, graph=graph), "similarity")[g]
+    assert set(np.argsort(found)[[0, -1]].tolist()) & {0, 2}
+    assert np.argmin(found) in (0, 2)
 
 
 def sums(groups: Groups, name: str, axis: int) -> Array:

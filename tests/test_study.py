@@ -14,7 +14,7 @@ from spa.score import score
 PLAIN = {"compensate": "none", "repair": "none"}
 
 
-@pytest.mark.parametrize("criterion", ["l1", "geometric-median", "dfpc", "lamp"])
+@pytest.mark.parametrize("criterion", ["l1", "geometric-median", "similarity", "dfpc", "lamp"])
 def test_criteria_that_need_no_inputs_choose_without_any(criterion: str) -> None:
     groups = spa.analyze(MAKERS["resnet18"](0.125, 32, 5))
     result = spa.prune(groups.graph, "channels=0.5", criterion=criterion, **PLAIN, verify=False)

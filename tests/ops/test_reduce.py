@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,16 @@ def _top_k(axis: int, opset: int = 17) -> Body:
     return body
 
 
+def _of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
+    """What is made of the numbers of the three largest channels, summed over these."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        _, at = net.nodes("TopK", [a, [3]], 2, axis=1)
+        return net.node("ReduceSum", read(net, a, at), [1], keepdims=0)
+
+    return body
+
+
 def _one_hot(net: Net, a: Tensor) -> Tensor:
     classes = net.cast(net.node("Abs", a), TensorProto.INT64)
     hot = net.node("OneHot", classes, [3], [0.0, 1.0], axis=-1)
@@ -134,7 +145,35 @@ INDICES = [
     case("ReduceMax-keeps", 1, lambda net, a: net.node("ReduceMax", a, axes=[2]), exact=True),
     case("OneHot-default-axis", 1, lambda net, a: net.node("ReduceSum", net.node(
         "OneHot", net.node("ArgMax", a, axis=3, keepdims=0), [6], [0.0, 1.0]), [-1]), exact=True),
-    case("TopK-channels", 0, _top_k(1)),
+    case("TopK-channels", 1, _top_k(1), exact=False),
+    # The channels that are looked up in, or marked, go with those that are numbered.
+    case("TopK-looked-up", 2, _of_numbers(lambda net, a, at: net.gather(net.weight(8, 4), at)),
+         shape=ROWS),
+    case("TopK-looked-up-by-lists", 2, _of_numbers(
+        lambda net, a, at: net.node("GatherND", net.weight(8, 4), net.unsqueeze(at, 2))),
+        shape=ROWS),
+    case("TopK-looked-up-elements", 1, _of_numbers(
+        lambda net, a, at: net.unsqueeze(net.node("GatherElements", net.relu(a), at, axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-marked", 1, _of_numbers(
+        lambda net, a, at: net.node("OneHot", at, [8], [0.0, 1.0], axis=-1)),
+        shape=ROWS, exact=False),
+    case("TopK-marked-in-more", 0, _of_numbers(
+        lambda net, a, at: net.node("OneHot", at, [9], [0.0, 1.0], axis=-1)), shape=ROWS),
+    case("TopK-compared", 1, _of_numbers(lambda net, a, at: net.cast(
+        net.node("Equal", net.unsqueeze(at, 2), np.arange(8)), TensorProto.FLOAT)),
+        shape=ROWS, exact=False),
+    case("TopK-compared-with-some", 1, _of_numbers(lambda net, a, at: net.cast(
+        net.node("Equal", net.unsqueeze(at, 2), np.arange(1, 9)), TensorProto.FLOAT)), shape=ROWS),
+    case("TopK-written-to", 1, _of_numbers(lambda net, a, at: net.unsqueeze(
+        net.node("ScatterElements", a, at, net.uniform(0, 1, 4, 3), axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-counted-with", 0, _of_numbers(
+        lambda net, a, at: net.cast(net.unsqueeze(at, 2), TensorProto.FLOAT)), shape=ROWS),
+    case("TopK-sliced-numbers", 1, _of_numbers(
+        lambda net, a, at: net.gather(net.weight(8, 4), net.slice(at, 0, 2))), shape=ROWS),
+    case("ArgMax-looked-up", 2, lambda net, a: net.gather(net.weight(8, 4), net.node(
+        "ArgMax", a, axis=1, keepdims=0)), shape=ROWS),
     case("TopK-pixels", 1, _top_k(-1), exact=True),
     case("TopK-opset-7", 1, _top_k(3, 7), opset=7, exact=True),
     case("TopK-opset-10", 1, _top_k(-1, 10), opset=10, exact=True),

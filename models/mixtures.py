@@ -1,0 +1,214 @@
+"""Makes mixtures of experts as files have them: one operator apart, in stacks, or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from models.builder import Net, Tensor
+
+EXPERTS, WIDTH, INNER, PICKED = 4, 8, 5, 2
+
+Mixture = Callable[[Net, Tensor, Tensor], Tensor]
+
+# The expected groups, and whether removal of an expert obeys the law in value.
+MIXTURES: dict[str, tuple[Callable[[], ModelProto], int, bool]] = {}
+
+# What is read, the experts, and the width of each of them.
+ONE_BY_ONE = 2 + EXPERTS
+STACKED = 3
+
+
+def mixture(groups: int, exact: bool = False, opset: int = 17) -> Callable[[Mixture], Mixture]:
+    """A maker from (net, tokens, logits of the router), shapes (T, WIDTH) and (T, EXPERTS)."""
+
+    def wrap(body: Mixture) -> Mixture:
+        def make() -> ModelProto:
+            net = Net(body.__name__, opset=opset)
+            x = net.linear(net.input("x", ("t", 6)), WIDTH)
+            return net.model(net.linear(net.add(x, body(net, x, net.linear(x, EXPERTS))), 3))
+
+        MIXTURES[body.__name__] = make, groups, exact
+        return body
+
+    return wrap
+
+
+def _expert(net: Net, x: Tensor) -> Tensor:
+    return net.linear(net.silu(net.linear(x, INNER, bias=False)), WIDTH)
+
+
+def _each(net: Net, x: Tensor, share: Callable[[int], Tensor]) -> Tensor:
+    """The sum over all experts of share(e), shape (T, 1), times what the expert makes."""
+    total: Tensor | None = None
+    for e in range(EXPERTS):
+        part = net.mul(share(e), _expert(net, x))
+        total = part if total is None else net.add(total, part)
+    assert total is not None
+    return total
+
+
+def _picked(net: Net, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The shares and the numbers of the experts that a token goes to, shape (T, PICKED)."""
+    values, index = net.nodes("TopK", [net.softmax(logits), [PICKED]], 2, axis=-1)
+    total = net.node("ReduceSum", values, [-1], keepdims=1)
+    return net.div(values, total), index
+
+
+def _spread(net: Net, logits: Tensor) -> Tensor:
+    """The shares of all experts, zero for those that are not picked, by scattering."""
+    values, index = _picked(net, logits)
+    shape = net.node("Shape", logits)
+    nothing = net.node("ConstantOfShape", shape, shape=["t", EXPERTS], dtype=np.float32)
+    return net.node("ScatterElements", nothing, index, values, axis=1)
+
+
+def _of_range(net: Net, logits: Tensor) -> Tensor:
+    """The same by comparing with all numbers."""
+    values, index = _picked(net, logits)
+    same = net.node("Equal", net.unsqueeze(index, 2), net.const(np.arange(EXPERTS)))
+    marks = net.mul(net.cast(same, TensorProto.FLOAT), net.unsqueeze(values, 2))
+    return net.node("ReduceSum", marks, [1], keepdims=0)
+
+
+def _of_classes(net: Net, logits: Tensor) -> Tensor:
+    """The same by OneHot."""
+    values, index = _picked(net, logits)
+    marks = net.node("OneHot", index, np.int64(EXPERTS), np.asarray([0, 1], np.float32))
+    return net.node("ReduceSum", net.mul(marks, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+# --- experts one by one
+
+
+@mixture(ONE_BY_ONE)
+def sliced(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = net.softmax(logits)
+    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+
+
+@mixture(ONE_BY_ONE)
+def gathered(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = net.softmax(logits)
+    return _each(net, x, lambda e: net.unsqueeze(net.gather(p, np.int64(e), axis=1), 1))
+
+
+@mixture(ONE_BY_ONE)
+def gathered_from_behind(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = net.softmax(logits)
+    return _each(net, x, lambda e: net.gather(p, [e - EXPERTS], axis=1))
+
+
+@mixture(ONE_BY_ONE)
+def split_up(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.split(net.softmax(logits), [1] * EXPERTS)
+    return _each(net, x, lambda e: shares[e])
+
+
+@mixture(ONE_BY_ONE, exact=True)
+def sigmoids(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Nothing is shared out anew, so the law holds in value."""
+    p = net.sigmoid(logits)
+    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+
+
+@mixture(ONE_BY_ONE)
+def scattered(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = _spread(net, logits)
+    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+
+
+@mixture(ONE_BY_ONE)
+def ranged(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = _of_range(net, logits)
+    return _each(net, x, lambda e: net.unsqueeze(net.gather(p, np.int64(e), axis=1), 1))
+
+
+@mixture(ONE_BY_ONE)
+def classed(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = _of_classes(net, logits)
+    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+
+
+@mixture(ONE_BY_ONE)
+def compared(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    values, index = _picked(net, logits)
+
+    def share(e: int) -> Tensor:
+        here = net.cast(net.node("Equal", index, np.int64(e)), TensorProto.FLOAT)
+        return net.node("ReduceSum", net.mul(values, here), [1], keepdims=1)
+
+    return _each(net, x, share)
+
+
+@mixture(ONE_BY_ONE)
+def in_pairs(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Two sums of two experts each, brought together: where both of a sum go, so does the sum."""
+    p = net.softmax(logits)
+    parts = [net.mul(net.slice(p, e, e + 1), _expert(net, x)) for e in range(EXPERTS)]
+    return net.add(net.add(parts[0], parts[1]), net.add(parts[2], parts[3]))
+
+
+@mixture(ONE_BY_ONE)
+def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Every expert reads only the tokens that go to it, as exported loops of Mixtral have it."""
+    values, index = _picked(net, logits)
+    marks = net.node("OneHot", index, np.int64(EXPERTS), np.asarray([0, 1], np.int64))
+    marks = net.transpose(marks, 2, 1, 0)
+    total = net.mul(x, 0.0)
+    for e in range(EXPERTS):
+        mine = net.gather(marks, np.int64(e), axis=0)
+        places = net.transpose(net.node("NonZero", mine), 1, 0)
+        rank, token = (net.squeeze(part, 1) for part in net.split(places, [1, 1]))
+        pairs = net.concat(net.unsqueeze(token, 1), net.unsqueeze(rank, 1))
+        share = net.unsqueeze(net.node("GatherND", values, pairs), 1)
+        made = net.mul(_expert(net, net.gather(x, token)), share)
+        total = net.node("ScatterND", total, net.unsqueeze(token, 1), made, reduction=b"add")
+    return total
+
+
+# --- experts in stacks
+
+
+def _stack(net: Net, *shape: int) -> Tensor:
+    return net.weight(EXPERTS, *shape, fan=shape[0])
+
+
+@mixture(STACKED)
+def summed_products(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    inner = net.node("Einsum", x, _stack(net, WIDTH, INNER), equation="tc,eci->tei")
+    made = net.node("Einsum", net.silu(inner), _stack(net, INNER, WIDTH), equation="tei,eic->tec")
+    return net.node("Einsum", made, net.softmax(logits), equation="tec,te->tc")
+
+
+@mixture(STACKED)
+def batched(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    inner = net.silu(net.matmul(net.unsqueeze(x, 0), _stack(net, WIDTH, INNER)))
+    made = net.matmul(inner, _stack(net, INNER, WIDTH))
+    shares = net.unsqueeze(net.transpose(_spread(net, logits), 1, 0), 2)
+    return net.node("ReduceSum", net.mul(made, shares), [0], keepdims=0)
+
+
+def _looked_up(net: Net, x: Tensor, logits: Tensor, look: Callable[[Tensor, Any], Tensor]) -> Any:
+    """The matrices of the experts that a token goes to, as exports of transformers have them."""
+    values, index = _picked(net, logits)
+    first = look(_stack(net, WIDTH, INNER), index)
+    second = look(_stack(net, INNER, WIDTH), index)
+    rows = net.unsqueeze(x, 1, 2)
+    made = net.squeeze(net.matmul(net.silu(net.matmul(rows, first)), second), 2)
+    return net.node("ReduceSum", net.mul(made, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+@mixture(STACKED)
+def looked_up(net: Net, x: Tensor, logits: Tensor) -> Any:
+    return _looked_up(net, x, logits, net.gather)
+
+
+@mixture(STACKED)
+def looked_up_by_lists(net: Net, x: Tensor, logits: Tensor) -> Any:
+    return _looked_up(
+        net, x, logits, lambda w, index: net.node("GatherND", w, net.unsqueeze(index, 2))
+    )

@@ -1,0 +1,58 @@
+"""Mixtures of experts in all the forms that files have them in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import spa
+from models.mixtures import EXPERTS, MIXTURES
+from spa import run
+from spa.groups import Groups
+from spa.parts import parts
+from spa.rewrite import rewrite
+from tests.oracle import check
+
+
+def experts(groups: Groups) -> int:
+    """The group whose units are experts."""
+    (found,) = [g for g, group in enumerate(groups) if group.size == EXPERTS]
+    return found
+
+
+def never_picked(groups: Groups, gone: list[int]) -> ModelProto:
+    """The original with a router that gives these experts no share at all."""
+    model = ModelProto()
+    model.CopyFrom(groups.graph.model)
+    vectors = {
+        m.tensor
+        for m in groups[experts(groups)].members
+        if groups.graph.constants[m.tensor].shape == (EXPERTS,)
+    }
+    for tensor in model.graph.initializer:
+        if tensor.name in vectors:
+            value = np.array(numpy_helper.to_array(tensor))
+            value[gone] = -1e9
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return model
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixture(name: str) -> None:
+    make, expected, exact = MIXTURES[name]
+    groups = check(make(), expected)
+    assert groups[experts(groups)].exact == exact
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("gone", [[0], [3], [0, 1], [1, 2], [2, 3]])
+def test_without_some_is_as_if_they_were_never_picked(name: str, gone: list[int]) -> None:
+    groups = spa.analyze(MIXTURES[name][0]())
+    pruned = rewrite(groups, {experts(groups): np.asarray(gone)})
+    feeds = {"x": np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)}
+    made = []
+    for model in (never_picked(groups, gone), pruned):
+        with run.session(parts(model)) as session:
+            made.append(next(iter(run.run(session, feeds).values())))
+    np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
