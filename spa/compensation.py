@@ -22,6 +22,8 @@ class Compensation:
     repaired: the BatchNormalization nodes with new statistics, and the layer normalisations over
         fewer channels with a new scale.
     drift: of the outputs on held-out inputs, before and after, as shares of their variance.
+    as_stored: the same with the network as the file has it, where ``drift`` is of a settled one;
+        both then count, by their geometric means.
     refused: whether all of it was dropped because that drift did not shrink.
     """
 
@@ -30,4 +32,5 @@ class Compensation:
     rejected: Sequence[str] = ()
     repaired: Sequence[str] = ()
     drift: tuple[float, float] = (0.0, 0.0)
+    as_stored: tuple[float, float] | None = None
     refused: bool = False

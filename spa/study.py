@@ -236,7 +236,7 @@ def make_up(
     probes = first(study.held, PROBES)
     every = on_terms(study.measured) if is_exact(groups, removed) else [plainly(study.measured)]
     drifts = [_drifts(groups, removed, terms, done, probes) for terms in every]
-    done = replace(done, drift=drifts[0])
+    done = replace(done, drift=drifts[0], as_stored=drifts[1] if drifts[1:] else None)
     before, after = map(prod, zip(*drifts, strict=True))
     if not after < before:
         return groups, replace(done, values={}, helped={}, repaired=(), refused=True)

@@ -79,15 +79,17 @@ def test_statistics(cli: Cli, write: Callable[..., Path]) -> None:
 
 
 def test_refused(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drifts = iter([0.25, 0.5] * 2 * 2)  # a settled network is judged in both its forms
+    drifts = iter([0.25, 0.2, 0.5, 0.9] * 2)  # a settled network is judged in both its forms
     monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
     said = words(cli("prune", digits, *FAST))
     assert "refused as a whole, the weights are the original's" in said
-    assert "0.25 without, 0.5 with it" in said
+    assert "0.354 without, 0.424 with it, the geometric mean" in said
+    assert "settled (0.25 and 0.2) and as it is stored (0.5 and 0.9)" in said
     told = strict_json(cli("prune", digits, *FAST, "--force", "--json").stdout)["compensation"]
     assert told["refused"]
     assert told["refitted"] == {}
-    assert told["drift"] == {"before": 0.25, "after": 0.5}
+    assert told["drift"] == {"before": 0.25, "after": 0.2}
+    assert told["drift_as_stored"] == {"before": 0.5, "after": 0.9}
 
 
 def test_only_weights_where_nothing_runs(cli: Cli, write: Callable[..., Path]) -> None:
