@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import ModelProto
 
 from models.builder import Net
 from models.hazards import HAZARDS
+from spa.compensation import Compensation
 from tests.test_cli import strict_json
 
 Cli = Callable[..., Result]
@@ -79,7 +81,7 @@ def test_statistics(cli: Cli, write: Callable[..., Path]) -> None:
 
 
 def test_refused(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drifts = iter([0.25, 0.2, 0.5, 0.9] * 2)  # a settled network is judged in both its forms
+    drifts = cycle([0.25, 0.2, 0.5, 0.9])  # a settled network is judged in both its forms
     monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
     said = words(cli("prune", digits, *FAST))
     assert "refused as a whole, the weights are the original's" in said
@@ -107,3 +109,13 @@ def test_nothing_to_say(plain: Cli, digits: Path, options: Any) -> None:
     said = words(plain("prune", digits, *options))
     assert "inputs: none were needed" in said
     assert "compensation" not in said
+
+
+@pytest.mark.parametrize(
+    ("stored", "refused", "worst"),
+    [(None, False, 0.2), ((0.5, 0.9), False, 0.9), ((0.2, 0.9), True, 0.4), (None, True, 0.4)],
+)
+def test_the_worse_form_counts(
+    stored: tuple[float, float] | None, refused: bool, worst: float
+) -> None:
+    assert Compensation(drift=(0.4, 0.2), as_stored=stored, refused=refused).worst == worst
