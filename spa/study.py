@@ -129,7 +129,10 @@ def select(
     if study is None or not _is_doubtful(settings, study, *target):
         return found
     say("choosing again")
-    other = _select(groups, free, target, settings, _believing(study, FIRM), cost, _silent)
+    try:
+        other = _select(groups, free, target, settings, _believing(study, FIRM), cost, _silent)
+    except TargetError:  # in blocks, not every order comes near enough
+        return found
     if _is_same(found, other):
         return found
     few = first(study.fit, max(study.fit.samples // TRIED, FEW))
