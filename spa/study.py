@@ -118,9 +118,10 @@ def select(
     """The groups without the blocks that are to go, and the units to remove, for a target such as
     ``{"macs": 0.7}``.
 
-    Where inputs are made up, their correlations may lead astray, as may doubts about them. So a
-    choice that doubts them much and one that believes them are both made up for on some of the
-    inputs, and the one whose held-out outputs stay nearer, in the form that is worse, is taken.
+    Where inputs are made up, their correlations may lead astray, as may doubts about them. So,
+    where two forms of the network can judge, a choice that doubts them much and one that believes
+    them are both made up for on some of the inputs, and the one whose held-out outputs stay nearer,
+    in the form that is worse, is taken.
 
     Raises:
         TargetError: if it is out of reach.
@@ -147,9 +148,10 @@ def select(
 
 
 def _is_doubtful(settings: Settings, study: Study, measure_: str) -> bool:
-    """Whether a choice by curves rests on correlations of made-up inputs."""
+    """Whether a choice by curves rests on correlations of made-up inputs, and two forms of the
+    network can judge another; the settled one alone takes the wrong one too often."""
     curves_count = settings.scope_for(settings.criterion) == "curves" and measure_ != "channels"
-    return study.measured.made_up and curves_count and _compensates(settings)
+    return bool(study.measured.settled) and curves_count and _compensates(settings)
 
 
 def _silent(stage: str) -> None:
