@@ -13,9 +13,10 @@ With other scopes than global only the order inside a group counts for which uni
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, gcd, prod
+from itertools import product
+from math import ceil, gcd, isqrt, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from spa.groups import Group, Groups, Index
 TARGETS = ("macs", "params", "channels")
 SCOPES = ("global", "floor", "erk", "local")
 FLOOR = 0.25  # of its units a group keeps at least with scope floor
+TRIES = 20_000  # choices that are looked at in the search for a nearer one
 TOLERANCE = 0.02  # a result this near to the target has reached it
 
 Counts = NDArray[np.int64]
@@ -239,10 +241,11 @@ def search(
     measure: str,
     share: float,
 ) -> Counts:
-    """The units that go of every group, low ranks first, so that the target is met.
+    """The units that go of every group, low ranks first, so that the target is met. Where single
+    units are too large for that, the nearest at or below it.
 
     Raises:
-        TargetError: if it is out of reach, or no choice comes within 2 points of it.
+        TargetError: if it is out of reach, or no choice in blocks comes within 2 points of it.
     """
     most = check_reach(cost, steps, measure, share)
     full = getattr(cost(), measure)
@@ -260,19 +263,46 @@ def search(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if left(prefix(middle)) >= share else (low, middle)
-    options = [prefix(low), prefix(min(high, len(order)))]
-    best = min(options, key=lambda c: abs(left(c) - share))
+    before, behind = prefix(low), prefix(min(high, len(order)))
+    best = min([before, behind], key=lambda c: abs(left(c) - share))
     if abs(left(best) - share) > TOLERANCE / 4:
-        options = [best, fill(left, steps, options[0], most, share)]
+        options = [best, fill(left, steps, before, most, share)]
         best = min(options, key=lambda c: abs(left(c) - share))
-    if abs(left(best) - share) > TOLERANCE:
-        raise TargetError(
-            f"{measure}={share:g} cannot be met within 2 points: the nearest these options allow "
-            f"is {measure}={left(best):.3f}; "
-            + ("lower --round-to or " if steps.round_to > 1 else "")
-            + "choose that target"
-        )
-    return best
+    if abs(left(best) - share) <= TOLERANCE:
+        return best
+    if steps.round_to == 1:
+        return below(left, steps, behind if left(behind) <= share else most, share)
+    raise TargetError(
+        f"{measure}={share:g} cannot be met within 2 points: the nearest these options allow is "
+        f"{measure}={left(best):.3f}; lower --round-to or choose that target"
+    )
+
+
+def below(left: Callable[[Counts], float], steps: Steps, counts: Counts, share: float) -> Counts:
+    """From counts at or below a target nearer to it, by other counts for two groups at a time, as
+    long as that helps."""
+    open_ = np.flatnonzero(steps.allowed(steps.sizes)).tolist()
+    pairs = [(g, h) for g in open_ for h in open_ if g < h or len(open_) == 1]
+    far = max(isqrt(TRIES // max(len(pairs), 1)) // 2, 1)
+
+    def near(g: int) -> range:
+        return range(max(counts[g] - far, 0), min(counts[g] + far, steps.sizes[g]) + 1)
+
+    def tried() -> Iterator[Counts]:
+        yield counts
+        for g, h in pairs:
+            for a, b in product(near(g), near(h)):
+                trial = counts.copy()
+                trial[g], trial[h] = a, b
+                if (steps.allowed(trial) == trial).all():
+                    yield trial
+
+    def miss(some: Counts) -> float:
+        return abs(left(some) - share) if left(some) <= share + TOLERANCE else np.inf
+
+    while (best := min(tried(), key=miss)) is not counts:
+        counts = best
+    return counts
 
 
 def fill(

@@ -95,7 +95,7 @@ def main() -> None:
     type=click.IntRange(1),
     metavar="N",
     help="Kept sizes are multiples of N, or untouched; default the largest of 8, 4, 2, 1 that "
-    "meets the target (1 for channels).",
+    "meets the target (1 for channels), else what 1 allows below it.",
 )
 @click.option("--exact", is_flag=True, help="Only groups for which the law holds in value.")
 @click.option(
@@ -205,13 +205,22 @@ def analyze(model: Path, allow_io_change: bool, as_json: bool, quiet: bool, verb
 @click.argument("model", type=MODEL)
 @click.argument("a")
 @click.argument("b")
+@click.option("--allow-io-change", is_flag=True, help=IO_CHANGE)
 @common
-def explain(model: Path, a: str, b: str, as_json: bool, quiet: bool, verbose: bool) -> None:
+def explain(
+    model: Path,
+    a: str,
+    b: str,
+    allow_io_change: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Show by which operators two tensors, A and B, are coupled."""
     from spa.analysis import analyze as find_groups
     from spa.groups import explain as find
 
-    groups = find_groups(model)
+    groups = find_groups(model, allow_io_change=allow_io_change)
     try:
         path = find(groups, a, b)
     except KeyError as error:

@@ -3,9 +3,11 @@
 Two streams of the calibration inputs go through the graph side by side: the dense model, and the
 model with all removed slices at zero and every weight before this point already refitted. At each
 site the refit aims at the *dense* output from the *pruned* input (see `spa.fit`), and is kept only
-where it comes nearer to it on held-out inputs. At each BatchNormalization that the file still has,
-the running statistics move as those of the calibration inputs move from dense to pruned; where it
-was folded, what is refitted gets the deviations of the dense outputs.
+where it comes nearer to it on held-out inputs. Made-up ones are judged with errors put on them: a
+refit that tells channels apart by small differences, which others would not have, is none. At each
+BatchNormalization that the file still has, the running statistics move as those of the calibration
+inputs move from dense to pruned; where it was folded, what is refitted gets the deviations of the
+dense outputs.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from spa.stream import Stream
 from spa.validate import mask
 from spa.widths import Width, rescaled, spread, widths
 
+DOUBT = 0.03  # the variance of errors of made-up inputs, as a share of that of the inputs
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
 
 
@@ -196,6 +199,7 @@ class _Walk:
             seen_by(site, w, stays, affine, x[part], z[part], (self.seed, part.start or 0), need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
         )
+        doubt = DOUBT if self.measured.made_up else 0.0
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
         dense = w[stays.alive][:, stays.out]
         full = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
@@ -206,7 +210,8 @@ class _Walk:
             fitted = replace(fitted, standing=standing)
 
         def judged(v: Matrix, change: Matrix) -> float:
-            return held.error(self._rounded(site, w, stays, v) if site.rounds else v, change)
+            v = self._rounded(site, w, stays, v) if site.rounds else v
+            return held.error(v, change) + doubt * held.passed(v)
 
         before = judged(*plain)
         tried = METHODS[self.method](full, kept, fitted, judged)
@@ -219,7 +224,7 @@ class _Walk:
             v = self._rounded(site, w, stays, v)
         if self.repair and site.node in self.measured.settled:
             longer = restored(v, fitted, *RATIOS)
-            if (now := held.error(*longer)) < before:
+            if (now := judged(*longer)) < before:
                 (v, change), after = longer, now
         self.helped[name] = before, after
         rows, columns = map(np.flatnonzero, (stays.alive, stays.out))

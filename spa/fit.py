@@ -63,6 +63,12 @@ class Moments:
         inner = float((product * v).sum()) - 2 * float((self.yz * v).sum())
         return (self.energy + inner + float((rest * rest).sum())) / max(self.energy, 1e-300)
 
+    def passed(self, v: Matrix) -> float:
+        """E |V n|^2 over E |y - mean|^2, for errors n of the inputs that are independent of one
+        another and vary as the inputs do: what a fit to errors in variables has to fear."""
+        own = np.einsum("gkk->gk", self.zz)
+        return float(np.einsum("gok,gok,gk->", v, v, own)) / max(self.energy, 1e-300)
+
 
 def moments(w: Floats, x: Floats, z: Floats, affine: bool) -> Moments:
     """Moments over rows.

@@ -40,8 +40,9 @@ def compensation_lines(result: Result, verbose: bool) -> list[str]:
     drift = f"output drift on held-out inputs (squared, over variance): {before:.3g} without"
     if found.refused:
         return [
-            f"compensation: refused as a whole, the weights are the original's; {drift}, "
-            f"{after:.3g} with it"
+            "compensation: refused as a whole, the weights are the original's: it brings the "
+            "outputs on held-out inputs no nearer to the original's; drift (squared, over "
+            f"variance): {_weighed(found)}"
         ]
     lines = []
     if result.settings.compensate != "none":
@@ -61,6 +62,19 @@ def compensation_lines(result: Result, verbose: bool) -> list[str]:
         lines += [f"  left as it was: {name}" for name in found.rejected]
         lines += [f"  brought up to date: {name}" for name in found.repaired]
     return lines
+
+
+def _weighed(found: Compensation) -> str:
+    """What decided."""
+    (a, b), other = found.drift, found.as_stored
+    if other is None:
+        return f"{a:.3g} without, {b:.3g} with it"
+    both = np.sqrt(np.multiply(found.drift, other))
+    return (
+        f"{both[0]:.3g} without, {both[1]:.3g} with it, the geometric mean over two forms of the "
+        f"network, as no made-up inputs are like those of training: settled ({a:.3g} and {b:.3g}) "
+        f"and as it is stored ({other[0]:.3g} and {other[1]:.3g})"
+    )
 
 
 def _count(n: int, word: str) -> str:
@@ -100,4 +114,7 @@ def compensation_dict(result: Draft) -> dict[str, Any] | None:
         "left": list(found.rejected),
         "repaired": list(found.repaired),
         "drift": {"before": found.drift[0], "after": found.drift[1]},
+        "drift_as_stored": None
+        if found.as_stored is None
+        else {"before": found.as_stored[0], "after": found.as_stored[1]},
     }

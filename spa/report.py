@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spa import states
+from spa.allocate import TOLERANCE
 from spa.api import Comparison, Draft, Figures, Result
 from spa.axes import WINDOW
 from spa.chart import Point, dots
@@ -108,6 +109,8 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
     if verbose:
         console.print(table)
     console.print(before_after(result.figures))
+    if line := target_line(result):
+        console.print(line, highlight=False)
     if result.groups.graph.blocks:
         console.print(taken_table(result, number))
         names = ", ".join(row["node"] for row in block_rows(result))
@@ -124,6 +127,16 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
             console.print(line, highlight=False)
     if result.groups.unknown:
         console.print(unknown_line(result.groups), highlight=False)
+
+
+def target_line(result: Draft) -> str:
+    """Where less is kept than was asked for: why."""
+    wanted = result.plan.made_by.get("target", {})
+    for measure, share in wanted.items() if isinstance(wanted, dict) else ():
+        if measure != "channels" and result.figures.share(measure) < share - TOLERANCE:
+            kept = f"{result.figures.share(measure):.1%}"
+            return f"target {measure}={share:g}: whole units come no nearer from below than {kept}"
+    return ""
 
 
 def state_line(changed: Sequence[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -110,10 +111,15 @@ def _strict(value: Any) -> Any:
 
 
 @contextmanager
-def working(quiet: bool) -> Iterator[Progress]:
-    """A line that names the stage at work, on a terminal only."""
-    if quiet or not sys.stderr.isatty():
+def working(quiet: bool, patience: float = 10.0) -> Iterator[Progress]:
+    """Names the stage at work: on a terminal as it goes; else, as in a log, in a line for every
+    stage that takes more than ``patience`` seconds."""
+    if quiet:
         yield lambda stage: None
+        return
+    if not sys.stderr.isatty():
+        with _logged(patience) as progress:
+            yield progress
         return
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -123,6 +129,29 @@ def working(quiet: bool) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("loading", total=None)
         yield lambda stage: bar.update(task, description=stage)
+
+
+@contextmanager
+def _logged(patience: float) -> Iterator[Progress]:
+    waiting: list[Timer] = []
+
+    def say(stage: str) -> None:
+        while waiting:
+            waiting.pop().cancel()
+        waiting.append(Timer(patience, _mention, (stage,)))
+        waiting[0].daemon = True
+        waiting[0].start()
+
+    say("loading")
+    try:
+        yield say
+    finally:
+        waiting[0].cancel()
+
+
+def _mention(stage: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads the log
+        click.echo(f"spa: {stage} ...", err=True)
 
 
 def check_inputs_stay(outs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -73,8 +73,10 @@ def select_in_steps(
     for k in range(1, settings.steps):
         with suppress(TargetError):
             plan, removed = step(ways[-1], share ** (k / settings.steps))
-            filled, _ = make_up(groups, removed, again, study, say)
             kept = _share(cost, removed, measure)
+            if kept < share:
+                break
+            filled, _ = make_up(groups, removed, again, study, say)
             ways.append(_measured(rewrite(filled, removed), plan, kept, again, say))
     while len(ways) > 1:
         with suppress(TargetError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 import spa
+from models.builder import Net
 from models.hazards import HAZARDS
 from models.vision import MAKERS
 from spa.allocate import TOLERANCE, Allocation, Limits, allocate, read_target
@@ -103,7 +105,8 @@ def test_limits_are_kept(
         return
     if measure != "channels":
         left = getattr(found.after, measure) / getattr(found.before, measure)
-        assert abs(left - share) <= TOLERANCE
+        assert left <= share + TOLERANCE
+        assert left >= share - TOLERANCE or round_to in (None, 1)
     for g, (k, n) in enumerate(zip(kept(found), SIZES, strict=True)):
         assert k >= min(min_keep, n)
         assert k == n or (k % (round_to or 1) == 0 and (free is None or g in free))
@@ -142,10 +145,36 @@ def test_steps_too_coarse() -> None:
         allocate(GROUPS, SCORES, {"macs": 0.9}, limits=Limits(round_to=32))
 
 
-def test_advice_fits_when_blocks_are_not_the_reason() -> None:
-    with pytest.raises(TargetError) as caught:
-        spa.prune(HAZARDS["squeeze_excite"][0](), "macs=0.7", round_to=1, **PLAIN)
-    assert "round-to" not in str(caught.value)
+def narrow(*sizes: int) -> ModelProto:
+    """A convolution of every size, one behind the other."""
+    net = Net("narrow")
+    x = net.input("x", (1, 3, 8, 8))
+    for size in sizes:
+        x = net.relu(net.conv(x, size))
+    return net.model(net.gemm(net.flatten(net.global_avg_pool(x)), 5))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+@pytest.mark.parametrize("sizes", [(2, 2), (3,), (3, 3), (2, 3), (5,), (8,), (8, 8), (10, 12)])
+def test_the_nearest_below_where_single_units_are_too_large(
+    sizes: tuple[int, ...], share: float
+) -> None:
+    groups = spa.analyze(narrow(*sizes))
+    cost = CostModel(groups)
+    found = allocate(groups, [np.arange(float(n)) for n in sizes], {"macs": share})
+    every = [cost(np.asarray(c)).macs / cost().macs for c in product(*map(range, sizes))]
+    nearest = min((x for x in every if x <= share + TOLERANCE), key=lambda x: abs(x - share))
+    left = found.after.macs / found.before.macs
+    assert left == nearest or abs(left - share) <= TOLERANCE
+
+
+def test_what_is_below_the_target_is_said(cli: Cli, write: Callable[..., Path]) -> None:
+    options = ("--target", "macs=0.7", "--criterion", "l1", "--compensate", "none")
+    said = cli("prune", write(narrow(4)), *options, "--repair", "none")
+    assert said.exit_code == 0, said.stderr
+    assert "target macs=0.7: whole units come no nearer from below than 50.0%" in said.stdout
+    said = cli("prune", write(narrow(32)), *options, "--repair", "none")
+    assert "target" not in said.stdout
 
 
 @pytest.mark.parametrize("target", [{}, {"macs": 0.5, "params": 0.5}, {"macs": 0.0}, {"x": 0.5}])

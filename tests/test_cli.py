@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -19,6 +22,7 @@ from click.testing import Result
 from onnx import ModelProto, StringStringEntryProto, helper
 
 from models.builder import Net
+from spa.shell import working
 from tests.conftest import CUT
 
 Cli = Callable[..., Result]
@@ -363,3 +367,26 @@ def test_inner_sizes_that_the_file_states_are_right(plain: Cli, write: Callable[
     for name, type_ in stated.items():
         pairs = zip(type_.tensor_type.shape.dim, found[name].tensor_type.shape.dim, strict=True)
         assert all(a == b or not a.dim_value for a, b in pairs), name
+
+
+def test_a_log_names_slow_stages_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Event()
+
+    def echo(*args: Any, **options: Any) -> None:
+        click.echo(*args, **options)
+        said.set()
+
+    monkeypatch.setattr("spa.shell.click", SimpleNamespace(echo=echo))
+    with working(False, patience=600) as progress:
+        progress("calibrating")
+    with working(True, patience=0) as progress:
+        progress("calibrating")
+    assert capsys.readouterr() == ("", "")
+    with working(False, patience=0) as progress:
+        said.wait(60)
+        said.clear()
+        progress("compensating")
+        said.wait(60)
+    assert capsys.readouterr() == ("", "spa: loading ...\nspa: compensating ...\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spa.compensate import DOUBT
 from spa.fit import (
     DAMPING,
     METHODS,
@@ -138,3 +139,28 @@ def test_candidates_are_judged_by_what_was_held_out() -> None:
     for name in ("bias", "refit"):
         for (v, change), error in METHODS[name](w, kept, m, m.error):
             assert error == pytest.approx(m.error(v, change))
+
+
+def test_what_weights_make_of_errors_of_their_inputs() -> None:
+    random = np.random.default_rng(0)
+    x, w = inputs(2, 4), random.normal(size=(2, 3, 4))
+    m = moments(w, x, x, True)
+    errors = random.normal(size=(2, 200_000, 4)) * x.std(1, keepdims=True)
+    made = (np.matmul(errors, np.swapaxes(w, 1, 2)) ** 2).mean(1).sum()
+    assert m.passed(w) == pytest.approx(made / m.energy, rel=0.02)
+
+
+def test_doubted_inputs_are_not_told_apart_by_their_small_differences() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, 500, 3))
+    x[:, :, 1] = x[:, :, 0] + 0.01 * x[:, :, 2]  # on these inputs the third is 100 (b - a)
+    w = np.ones((1, 2, 3))
+    kept = np.asarray([0, 1])
+    m = moments(w, x, x[:, :, kept], True)
+
+    def longest(doubt: float) -> float:
+        tried = by_refit(w, kept, m, lambda v, change: m.error(v, change) + doubt * m.passed(v))
+        return float(np.abs(min(tried, key=lambda found: found[1])[0][0]).max())
+
+    assert longest(0.0) > 50
+    assert longest(DOUBT) < 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import ModelProto
 
 from models.builder import Net
 from models.hazards import HAZARDS
+from spa.compensation import Compensation
 from tests.test_cli import strict_json
 
 Cli = Callable[..., Result]
@@ -79,15 +81,17 @@ def test_statistics(cli: Cli, write: Callable[..., Path]) -> None:
 
 
 def test_refused(cli: Cli, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drifts = iter([0.25, 0.5] * 2 * 2)  # a settled network is judged in both its forms
+    drifts = cycle([0.25, 0.2, 0.5, 0.9])  # a settled network is judged in both its forms
     monkeypatch.setattr("spa.study.distance", lambda *_: next(drifts))
     said = words(cli("prune", digits, *FAST))
     assert "refused as a whole, the weights are the original's" in said
-    assert "0.25 without, 0.5 with it" in said
+    assert "0.354 without, 0.424 with it, the geometric mean" in said
+    assert "settled (0.25 and 0.2) and as it is stored (0.5 and 0.9)" in said
     told = strict_json(cli("prune", digits, *FAST, "--force", "--json").stdout)["compensation"]
     assert told["refused"]
     assert told["refitted"] == {}
-    assert told["drift"] == {"before": 0.25, "after": 0.5}
+    assert told["drift"] == {"before": 0.25, "after": 0.2}
+    assert told["drift_as_stored"] == {"before": 0.5, "after": 0.9}
 
 
 def test_only_weights_where_nothing_runs(cli: Cli, write: Callable[..., Path]) -> None:
@@ -105,3 +109,13 @@ def test_nothing_to_say(plain: Cli, digits: Path, options: Any) -> None:
     said = words(plain("prune", digits, *options))
     assert "inputs: none were needed" in said
     assert "compensation" not in said
+
+
+@pytest.mark.parametrize(
+    ("stored", "refused", "worst"),
+    [(None, False, 0.2), ((0.5, 0.9), False, 0.9), ((0.2, 0.9), True, 0.4), (None, True, 0.4)],
+)
+def test_the_worse_form_counts(
+    stored: tuple[float, float] | None, refused: bool, worst: float
+) -> None:
+    assert Compensation(drift=(0.4, 0.2), as_stored=stored, refused=refused).worst == worst

@@ -447,3 +447,9 @@ def test_analyze_shows_what_the_flag_frees(
     assert [f["states"] for f in found] == [[], listed]
     line = f"states that may become smaller: {', '.join(listed)}"
     assert line in cli("analyze", path, "--allow-io-change").stdout
+
+
+def test_explain_takes_the_flag(cli: Callable[..., Result], write: Callable[..., Path]) -> None:
+    args = ("explain", write(lstm()), "h0", "c0", "--json")
+    found = [json.loads(cli(*args, *more).stdout) for more in ((), ("--allow-io-change",))]
+    assert [f["coupled"] for f in found] == [False, True]

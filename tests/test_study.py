@@ -10,6 +10,7 @@ from models.vision import MAKERS
 from spa.allocate import Limits, allocate
 from spa.cost import CostModel
 from spa.score import score
+from tests.conftest import DIGITS
 
 PLAIN = {"compensate": "none", "repair": "none"}
 
@@ -25,3 +26,12 @@ def test_criteria_that_need_no_inputs_choose_without_any(criterion: str) -> None
     ).removed
     assert result.removed.keys() == wanted.keys()
     assert all(np.array_equal(result.removed[g], wanted[g]) for g in wanted)
+
+
+@pytest.mark.parametrize("doubt", [0.1, 0.25, 0.4, 0.9])
+def test_how_much_made_up_inputs_are_believed_matters_little(
+    doubt: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spa.measure.SHRINK_MADE_UP", doubt)
+    found = spa.prune(DIGITS, "macs=0.5", samples=128, verify=False).compensation
+    assert found is not None and found.worst < 0.5
