@@ -61,6 +61,8 @@ EQUIVALENT: dict[str, str] = {
     r"reshape\._split: (without `(if len\(d|if is_|return \[axis|return \[wh)|`len\(dims\))": "the "
     "rest gives the same, only slower",
     r"reshape\._merge: without `(if len\(parts\) == 1|return parts\[0\])": "the same",
+    r"reshape\._(split: without `if len\(var|merge: without `if len\(live)": "a grid of one line "
+    "is that line",
     r"reshape\.regrid: without `if old": "the same",
     r"linear\._gemm: '\*': \* becomes": "there is no bias",
     r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "
