@@ -22,6 +22,25 @@ EQUIVALENT: dict[str, str] = {
     r"pool\.(MaxUnpool|AffineGrid): .*\* becomes \.\.\.": "nothing runs that could tell",
     r"pool\.(MaxRoiPool|RoiAlign): .*r and \* swapped": "both are whole",
     r"pool\.resize: b'' becomes another": "any value but one means the same",
+    r"reduce\._without: 1 becomes 2 in `op.attr\('keepdims', 1\)`": "any number but zero is yes",
+    r"norm\._statistics: 1 becomes 2 in `1:`": "BatchNormalization has one, three or five outputs",
+    r"norm\._statistics: .* without `op\.attr\('training": "it has three outputs then",
+    r"norm\._statistics: 'N \.\.\.': N and \.\.\. swapped": "a list of letters has no order",
+    r"norm\.batch_norm: 4 becomes 5": "a term more than there are inputs",
+    r"norm\.Q?EmbedLayerNormalization: 'B s, .*: (B |s becomes)": "a list of words or positions "
+    "holds no weight, and a group without a weight is none",
+    r"norm\.Q?EmbedLayerNormalization: silent at zero": "its group is inexact already",
+    r"norm\.Q?EmbedLayerNormalization: 'B s, .*: \* becomes": "scales and points of one number "
+    "have no axes, and a mask holds no weight",
+    r"norm\.qlinear_softmax: '.*\* becomes": "scales and points of one number have no axes",
+    r"conv\._quantised: ('\*'|', \*, \*, \(G O\) -> '): \* becomes": "likewise",
+    r"attention\._projected: ', \*, (\*, )?': \* becomes": "likewise",
+    r"norm\._group_norm: ' -> N \(G C\) \*': \* becomes": "axes that no input has are whole",
+    r"conv\._quantised: '( -> )?N (\* \(G O\)|\(G O\) \*)': \* becomes": "likewise",
+    r"attention\._attention: ('B s \(H G E\)'|'B \(H G\) s E'): s becomes": "likewise",
+    r"attention\._attention: ', B H u D, B H u E': u becomes": "likewise",
+    r"attention\._resize_projected: .* without `new\[1\] != 3": "the scale is then written out "
+    "where it is what it stands for",
     r"norm\.LRN: without zero": "its group is inexact already",
     r"quantize\.(De)?[Qq]uantizeLinear: without sizes": "the shape of the scales says the same",
     r"quantize\._pattern: `len.* without `scale\[0\] > 1`": "a size of one broadcasts",
@@ -31,10 +50,10 @@ EQUIVALENT: dict[str, str] = {
     r"recurrent\._(lstm|gru|rnn): '(B s d|s d B) H': (s becomes S|d becomes D|s and d)": "a letter "
     "that no input has is whole, as is one in lower case",
     r"reduce\.trilu: .*(m and n swapped|\* becomes)": "both are whole; a number has no axes",
-    r"conv\.Conv: without sizes": "the number of groups follows from the shapes",
+    r"conv\.(Conv|declare): without sizes": "the number of groups follows from the shapes",
     r"conv\._resize_(conv|transpose): (`group > 1` compared|1 becomes 2 in `node)": "one "
     "group is then written out, or worked out",
-    r"conv\._depth_to_space: b'DCR' becomes": "any value but one means the same",
+    r"conv\._(depth_to_space|space_to_depth): b'DCR' becomes": "any value but one means the same",
     r"conv\._macs_transpose: 0 becomes 1 in `op.shape": "x and its weight have the same rank",
     r"reshape\._blocks: (.*0 in old`|without `(yield \(slice\(0|return`|if 0 in))": "nothing is "
     "removed from an empty tensor",
@@ -42,6 +61,8 @@ EQUIVALENT: dict[str, str] = {
     r"reshape\._split: (without `(if len\(d|if is_|return \[axis|return \[wh)|`len\(dims\))": "the "
     "rest gives the same, only slower",
     r"reshape\._merge: without `(if len\(parts\) == 1|return parts\[0\])": "the same",
+    r"reshape\._(split: without `if len\(var|merge: without `if len\(live)": "a grid of one line "
+    "is that line",
     r"reshape\.regrid: without `if old": "the same",
     r"linear\._gemm: '\*': \* becomes": "there is no bias",
     r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "

@@ -7,11 +7,14 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha1
 from pathlib import Path
 
 OPS = Path(__file__).parent.parent / "ops"
 
 _LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z][0-9]?(?![A-Za-z])|\d+|\.\.\.|\*")
+_OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{2,}")
 _OTHER = re.compile(r"(?:[\s(),]|->)*")
 _COMPARE: dict[type[ast.cmpop], ast.cmpop] = {
     ast.Eq: ast.NotEq(), ast.NotEq: ast.Eq(), ast.Lt: ast.LtE(), ast.LtE: ast.Lt(),
@@ -32,9 +35,10 @@ Change = Callable[[ast.AST], object]  # changes a node of a fresh copy in place
 class Mutant:
     """A family's source with one piece broken.
 
-    lines: where the piece stands. ops: the operators of the declaration it stands in, if in one.
+    lines: where the piece stands. ops: the operators of the declarations it has a part in, if any.
     name: the function or operators it stands in, and what became of the piece.
     at, change: the number of the piece among all nodes, and what breaks it.
+    source: a digest of the statement of the module that it stands in, unbroken.
     """
 
     family: str
@@ -43,16 +47,23 @@ class Mutant:
     name: str
     at: int
     change: Change
+    source: str
 
     def tree(self) -> ast.Module:
-        tree = ast.parse((OPS / f"{self.family}.py").read_text())
+        tree = ast.parse(_text(self.family))
         self.change(list(ast.walk(tree))[self.at])
         return ast.fix_missing_locations(tree)
 
 
+@cache
+def _text(family: str) -> str:
+    """The source of a family; the same for the whole run, whoever edits it meanwhile."""
+    return (OPS / f"{family}.py").read_text()
+
+
 def mutants(family: str) -> Iterator[Mutant]:
     """Every mutant of `ops/<family>.py`."""
-    tree = ast.parse((OPS / f"{family}.py").read_text())
+    tree = ast.parse(_text(family))
     nodes = list(ast.walk(tree))
     parents = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
     seen: set[str] = set()
@@ -70,7 +81,9 @@ def mutants(family: str) -> Iterator[Mutant]:
                 seen.add(name)
                 first = getattr(node, "lineno", 0)
                 last = getattr(node, "end_lineno", first)
-                yield Mutant(family, (first, last), ops, name, at, change)
+                whole = _statement(node, parents)
+                source = sha1(ast.dump(whole).encode()).hexdigest()[:12]
+                yield Mutant(family, (first, last), ops, name, at, change, source)
 
 
 def _owner(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, tuple[str, ...]]:
@@ -85,9 +98,34 @@ def _owner(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, tuple[s
                 ops = tuple(str(first.value).split())
                 return (ops[0] if len(ops) == 1 else f"{ops[0]} ..."), ops
             if _callee(at) == "declare":
-                return "declare", ()
+                return "declare", _named(_statement(at, parents))
         at = parents.get(at)
-    return "module", ()
+    return "module", _served(_statement(node, parents), parents)
+
+
+def _statement(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.AST:
+    """The statement of the module that a node stands in; a node of the module's is its own."""
+    while node in parents and not isinstance(parents[node], ast.Module):
+        node = parents[node]
+    return node
+
+
+def _named(statement: ast.AST) -> tuple[str, ...]:
+    """The operators that a loop over declarations names."""
+    words = [n.value for n in ast.walk(statement) if isinstance(n, ast.Constant)]
+    return tuple(w for w in words if isinstance(w, str) and _OPERATOR.fullmatch(w))
+
+
+def _served(statement: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, ...]:
+    """The operators of the declarations that read what a statement of the module assigns."""
+    if not isinstance(statement, ast.Assign):
+        return _named(statement) if isinstance(statement, ast.For) else ()
+    names = _names(statement)
+    readers = {
+        _statement(n, parents) for n in parents if isinstance(n, ast.Name) and n.id in names
+    } - {statement}
+    found = [_named(reader) for reader in readers]
+    return tuple(op for ops in found for op in ops) if all(found) else ()
 
 
 def _is_prose(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:

@@ -1,12 +1,15 @@
 """Mutation check: does a test fail when a rule is broken on purpose?
 
-    python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--report docs/mutation.md]
+    python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--quick]
+        [--verdicts FOLDER] [--report docs/mutation.md]
 
 Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory, until a check
 fails: first those that killed the mutants before it, then the cheapest. It meets the rows and the
-other functions of its family's test that reach the broken lines, then kinds and costs, then those
-hazard models and random graphs of a fixed set that reach them, at most `MODELS`. Mutants that
-compute the same as the original are listed in `EQUIVALENT`, with the reason; they meet rows alone.
+other functions of its family's test that reach the broken lines, then kinds, costs, sites and what
+quantised numbers stand for, then (unless --quick) those hazard models and random graphs of a fixed
+set that reach them, at most `MODELS`. Mutants that compute the same as the original are listed in
+`EQUIVALENT`, with the reason; they meet rows alone. Verdicts are kept in a folder if asked: what
+was killed is not run again while the statement it stands in is the same.
 """
 
 from __future__ import annotations
@@ -62,12 +65,12 @@ class Check:
     seconds: float = 0.0
 
     def meets(self, mutant: Mutant) -> bool:
-        if self.lines is None:
+        if not self.lines and not self.ops:  # it looks at the rules themselves
             return True
-        if mutant.ops:
-            return not self.ops or bool(self.ops & set(mutant.ops))
+        if mutant.ops and self.ops:
+            return bool(self.ops & set(mutant.ops))
         first, last = mutant.lines
-        here = {line for family, line in self.lines if family == mutant.family}
+        here = {line for family, line in self.lines or () if family == mutant.family}
         if mutant.name.startswith(("declare:", "module:")):
             return bool(here)
         return any(first <= line <= last for line in here)
@@ -85,7 +88,12 @@ def family_checks(family: str) -> Iterator[Check]:
                 check_law(lone)
 
             yield Check(f"test_every_rule[{op}-{k}]", numeric, ops=frozenset([op]))
-    module = import_module(f"tests.ops.test_{family}")
+    yield from functions(f"tests.ops.test_{family}")
+
+
+def functions(path: str) -> Iterator[Check]:
+    """The tests of a module that need no fixtures."""
+    module = import_module(path)
     for name, function in vars(module).items():
         if not name.startswith("test_") or not callable(function):
             continue
@@ -104,7 +112,7 @@ def family_checks(family: str) -> Iterator[Check]:
             if not skip and set(inspect.signature(function).parameters) == set(given):
                 label = "-".join(str(getattr(v, "name", v)) for v in given.values())
                 yield Check(
-                    f"test_{family}.{name}[{label}]",
+                    f"{path.rsplit('.', 1)[-1]}.{name}[{label}]",
                     lambda f=function, g=given: f(**g),
                     ops=_operators(given),
                 )
@@ -116,13 +124,16 @@ def _operators(given: dict[str, Any]) -> frozenset[str]:
 
 
 def other_checks() -> Iterator[Check]:
-    """Kinds and costs, which the law does not see."""
+    """Kinds, costs, sites and quantised numbers, which the law does not see."""
     from tests import test_cost, test_groups
 
     for name in test_groups.NAMED:
         yield Check(f"test_kinds[{name}]", lambda n=name: test_groups.test_kinds(n))
     for name in test_cost.MACS:
         yield Check(f"test_cost[{name}]", lambda n=name: test_cost.test_macs(n))
+    yield from functions("tests.test_sites")
+    yield from functions("tests.test_reals")
+    yield from functions("tests.test_states")
 
 
 def later_checks() -> Iterator[Check]:
@@ -171,6 +182,7 @@ def _random_checks() -> Iterator[Check]:
 def traced(check: Check) -> Check | None:
     """The check with the lines it runs; None where it fails without any mutant."""
     found: set[Line] = set()
+    ran: set[str] = set()
     files = {str(p): p.stem for p in OPS.glob("*.py")}
 
     def inside(frame: FrameType, event: str, _: object) -> Any:
@@ -181,10 +193,11 @@ def traced(check: Check) -> Check | None:
     def outside(frame: FrameType, event: str, _: object) -> Any:
         return inside if frame.f_code.co_filename in files else None
 
-    def watched(function: Any) -> Any:
+    def watched(op_type: str, function: Any) -> Any:
         """Only rules are traced: the rest of a check takes far longer."""
 
         def call(given: Any) -> Any:
+            ran.add(op_type)
             sys.settrace(outside)
             try:
                 return function(given)
@@ -196,7 +209,9 @@ def traced(check: Check) -> Check | None:
     before = dict(RULES)
     start = time.perf_counter()
     for key, rule in before.items():
-        clauses = {name: watched(getattr(rule, name)) for name in ("run", "resize", "macs")}
+        clauses = {
+            name: watched(rule.op_type, getattr(rule, name)) for name in ("run", "resize", "macs")
+        }
         RULES[key] = replace(rule, **clauses)
     try:
         check.run()
@@ -206,7 +221,7 @@ def traced(check: Check) -> Check | None:
     finally:
         RULES.update(before)
     seconds = time.perf_counter() - start
-    return replace(check, lines=frozenset(found), seconds=seconds)
+    return replace(check, lines=frozenset(found), ops=check.ops | ran, seconds=seconds)
 
 
 # Judging -----------------------------------------------------------------------------------------
@@ -281,12 +296,29 @@ def judge_apart(
 _FORK = threading.Lock()
 
 
-@dataclass
-class Score:
-    mutants: int = 0
-    killed: int = 0
-    equivalent: int = 0
-    seconds: float = 0.0
+class Verdicts:
+    """Family -> mutant -> what killed it, or nothing, with the digest of what was broken.
+
+    folder: holds a JSON file for every family; None for memory alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.held: dict[str, dict[str, list[str]]] = {}
+        for path in folder.glob("*.json") if folder else ():
+            self.held[path.stem] = json.loads(path.read_text())
+
+    def of(self, mutant: Mutant) -> str | None:
+        """The verdict on a mutant; None where there is none or the source has changed."""
+        verdict, source = self.held.get(mutant.family, {}).get(mutant.name, ("", ""))
+        return verdict if source == mutant.source else None
+
+    def add(self, mutant: Mutant, verdict: str) -> None:
+        known = self.held.setdefault(mutant.family, {})
+        known[mutant.name] = [verdict, mutant.source]
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+            (self.folder / f"{mutant.family}.json").write_text(json.dumps(known))
 
 
 def main() -> None:
@@ -296,6 +328,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--only", default="", help="only mutants whose name holds this")
     parser.add_argument("--quick", action="store_true", help="no hazard models, no random graphs")
+    parser.add_argument("--verdicts", type=Path, help="a folder that holds them between runs")
+    parser.add_argument("--known", action="store_true", help="judge none, report what is known")
     parser.add_argument("--report", type=Path, help="write a table in Markdown")
     options = parser.parse_args()
     families = options.families or FAMILIES
@@ -304,63 +338,67 @@ def main() -> None:
         for m in itertools.chain(*chosen.values()):
             print(f"{m.family}:{m.lines[0]}: {m.name}")
         return
-    start = time.perf_counter()
+    verdicts = Verdicts(options.verdicts)
+    if options.known:
+        options.report.write_text(report(verdicts, options.quick))
+        return
     run.session = partial(run.session, threads=1)  # tiny models, and jobs side by side
     load_rules()
-    own = {f: [c for c in map(traced, family_checks(f)) if c] for f in families}
     later = [check for check in map(traced, other_checks()) if check]
     models = [] if options.quick else [check for check in map(traced, later_checks()) if check]
-    print(f"{sum(map(len, own.values()))} rows, {len(models)} models, traced in "
-          f"{time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
-    scores, survivors, by = {}, [], []
+    survivors = 0
     for family in families:
-        score = scores[family] = Score(len(chosen[family]))
-        began = time.perf_counter()
-        judged = partial(
-            judge_apart, own=own[family], later=later, models=models, kills=Counter[str]()
-        )
+        start = time.perf_counter()
+        own = [check for check in map(traced, family_checks(family)) if check]
+        waiting = [m for m in chosen[family] if not verdicts.of(m)]
+        print(f"{family}: {len(own)} rows, {len(waiting)} mutants to judge", flush=True)
+        judged = partial(judge_apart, own=own, later=later, models=models, kills=Counter[str]())
         with ThreadPoolExecutor(options.jobs) as pool:
-            verdicts = pool.map(judged, chosen[family])
-            for mutant, (verdict, seconds) in zip(chosen[family], verdicts, strict=True):
-                score.killed += bool(verdict)
-                by.append(verdict)
-                if not verdict and reason(f"{family}.{mutant.name}"):
-                    score.equivalent += 1
-                elif not verdict:
-                    survivors.append(mutant)
+            for mutant, (verdict, seconds) in zip(waiting, pool.map(judged, waiting), strict=True):
+                verdicts.add(mutant, verdict)
+                if not verdict and not reason(f"{family}.{mutant.name}"):
+                    survivors += 1
                     where = f"{family}:{mutant.lines[0]}"
                     print(f"SURVIVES {where}: {mutant.name} ({seconds:.0f} s)", flush=True)
-        score.seconds = time.perf_counter() - began
-        print(f"{family}: {score}", flush=True)
-    print(json.dumps({f: vars(s) for f, s in scores.items()}))
+        print(f"{family}: {time.perf_counter() - start:.0f} s", flush=True)
     if options.report:
-        options.report.write_text(report(scores, survivors, by))
+        options.report.write_text(report(verdicts, options.quick))
     sys.exit(bool(survivors))
 
 
-def report(scores: dict[str, Score], survivors: list[Mutant], by: list[str]) -> str:
-    """The table of `docs/mutation.md`."""
-    total = Score(*(sum(getattr(s, f) for s in scores.values()) for f in vars(Score())))
+def report(verdicts: Verdicts, quick: bool) -> str:
+    """The text of `docs/mutation.md`; quick: whole models were left out."""
+    rows: list[tuple[int, ...]] = []
+    left: list[Mutant] = []
+    for family in FAMILIES:
+        every = list(mutants(family))
+        known = [(m, v) for m in every if (v := verdicts.of(m)) is not None]
+        spared = [m for m, verdict in known if not verdict]
+        same = [m for m in spared if reason(f"{family}.{m.name}")]
+        alive = [m for m in spared if m not in same]
+        left += alive
+        row = (len(every) - len(known), len(known) - len(spared), len(same), len(alive))
+        rows.append((len(every), *row))
+    total = tuple(map(sum, zip(*rows, strict=True)))
+    command = ["python -m benchmarks.mutation", *["--quick"] * quick, "--report docs/mutation.md"]
     lines = [
         "# Mutation check",
         "",
         "Every rule is broken on purpose, one small piece at a time: letters of a pattern swapped,",
         "renamed, made live or whole; clauses dropped; statements dropped, comparisons and",
-        "conditions turned round, numbers one larger. A mutant is killed when a test fails.",
-        "Made by `python -m benchmarks.mutation --report docs/mutation.md`.",
+        "conditions turned round, numbers one larger. A mutant is killed when a test fails, and",
+        "survives when none does: then a test is missing, or the piece is not needed.",
+        f"Made by `{' '.join(command)}`.",
+        *(["Hazard models and random graphs were left out, which may kill some more."] * quick),
         "",
-        "| family | mutants | killed | equivalent | survivors | seconds |",
-        "|---|---|---|---|---|---|",
+        "| family | mutants | not run | killed | equivalent | survivors |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, s in [*scores.items(), ("all", total)]:
-        left = s.mutants - s.killed - s.equivalent
-        row = (name, s.mutants, s.killed, s.equivalent, left, round(s.seconds))
-        lines.append(f"| {' | '.join(map(str, row))} |")
-    kinds = Counter(verdict.split("[")[0] for verdict in by if verdict)
-    lines += ["", "What kills first:", ""]
-    lines += [f"- {name}: {count}" for name, count in kinds.most_common(12)]
-    lines += ["", "Survivors:" if survivors else "No survivors.", ""]
-    lines += [f"- {m.family}: {m.name}" for m in survivors]
+    for name, row in zip((*FAMILIES, "all"), (*rows, total), strict=True):
+        cells = (name, *row) if row[1] < row[0] else (name, row[0], "all", "", "", "")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "Survivors:" if left else "No survivors.", ""]
+    lines += [f"- {m.family}: {m.name}" for m in left]
     lines += ["", "Equivalent, with the reason:", ""]
     lines += [f"- `{name}`: {why}" for name, why in EQUIVALENT.items()]
     return "\n".join(lines).rstrip() + "\n"

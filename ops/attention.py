@@ -19,8 +19,7 @@ def _heads(op: Op) -> tuple[int, int]:
 
 
 def _sizes(op: Op) -> dict[str, int]:
-    queries, keys = _heads(op)
-    return {"H": keys, "G": queries // keys}
+    return {"H": _heads(op)[1]}
 
 
 def _kinds(op: Op) -> dict[str, str]:

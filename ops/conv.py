@@ -176,7 +176,7 @@ declare(
     "DeformConv",
     _deform,
     zero="0 1 + 3",
-    sizes=lambda op: {"f": int(op.attr("offset_group", 1)), "G": int(op.attr("group", 1))},
+    sizes=lambda op: {"f": int(op.attr("offset_group", 1)), **_groups(op)},
     kinds=lambda op: dict.fromkeys("GCO", "conv"),
     resize=_resize_conv,
     macs=_macs,

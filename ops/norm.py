@@ -175,7 +175,6 @@ for _op, _text, _zero in (
 declare(
     "EmbedLayerNormalization",
     "B s, B s, v C, p C, q C, C, C, B s, * -> B s C, B, B s C",
-    zero=", , 2 + 3 + 4",
     inexact="C",
     kinds=lambda op: {"C": "hidden"},
     domain=MICROSOFT,

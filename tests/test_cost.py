@@ -12,6 +12,7 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.cost import CostModel
+from tests.ops.cases import CODE, codes, contrib, quantise
 
 Body = Callable[[Net], Tensor]
 
@@ -41,6 +42,18 @@ def _quantised(net: Net) -> Tensor:
     scale, zero = np.float32(0.1), np.int8(0)
     x = net.input("x", [2, 6, 8, 8], np.int8)
     return net.node("QLinearConv", x, scale, zero, w, scale, zero, scale, zero)
+
+
+def _spread(net: Net) -> Tensor:
+    pads, x = net.const(np.zeros(4, np.int64)), net.input("x", [2, 6, 4, 4])
+    inputs = [x, net.weight(6, 4, 2, 2), pads]
+    return contrib(net, "ConvTransposeWithDynamicPads", inputs, (2, 8, 5, 5), group=2)[0]
+
+
+def _projected(net: Net) -> Tensor:
+    x, w = quantise(net, net.input("x", [2, 5, 6])), codes(net, 6, 24)
+    inputs = [x, w, net.uniform(-1, 1, 24), CODE[0], CODE[0], None, CODE[1], CODE[1]]
+    return contrib(net, "QAttention", inputs, (2, 5, 8), num_heads=2)[0]
 
 
 def _gemm(a: list[int], b: tuple[int, int], **flags: int) -> Body:
@@ -102,6 +115,8 @@ MACS: dict[str, tuple[Body, int]] = {
     "DeformConv": (_deform, 2 * 4 * 6 * 6 * 6 * 9),
     "ConvInteger": (_integer, 2 * 4 * 6 * 6 * 6 * 9),
     "QLinearConv": (_quantised, 2 * 4 * 6 * 6 * 6 * 9),
+    "ConvTransposeWithDynamicPads": (_spread, 2 * 6 * 4 * 4 * 4 * 4),
+    "QAttention": (_projected, 2 * 5 * 6 * 24 + 2 * 2 * 5 * 5 * 8),
     "Gemm": (_gemm([5, 6], (6, 7)), 5 * 6 * 7),
     "Gemm-transA": (_gemm([6, 5], (6, 7), transA=1), 5 * 6 * 7),
     "Gemm-transB": (_gemm([5, 6], (7, 6), transB=1), 5 * 6 * 7),

@@ -18,6 +18,7 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from spa.groups import explain
 from tests.conftest import DIGITS
+from tests.ops.cases import CODE, codes, contrib, quantise
 
 Cli = Callable[..., Result]
 STEM, FIRST, SECOND = (f"{n}.weight" for n in ("stem.0", "stage1.first.0", "stage1.second.0"))
@@ -100,9 +101,24 @@ def _image(net: Net) -> Tensor:
     return net.mul(net.input("x", [2, 1, 4, 4]), net.uniform(0.5, 1, 6, 1, 1))
 
 
-def _deformed(net: Net) -> Tensor:
-    x, offset = net.input("x", [2, 3, 6, 6]), net.input("o", [2, 18, 4, 4])
-    return net.node("DeformConv", x, net.weight(6, 3, 3, 3), offset, kernel_shape=[3, 3])
+def _deformed(net: Net, group: int = 1) -> Tensor:
+    x, offset = net.input("x", [2, 4, 6, 6]), net.input("o", [2, 18, 4, 4])
+    w = net.weight(6, 4 // group, 3, 3)
+    return net.node("DeformConv", x, w, offset, kernel_shape=[3, 3], group=group)
+
+
+def _in_eight_bits(net: Net) -> Tensor:
+    scale, zero = np.float32(0.1), np.int8(0)
+    w = net.const(net.rng.integers(-60, 60, (6, 3, 3, 3)).astype(np.int8))
+    x = net.input("x", [2, 3, 6, 6], np.int8)
+    y = net.node("QLinearConv", x, scale, zero, w, scale, zero, scale, zero)
+    return net.node("DequantizeLinear", y, scale, zero)
+
+
+def _spread(net: Net) -> Tensor:
+    pads, x = net.const(np.zeros(4, np.int64)), net.input("x", [2, 3, 4, 4])
+    inputs = [x, net.weight(3, 6, 2, 2), pads]
+    return contrib(net, "ConvTransposeWithDynamicPads", inputs, (2, 6, 5, 5))[0]
 
 
 def _einsum_attention(net: Net) -> Tensor:
@@ -126,6 +142,26 @@ def _rotary(net: Net) -> Tensor:
     return net.linear(y, 3)
 
 
+def _embedded(net: Net) -> Tensor:
+    """Words, looked up at run time, and positions."""
+    ids, row = net.input("x", [2, 5], np.int32), [net.uniform(0.5, 1, 6) for _ in "gb"]
+    tables = [net.weight(9, 6), net.weight(5, 6), None]
+    inputs = [ids, None, *tables, *row]
+    return net.linear(contrib(net, "EmbedLayerNormalization", inputs, (2, 5, 6), (2,))[0], 3)
+
+
+def _skipped(net: Net) -> Tensor:
+    x = net.linear(net.input("x", [2, 5, 3]), 6)
+    inputs = [x, net.input("y", [2, 5, 1]), net.uniform(0.5, 1, 6)]
+    return net.linear(contrib(net, "SkipSimplifiedLayerNormalization", inputs, (2, 5, 6))[0], 3)
+
+
+def _projected(net: Net, x: Tensor) -> Tensor:
+    w, q = codes(net, 6, 24), quantise(net, x)
+    inputs = [q, w, net.uniform(-1, 1, 24), CODE[0], CODE[0], None, CODE[1], CODE[1]]
+    return _summed(net, contrib(net, "QAttention", inputs, (2, 5, 8), num_heads=2)[0])
+
+
 NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "Conv": (lambda net: _read(net, net.conv(net.input("x", [2, 3, 4, 4]), 6)), {"conv"}),
     "Conv-input": (lambda net: net.conv(_image(net), 3), {"conv"}),
@@ -134,6 +170,9 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
         net.input("x", [2, 3, 4, 4]), 6)), {"conv"}),
     "ConvTranspose-input": (lambda net: net.conv_transpose(_image(net), 3), {"conv"}),
     "DeformConv": (lambda net: _read(net, _deformed(net)), {"conv"}),
+    "DeformConv-groups": (lambda net: _read(net, _deformed(net, 2)), {"conv"}),
+    "QLinearConv": (lambda net: _read(net, _in_eight_bits(net)), {"conv"}),
+    "ConvTransposeWithDynamicPads": (lambda net: _read(net, _spread(net)), {"conv"}),
     "Gemm": (lambda net: _summed(net, net.gemm(net.input("x", [2, 3]), 6)), {"linear"}),
     "Gemm-input": (lambda net: net.gemm(_rows(net), 3), {"linear"}),
     "MatMul": (lambda net: _summed(net, net.linear(net.input("x", [2, 5, 3]), 6)), {"linear"}),
@@ -151,10 +190,17 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
         net, _lstm(net, net.transpose(_tokens(net), 1, 0, 2))), {"linear", "recurrent"}),
     "LayerNormalization": (lambda net: net.linear(net.layer_norm(net.linear(
         net.input("x", [2, 5, 3]), 6)), 3), {"hidden"}),
+    "SkipLayerNormalization": (lambda net: _skipped(net), {"hidden"}),
+    "QAttention": (lambda net: _projected(net, net.input("x", [2, 5, 6])), {"heads", "head-dim"}),
+    "QAttention-input": (lambda net: _projected(net, _tokens(net)), {
+        "heads", "head-dim", "linear"}),
     "layer norm written out": (lambda net: net.linear(net.layer_norm(net.linear(
         net.input("x", [2, 5, 3]), 6), True), 3), {"hidden"}),
     "mean over another axis": (lambda net: net.linear(net.mean(net.linear(
         net.input("x", [2, 5, 3]), 6), 1), 3), {"linear"}),
+    "mean over channels": (lambda net: _read(net, net.mul(y := net.conv(net.input(
+        "x", [2, 3, 4, 4]), 6), net.mean(y, 1))), {"conv"}),
+    "embedding, normalised": (_embedded, {"hidden"}),
     "maximum over the last axis": (lambda net: net.linear(net.mul(y := net.linear(net.input(
         "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
     "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from models.builder import Net, Tensor
 from spa.analysis import analyze
 from spa.graph import Graph
+from spa.propagate import load_rules
 from spa.reals import nothing, real, stored
+from spa.rules import RULES
 from spa.scales import along, is_beside
 from spa.sites import sites
 from tests.ops.cases import coded
 
 SCALE = np.linspace(0.1, 0.2, 6, dtype=np.float32)
 POINT = np.arange(6)
+
+
+def test_scales_and_zero_points_are_where_the_schema_has_them() -> None:
+    """An input of quantised numbers, and what has its name and ends on scale or zero point."""
+    load_rules()
+    schemas = {(s.domain, s.name): s for s in state.get_all_operator_schema()}
+
+    def beside(names: list[str], k: int, ending: str) -> list[int]:
+        found = [re.fullmatch(f"(.*?)_?({ending})s?", name) for name in names]
+        return [i for i, m in enumerate(found) if m and names[k].startswith(m.group(1))]
+
+    seen = 0
+    for key, rule in RULES.items():
+        if not rule.quantised or rule.op_type == "QLinearConcat":  # a list of threes
+            continue
+        names = [i.name.lower() for i in schemas[key].inputs]
+        scales = {k: beside(names, k, "scale|absmax") for k in range(len(names))}
+        points = {k: beside(names, k, "zero_point") for k in range(len(names))}
+        factors = sorted({i for k in rule.quantised for i in scales[k]})
+        for k, quantised in rule.quantised.items():
+            assert not re.search("scale|zero_point|absmax", names[k]), key
+            # A bias has no scale of its own: it is added to the products of the others.
+            assert list(quantised.scales) == (scales[k] or factors), (key, names[k])
+            assert quantised.point == (points[k] or [-1])[0], (key, names[k])
+            seen += 1
+    assert seen > 40
 
 
 def _graph(net: Net, y: Tensor) -> Graph:
@@ -106,6 +136,20 @@ def test_a_scale_behind_the_product() -> None:
     graph = _graph(net, y)
     codes = graph.array("w").astype(np.float32)
     np.testing.assert_allclose(real(graph, "w"), (codes - POINT - 120) * SCALE, rtol=1e-6)
+
+
+def test_a_scale_behind_the_convolution() -> None:
+    """One for every output channel, as the zero point is."""
+    net = Net("integer", opset=21)
+    q, scale, point = net.nodes("DynamicQuantizeLinear", [net.input("x", (2, 4, 5, 5))], 3)
+    w = net.const(net.rng.integers(0, 255, (6, 4, 3, 3)).astype(np.uint8), "w")
+    y = net.node("ConvInteger", q, w, point, (POINT + 120).astype(np.uint8))
+    each = (6, 1, 1)
+    y = net.mul(net.cast(y, 1), net.mul(scale, SCALE.reshape(each)))
+    graph = _graph(net, y)
+    codes = graph.array("w").astype(np.float32)
+    want = (codes - POINT.reshape(-1, 1, 1, 1) - 120) * SCALE.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(real(graph, "w"), want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

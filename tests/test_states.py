@@ -199,6 +199,25 @@ def window_of_a_convolution() -> ModelProto:
     return net.model(net.linear(y, 20), net.slice(seen, -2, 1 << 40, axis=2))
 
 
+def _causal(**attrs: Any) -> ModelProto:
+    net = Net("causal", opset=27)
+    x = net.transpose(net.linear(net.input("x", ["batch", "new", 6]), 8), 0, 2, 1)
+    inputs = [x, net.weight(8, 1, 3), net.uniform(-1, 1, 8), net.input("seen", ["batch", 8, 2])]
+    shapes = [["batch", 8, "new"], ["batch", 8, 2]]
+    y, seen = net.nodes("CausalConvWithState", inputs, 2, shapes=shapes, **attrs)
+    return net.model(net.linear(net.transpose(y, 0, 2, 1), 5), seen)
+
+
+@state(0, 1)
+def causal() -> ModelProto:
+    return _causal()
+
+
+@state(0, 1)
+def causal_of_onnxruntime() -> ModelProto:
+    return _causal(domain="com.microsoft")
+
+
 # What is none, or is but one side of one.
 
 

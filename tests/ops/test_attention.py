@@ -335,6 +335,49 @@ PROJECTED = [
 ]
 
 
+def _projected_sum(speaks: bool = False, axis: int = 2) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        y = _projected()(net, net.sigmoid(a) if speaks else a)
+        return net.node("ReduceSum", y, [axis], keepdims=1)
+
+    return body
+
+
+def _projected_stored(past: bool) -> Body:
+    """Of data in the file the batch may go as well, and no step."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.const(net.rng.integers(90, 150, (BATCH, STEPS, 8)).astype(np.uint8), "codes")
+        inputs = [x, codes(net, 8, 24), net.uniform(-1, 1, 24), SCALE, np.float32(0.01), None]
+        inputs += [POINT, POINT]
+        made = [[BATCH, STEPS, 8], [2, BATCH, 2, 3 + STEPS, 4]][: 1 + past]
+        inputs += [net.uniform(-1, 1, 2, BATCH, 2, 3, 4)] if past else []
+        y, *more = net.nodes("QAttention", inputs, len(made), shapes=made, num_heads=2,
+                             unidirectional=int(past), domain="com.microsoft")  # fmt: skip
+        total = net.node("ReduceSum", y, [0, 1], keepdims=1)
+        for present in more:
+            total = net.add(total, net.node("ReduceSum", present, [0, 1, 2, 3, 4], keepdims=0))
+        return net.add(net.linear(a, 8), total)
+
+    return body
+
+
+PROJECTED += [
+    case("QAttention-stored", 5, _projected_stored(False), shape=TOKENS, typed=True),
+    case("QAttention-stored-past", 5, _projected_stored(True), shape=TOKENS, typed=True),
+    case("QAttention-summed", 3, _projected_sum(), shape=TOKENS, exact=True),
+    case("QAttention-of-what-speaks", 3, _projected_sum(True), shape=TOKENS, exact=True),
+]
+
+
+def test_outputs_without_a_name_are_not_there() -> None:
+    """Scores that nobody asked for keep nothing whole."""
+    model = Case("unnamed", 4, _packed(), TOKENS, 23).model()
+    (node,) = [n for n in model.graph.node if n.op_type == "Attention"]
+    node.output.extend(["", "", ""])
+    assert len(spa.analyze(model)) == 4
+
+
 @pytest.mark.parametrize("row", [*ATTENTION, *ROTARY, *NEWER, *PROJECTED])
 def test_attention(row: Case) -> None:
     row.check()

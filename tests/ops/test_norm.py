@@ -9,6 +9,7 @@ import pytest
 
 import spa
 from models.builder import Net, Tensor
+from spa.rewrite import rewrite
 from tests.isolation import Alone
 from tests.numeric import alone
 from tests.ops.cases import (
@@ -30,6 +31,7 @@ from tests.ops.cases import (
     quantise,
     summed,
 )
+from tests.oracle import check
 
 
 def _scaled(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Body:
@@ -43,6 +45,16 @@ def _along(op: str, axis: int | None, **attrs: Any) -> Body:
 
 def _mean_variance(**attrs: Any) -> Body:
     return lambda net, a: net.node("MeanVarianceNormalization", a, shape=a.shape, **attrs)
+
+
+def _stored_batch(op: str, **attrs: Any) -> Body:
+    """Of a batch out of the file, of which some may go."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        y = net.node(op, net.uniform(-1, 1, 2, 8, 6, 6), **attrs)
+        return net.add(a, net.node("ReduceSum", y, [0], keepdims=1))
+
+    return body
 
 
 def _trained(outputs: int, **attrs: Any) -> Body:
@@ -83,6 +95,9 @@ BATCH = [
     case("QEmbedLayerNormalization", 2, _quantised_embedding, shape=TOKENS),
     case("QLinearSoftmax-space", 1, _quantised_softmax(3, 13), exact=True),
     case("QLinearSoftmax-channels", 1, _quantised_softmax(1, 13), exact=False),
+    case("QLinearSoftmax-space-opset-11", 1, _quantised_softmax(2, 11), exact=True),
+    case("QLinearSoftmax-batch-opset-11", 1, _quantised_softmax(0, 11), exact=False),
+    case("QLinearSoftmax-batch-opset-13", 1, _quantised_softmax(0, 13), exact=True),
     case("QLinearSoftmax-opset-11", 1, _quantised_softmax(1, 11), exact=False),
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
@@ -109,6 +124,7 @@ OTHER = [
     case("InstanceNormalization-summed", 1, lambda net, a: summed(
         net, _scaled("InstanceNormalization", (8,), (8,))(net, a)), exact=True),
     case("LRN", 1, lambda net, a: net.node("LRN", a, size=3), exact=False),
+    case("LRN-batch", 2, _stored_batch("LRN", size=3)),
     case("LayerNormalization", 1, lambda net, a: net.layer_norm(a), shape=TOKENS, exact=False),
     case("LayerNormalization-no-bias", 1, _scaled("LayerNormalization", (8,), axis=-1),
          shape=TOKENS, exact=False),
@@ -138,6 +154,9 @@ OTHER = [
          exact=False),
     case("LpNormalization-over-channels", 1, _along("LpNormalization", 1), exact=None),
     case("LpNormalization-over-pixels", 1, _along("LpNormalization", 3), exact=True),
+    *(case(f"LpNormalization-over-{name}-of-what-speaks-opset-11", 1, lambda net, a, axis=axis:
+           net.node("LpNormalization", net.sigmoid(a), axis=axis), opset=11, exact=True)
+      for name, axis in (("batch", 0), ("default", None))),
     case("LpNormalization-default", 1, _along("LpNormalization", None, p=1), exact=True),
 ]  # fmt: skip
 
@@ -169,11 +188,25 @@ def _group_norm(groups: int, scale: int) -> Body:
     return body
 
 
+def _each(speaks: str) -> Body:
+    """Every channel a group, then summed; x, scale or bias still speaks where a channel goes."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        given = {"x": a, "s": net.uniform(0.5, 1, 8), "b": net.uniform(-1, 1, 8)}
+        inputs = [net.sigmoid(t) if name in speaks else t for name, t in given.items()]
+        y = net.node("GroupNormalization", *inputs, num_groups=8, shape=a.shape)
+        return summed(net, y)
+
+    return body
+
+
 # Of (G C) one factor is live in each view: whole groups go exactly, the same channel of each not.
 GROUP = [
     case("GroupNormalization-opset-21", 2, _group_norm(2, 8), opset=21, typed=True),
     case("GroupNormalization-of-one", 1, _group_norm(1, 8), opset=21, typed=True, exact=False),
     case("GroupNormalization-of-each", 1, _group_norm(8, 8), opset=21, typed=True, exact=True),
+    *(case(f"GroupNormalization-of-each-where-{which}-speaks", 1, _each(which), opset=21,
+           typed=True, exact=exact) for which, exact in (("x", True), ("s", True), ("b", False))),
     case("GroupNormalization-4", 2, _group_norm(4, 8), opset=21, typed=True),
     case("GroupNormalization-untyped", 2, _group_norm(2, 8), opset=21),
     case("GroupNormalization-opset-18", 2, _group_norm(2, 2), opset=18, typed=True),
@@ -228,6 +261,18 @@ def _gated(net: Net, a: Tensor) -> Tensor:
     return contrib(net, "GatedRMSNorm", inputs, a.shape, activation="silu")[0]
 
 
+def _gated_sum(speaks: str, activation: str | None) -> Body:
+    """Heads, summed; removed ones still speak in some of x, scale and gate."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        given = {"x": a, "s": net.uniform(0.5, 1, 2), "g": net.linear(a, 8)}
+        inputs = [net.sigmoid(t) if name in speaks else t for name, t in given.items()]
+        y = contrib(net, "GatedRMSNorm", inputs, a.shape, activation=activation)[0]
+        return net.node("ReduceSum", y, [2], keepdims=1)
+
+    return body
+
+
 CONTRIB = [
     case("skip", 1, _skip("SkipLayerNormalization", True, True), shape=TOKENS, exact=False),
     case("skip-no-beta", 1, _skip("SkipLayerNormalization", True), shape=TOKENS, exact=False),
@@ -255,6 +300,9 @@ CONTRIB = [
     case("SkipGroupNorm", 2, _images("SkipGroupNorm"), **UNSEEN),
     case("SkipGroupNorm-per-image", 2, _images("SkipGroupNorm", skip=(2, 8)), **UNSEEN),
     case("GatedRMSNorm", 2, _gated, shape=TOKENS),
+    case("BiasSoftmax-default", 1, lambda net, a: contrib(
+        net, "BiasSoftmax", [a, net.uniform(-1, 1, 2, 8, 6, 6)], a.shape,
+        is_inner_broadcast=0)[0], exact=False, typed=True, **UNSEEN),
     case("BiasSoftmax", 1, lambda net, a: contrib(
         net, "BiasSoftmax", [a, net.uniform(-1, 1, 1, 5, 8)], a.shape, axis=2,
         is_inner_broadcast=0)[0], shape=TOKENS, exact=False, typed=True, **UNSEEN),
@@ -290,11 +338,81 @@ def test_statistics_of_training(opset: int, outputs: int) -> None:
     assert marked == ({0, 2} if mode or outputs == 5 else set())
 
 
+@pytest.mark.parametrize(
+    ("op", "zero", "want"),
+    [
+        ("SkipLayerNormalization", {2, 3}, (True, False)),
+        ("SkipLayerNormalization", {2}, (False, False)),
+        ("SkipLayerNormalization", {0, 1, 3, 4}, (True, True)),
+        ("SkipLayerNormalization", {0, 1, 4}, (False, True)),
+        ("SkipLayerNormalization", {0, 1, 3}, (False, False)),
+        ("SkipLayerNormalization", {0, 3, 4}, (False, False)),
+        ("SkipLayerNormalization", {1, 3, 4}, (False, False)),
+        ("SkipSimplifiedLayerNormalization", {2}, (True, False)),
+        ("SkipSimplifiedLayerNormalization", {0, 1, 3}, (True, True)),
+        ("SkipSimplifiedLayerNormalization", {0, 1}, (False, False)),
+        ("SkipSimplifiedLayerNormalization", {0, 3}, (False, False)),
+        ("SkipSimplifiedLayerNormalization", {1, 3}, (False, False)),
+    ],
+)
+def test_where_a_sum_is_zero(op: str, zero: set[int], want: tuple[bool, bool]) -> None:
+    """What is normalised, and the sum itself, by the inputs where removed channels are zero."""
+    count = 3 if op == "SkipLayerNormalization" else 2
+    row = case("", 1, _skip(op, *[True] * count, shown=True), shape=TOKENS, typed=True)
+    groups = spa.analyze(row.values[0].model())
+    ops = groups.views[0].ties.ops.values()
+    lone = alone(groups, next(o for o in ops if o.node.op_type == op))
+    assert lone is not None
+    made = Alone(lone, 0, {k: k in zero for k in lone.inputs}).outputs
+    assert (made[0][-1].zero, made[3][-1].zero) == want
+
+
 @pytest.mark.parametrize("opset, scale", [(18, 2), (21, 8)])
 def test_whole_groups_are_exact(opset: int, scale: int) -> None:
     """Statistics run over the channels of a group, so only a whole group leaves the rest alone."""
     model = case("", 2, _group_norm(2, scale), opset=opset, typed=True).values[0].model()
     assert [(g.size, g.exact) for g in spa.analyze(model)] == [(4, False), (2, True)]
+
+
+@pytest.mark.parametrize(
+    ("activation", "speaks", "exact"),
+    [
+        ("silu", "", True),
+        ("silu", "x", True),
+        ("silu", "g", True),
+        ("silu", "xg", False),
+        (None, "x", True),
+        ("sigmoid", "g", True),
+        ("sigmoid", "x", False),
+    ],
+)
+def test_whole_heads_are_exact(activation: str | None, speaks: str, exact: bool) -> None:
+    """Where x is zero or, but for a sigmoid, its gate is; the same place of every head never is."""
+    model = case("", 2, _gated_sum(speaks, activation), shape=TOKENS, typed=True).values[0].model()
+    groups = check(model, 2)
+    assert sorted((g.size, g.exact) for g in groups) == [(2, False), (4, exact)]
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("op", ["GroupNorm", "SkipGroupNorm", "SkipGroupNorm-per-image"])
+def test_group_norms_of_onnxruntime_couple_what_the_standard_one_does(op: str, last: int) -> None:
+    """Nothing runs them on the CPU: all vectors go by the place in every group, or by the group."""
+    op, _, each = op.partition("-")
+    skip = (2, 8) if each else (2, 6, 6, 8) if last else (2, 8, 6, 6)
+    body = _images(op, last=last, skip=skip)
+    groups = spa.analyze(case("", 2, body, typed=True).values[0].model())
+    assert [(g.size, g.exact) for g in groups] == [(4, False), (2, True)]
+    wanted = ([[0, 4], [1, 5], [2, 6], [3, 7]], [[0, 1, 2, 3], [4, 5, 6, 7]])
+    for group, index in zip(groups, wanted, strict=True):
+        assert all(m.index.tolist() == index for m in group.members)
+        held = {m.tensor for m in group.members}
+        assert held >= {c.name for c in groups.graph.constants.values() if c.shape == (8,)}
+        rows = {c.name for c in groups.graph.constants.values() if c.shape == (2, 8)}
+        assert not each or held & rows
+    for g, count in ((0, 2), (1, 1)):
+        pruned = rewrite(groups, {g: np.arange(1)})
+        (node,) = [n for n in pruned.graph.node if n.op_type == op]
+        assert [a.i for a in node.attribute if a.name == "groups"] == [count]
 
 
 def test_exact_leaves_out_what_runs_over_channels() -> None:

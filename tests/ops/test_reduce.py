@@ -82,6 +82,8 @@ REDUCE = [
     ),
     case("ReduceSum-all-opset-11", 1, lambda net, a: (_reduce("ReduceSum", None, 11, 0)(net, a),),
          opset=11, exact=True),
+    case("ReduceSum-all-empty-input", 1, lambda net, a: (net.node(
+        "ReduceSum", a, np.zeros(0, np.int64), keepdims=0),), exact=True),
     case("ReduceSum-noop", 1, lambda net, a: net.node(
         "ReduceSum", a, noop_with_empty_axes=1), exact=True),
     case("ReduceSum-noop-empty-input", 1, lambda net, a: net.node(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
 from models.vision import channel_shuffle
@@ -20,6 +21,12 @@ def _there_and_back(*dims: int, back: tuple[int, ...] = IMAGE) -> Body:
 
 def _to_rows(*dims: int) -> Body:
     return lambda net, a: net.gemm(net.reshape(a, dims), 7)
+
+
+def _by_the_data(net: Net, a: Tensor) -> Tensor:
+    """The sizes are always the same, but nothing says so."""
+    none = net.cast(net.mul(net.node("ReduceMax", a, keepdims=0), 0.0), TensorProto.INT64)
+    return net.node("Reshape", a, net.add([2, 8, 36], none), shape=[2, 8, 36])
 
 
 def _flatten(axis: int | None, opset: int = 17) -> Body:
@@ -131,6 +138,9 @@ SQUEEZE = [
     case("Squeeze-one", 1, lambda net, a: net.unsqueeze(_squeeze(3)(net, a), 2), exact=True),
     case("Squeeze-all-ones", 1, lambda net, a: net.node("Squeeze", net.global_avg_pool(a)),
          exact=True),
+    case("Squeeze-all-ones-opset-11", 1, lambda net, a: net.node(
+        "Squeeze", net.global_avg_pool(a)), opset=11, exact=True),
+    case("Reshape-to-sizes-of-the-data", 0, lambda net, a: (_by_the_data(net, a),), typed=True),
     case("Squeeze-opset-7", 1, lambda net, a: net.node(
         "Squeeze", net.global_avg_pool(a), axes=[2, 3]), opset=7, exact=True),
     case("Squeeze-opset-11-negative", 1, lambda net, a: net.node(
