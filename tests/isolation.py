@@ -156,6 +156,7 @@ class Alone:
 WHOLE_OUTPUTS = {
     "Pad": "padded at run time",
     "Tile": "a count of repeats is not brought up to date",
+    "CenterCropPad": "its wanted size is not brought up to date",
     "RoiAlign": "a list of boxes",
     "CropAndResize": "a list of boxes",
     "MaxRoiPool": "a list of boxes",
@@ -171,6 +172,8 @@ def is_exempt(op: Op) -> bool:
             return True
         case "Conv":  # one row of one channel: likewise
             return op.shape(1)[:2] == (1, 1) and len(op.shape(1)) == 3
+        case "TensorScatter":  # where it writes is taken to be computed at run time
+            return True
         case "MoE":  # what goes in and what comes out have one width
             return True
         case "LinearAttentionGate":  # what one output is made of has the shape of the other's

@@ -222,7 +222,7 @@ def prototypes(net: Net, x: Tensor) -> Any:
     return (net.node("Neg", net.node("ReduceSum", square, [2], keepdims=0)),)
 
 
-@block("features 8", ROWS)
+@block("features 8, codes 7~", ROWS)
 def codebook(net: Net, x: Tensor) -> Any:
     """VQ-VAE: distances as squares and a product, ArgMin, and the nearest code by Gather."""
     z, codes = net.gemm(x, 8), net.weight(7, 8, fan=1, name="codebook")

@@ -43,7 +43,7 @@ def test_half_the_macs(name: str) -> None:
     assert abs(drafted.figures.share("macs") - 0.5) <= 0.02
     pruned = rewrite(groups, removed)
     validate.check_file(groups.graph, pruned)
-    check_names(groups.graph.model, pruned)
+    check_names(groups, pruned, removed)
     check_sizes(groups, pruned, removed)
     if name in LARGE and not SLOW:
         return  # SPA_SLOW=1 checks the law of these too
