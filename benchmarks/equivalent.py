@@ -23,6 +23,8 @@ EQUIVALENT: dict[str, str] = {
     r"pool\.(MaxRoiPool|RoiAlign): .*r and \* swapped": "both are whole",
     r"pool\.resize: b'' becomes another": "any value but one means the same",
     r"reduce\._without: 1 becomes 2 in `op.attr\('keepdims', 1\)`": "any number but zero is yes",
+    r"norm\.(batch_norm|_channels): 1 becomes 2 in `op\.attr": "likewise",
+    r"norm\.GatedRMSNorm: b'silu' becomes": "any value but one means the same",
     r"norm\._statistics: 1 becomes 2 in `1:`": "BatchNormalization has one, three or five outputs",
     r"norm\._statistics: .* without `op\.attr\('training": "it has three outputs then",
     r"norm\._statistics: 'N \.\.\.': N and \.\.\. swapped": "a list of letters has no order",
