@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spa.rules import MICROSOFT, Axes, Op, is_whole, rule, whole
+from spa.rules import MICROSOFT, Axes, Op, rule, whole
 
 
 def _held(op: Op) -> list[int]:
@@ -42,10 +42,8 @@ def tensor_scatter(op: Op) -> list[Axes]:
             op.lock(cache, "written to at positions")
             op.lock(new, "written to at positions")
             out.append(whole(len(cache.ids)))
-            continue
-        op.tie(cache.ids, new.ids)
-        live = new if is_whole(cache) else cache
-        out.append(live._replace(zero=cache.zero and new.zero))
+        else:
+            out.append(op.meet(cache, new))
     return [out]
 
 

@@ -35,9 +35,7 @@ def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
     for axes in present[1:]:
         for k, axis in enumerate(axes):
             if k != at:
-                op.tie(axis.ids, out[k].ids)
-                live = out[k] if is_whole(axis) else axis
-                out[k] = live._replace(zero=axis.zero and out[k].zero)
+                out[k] = op.meet(axis, out[k])
     if all(is_whole(axes[at]) for axes in present):
         out[at] = whole(sum(len(axes[at].ids) for axes in present))
     else:
@@ -293,9 +291,7 @@ def scatter_elements(op: Op) -> list[Axes]:
             out.append(whole(len(data.ids)))
         else:
             op.tie(data.ids, index.ids)
-            op.tie(data.ids, new.ids)
-            live = new if is_whole(data) else data
-            out.append(live._replace(zero=data.zero and new.zero))
+            out.append(op.meet(data, new))
     return [out]
 
 
@@ -307,11 +303,7 @@ def scatter_nd(op: Op) -> list[Axes]:
     for axis in (*data[:first], *new[:listed]):
         op.lock(axis, "written to at positions")
     out = [whole(len(axis.ids)) for axis in data[:first]]
-    for one, other in zip(data[first:], new[listed:], strict=True):
-        op.tie(one.ids, other.ids)
-        live = other if is_whole(one) else one
-        out.append(live._replace(zero=one.zero and other.zero))
-    return [out]
+    return [out + [op.meet(*pair) for pair in zip(data[first:], new[listed:], strict=True)]]
 
 
 # Pad -------------------------------------------------------------------------------------------

@@ -106,6 +106,12 @@ class Op:
             a, b = np.broadcast_arrays(a, b)
             self.recorder.ties.append((a.ravel(), b.ravel(), self.node.index))
 
+    def meet(self, one: Axis, other: Axis) -> Axis:
+        """The axis that an output has of two tied ones: zero where both are."""
+        self.tie(one.ids, other.ids)
+        live = other if is_whole(one) else one
+        return live._replace(zero=one.zero and other.zero)
+
     def lock(self, axis: Axis, why: str) -> None:
         if not is_whole(axis):
             self.recorder.locks.append((axis.ids, self.node.index, why))
