@@ -31,15 +31,22 @@ from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
 SHOWN = 8  # inner tensors that are held at a time
+# How far measured drifts are believed, on a scale of logarithms from all groups alike to each as it
+# was measured: on real inputs and on made-up ones.
+BELIEVED, BELIEVED_MADE_UP = 0.8, 0.5
 FELT = 1e-3  # and more, until its loss is no longer that of units which are all but dead
+
+
+def believed(measured: Measured) -> float:
+    """How far drifts are."""
+    return BELIEVED_MADE_UP if measured.made_up else BELIEVED
 
 
 def weights(
     groups: Groups, measured: Measured, curves: Mapping[int, Curve], batches: Sequence[Feeds]
 ) -> dict[int, float]:
-    """Group -> the root of the drift at the output per unit of its curve's loss: half way, on a
-    scale of logarithms, between all groups alike and the drift as it was measured on few inputs.
-    A group that no site and no product reads counts as the usual one."""
+    """Group -> a power of the drift at the output per unit of its curve's loss. A group that no
+    site and no product reads counts as the usual one."""
     probe = _Probe(groups, measured, batches)
     read = readers(groups, measured.sites)
     multiplied = multipliers(groups, measured.products)
@@ -53,7 +60,7 @@ def weights(
         drift = probe.drift(read.get(g, ()), multiplied.get(g, ()), units)
         loss = float(curve.loss[count - 1])
         if loss > 0 and 0 < drift < np.inf:
-            found[g] = float(np.sqrt(drift / loss))
+            found[g] = float((drift / loss) ** believed(measured))
     usual = float(np.median(list(found.values()))) if found else 1.0
     return {g: found.get(g, usual) for g in curves}
 
@@ -61,16 +68,16 @@ def weights(
 def losses(
     groups: Groups, blocks: Sequence[Block], measured: Measured, batches: Sequence[Feeds]
 ) -> Matrix:
-    """What every block is worth, on the scale of curves and their weights, shape (blocks,): half
-    way, on a scale of logarithms, between its share of the variance of the sum that it goes into
-    and the drift of the outputs without it."""
+    """What every block is worth, on the scale of curves and their weights, shape (blocks,): between
+    its share of the variance of the sum that it goes into and the drift of the outputs without it,
+    as far as that is believed."""
     graph = groups.graph
     wanted = outputs(groups, {}, measured, {}, batches)
-    found = []
+    found, far = [], believed(measured)
     for block, share in zip(blocks, _shares(graph, blocks, measured, batches), strict=True):
         without = replace(groups, graph=replace(graph, blocks=(block,)))
         drift = distance(wanted, outputs(without, {}, measured, {}, batches))
-        found.append(np.sqrt(min(drift, 1e6) * share))
+        found.append(min(drift, 1e6) ** far * share ** (1 - far))
     return np.asarray(found, np.float64)
 
 

@@ -34,7 +34,9 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
-SHRINK, SHRINK_MADE_UP = 0.02, 0.4  # of correlations towards none, on real inputs and on made-up
+# Of correlations towards none: on real inputs at least, and on made-up ones.
+SHRINK, SHRINK_MADE_UP = 0.02, 0.4
+PARTS = 16  # of the inputs, held against one another
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 
 
@@ -152,6 +154,28 @@ def entropies(rows: Floats) -> Matrix:
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1))).sum(2))
 
 
+def chance(rows: Floats, covariance: Matrix) -> float:
+    """How much of the correlations of so few inputs is chance: the sum of their variances, from one
+    part of the inputs to the next, over that of their squares (Schäfer and Strimmer 2005, equation
+    8). Places of one picture go together, so that parts are held against one another, not rows.
+
+    Args:
+        rows: centred, in the order of samples, shape (g, rows, f). covariance: of them, (g, f, f).
+    """
+    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
+    scale = (deviation[:, :, None] * deviation[:, None, :]).astype(np.float32)
+    apart = ~np.eye(covariance.shape[1], dtype=bool)
+    mean = np.where(apart, covariance / scale, 0).astype(np.float32)
+    parts_ = np.array_split(rows, max(min(PARTS, rows.shape[1]), 1), axis=1)
+    missed = 0.0
+    for part in parts_:
+        own_ = np.matmul(np.swapaxes(part, 1, 2), part) / np.float32(max(part.shape[1], 1))
+        missed += float(np.square(np.where(apart, own_ / scale - mean, 0)).sum(dtype=np.float64))
+    squares = float(np.square(mean).sum(dtype=np.float64))
+    chance_ = missed / max(len(parts_) * (len(parts_) - 1), 1)
+    return min(chance_ / squares, 1.0) if squares > 0 else 0.0
+
+
 def _revived(covariance: Matrix) -> Matrix:
     """What lifts every variance to a share of the usual one of its site: a channel that made-up
     inputs leave dead may well live on others."""
@@ -230,6 +254,7 @@ def _look(
     flat = flat - middle[:, None].astype(np.float32)
     covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
     energy = float((deviation**2).sum() + (0 if site.bias is not None else (mean**2).sum()))
+    shrink = SHRINK_MADE_UP if made_up else max(SHRINK, chance(flat, covariance))
     if guessed:
         covariance += _revived(covariance)
     seen = Seen(
@@ -239,7 +264,7 @@ def _look(
         covariance,
         zeros,
         energy,
-        SHRINK_MADE_UP if made_up else SHRINK,
+        shrink,
         entropies(rows),
     )
     return seen, deviation

@@ -6,7 +6,7 @@ from onnx import ModelProto, numpy_helper
 
 from models.builder import Net
 from spa.index import index
-from spa.measure import Measured, Seen, channel_statistics, measure
+from spa.measure import PARTS, Measured, Seen, chance, channel_statistics, measure
 from spa.sites import sites
 
 
@@ -118,3 +118,45 @@ def test_an_infinite_input_spoils_no_moment() -> None:
     given[0]["x"][0, 0, 0, 0] = np.inf
     first = next(iter(measure(index(net(False)), given, False).sites.values()))
     assert np.isfinite(first.covariance).all() and np.isfinite(first.mean).all()
+
+
+def chance_slowly(rows: np.ndarray, parts: int) -> float:
+    """Schäfer and Strimmer's equation 8, entry by entry."""
+    scaled = rows / rows.std(0)
+    own = [p.T @ p / len(p) for p in np.array_split(scaled, parts)]
+    whole = scaled.T @ scaled / len(scaled)
+    squares = missed = 0.0
+    for i in range(rows.shape[1]):
+        for j in range(rows.shape[1]):
+            if i != j:
+                missed += sum((o[i, j] - whole[i, j]) ** 2 for o in own) / parts / (parts - 1)
+                squares += whole[i, j] ** 2
+    return missed / squares
+
+
+def test_what_of_correlations_is_chance() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((640, 9)) @ random.standard_normal((9, 9))
+    rows -= rows.mean(0)
+    found = chance(rows[None].astype("f4"), (rows.T @ rows / 640)[None])
+    assert found == pytest.approx(chance_slowly(rows, PARTS), rel=1e-4)
+    assert 0 < found < 0.1
+    blind = random.standard_normal((640, 9))
+    blind -= blind.mean(0)
+    assert chance(blind[None].astype("f4"), (blind.T @ blind / 640)[None]) > 0.5
+
+
+def test_places_of_a_picture_are_not_samples_of_their_own() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((32, 9)).repeat(50, 0)
+    rows -= rows.mean(0)
+    covariance = (rows.T @ rows / len(rows))[None]
+    shuffled = random.permutation(rows)[None].astype("f4")
+    apart, mixed = chance(rows[None].astype("f4"), covariance), chance(shuffled, covariance)
+    assert apart > 5 * mixed
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_few_rows_and_dead_channels_make_no_nan(rows: int) -> None:
+    x = np.zeros((2, rows, 3), np.float32)
+    assert chance(x, np.zeros((2, 3, 3))) == 0.0
