@@ -153,6 +153,79 @@ def in_pairs(net: Net, x: Tensor, logits: Tensor) -> Tensor:
 
 
 @mixture(ONE_BY_ONE)
+def summed_at_once(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = net.softmax(logits)
+    return net.node("Sum", *(net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)))
+
+
+@mixture(ONE_BY_ONE)
+def summed_with_what_is_read(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """The last two may go as well, as long as the sum keeps its shape."""
+    p = net.softmax(logits)
+    parts = [net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)]
+    return net.node("Sum", parts[0], net.node("Sum", *parts[1:]), x)
+
+
+# --- experts one by one, stacked
+
+
+def _all(net: Net, x: Tensor) -> list[tuple[int, Tensor]]:
+    return [(e, _expert(net, x)) for e in range(EXPERTS)]
+
+
+def _joined(net: Net, x: Tensor, axis: int = 1) -> Tensor:
+    """What all experts make, as torch.stack is exported."""
+    return net.concat(*(net.unsqueeze(made, axis) for _, made in _all(net, x)), axis=axis)
+
+
+@mixture(ONE_BY_ONE)
+def joined(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.softmax(logits), 2)
+    return net.node("ReduceSum", net.mul(_joined(net, x), shares), [1], keepdims=0)
+
+
+@mixture(ONE_BY_ONE, exact=True)
+def joined_sigmoids(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.sigmoid(logits), 2)
+    return net.node("ReduceSum", net.mul(_joined(net, x), shares), [1], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
+def joined_on_the_last_axis(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.softmax(logits), 2)
+    return net.squeeze(net.matmul(_joined(net, x, axis=2), shares), 2)
+
+
+@mixture(ONE_BY_ONE)
+def joined_for_two_gates(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """MMoE: a router for every task reads the same experts."""
+    stack, other = _joined(net, x), net.linear(x, EXPERTS)
+    shares = (net.unsqueeze(net.softmax(router), 1) for router in (logits, other))
+    return net.add(*(net.squeeze(net.matmul(s, stack), 1) for s in shares))
+
+
+@mixture(ONE_BY_ONE)
+def joined_with_shares(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Every expert is weighed before all are stacked: its column is picked and goes with it."""
+    p = net.softmax(logits)
+    parts = [net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)]
+    stack = net.concat(*(net.unsqueeze(part, 0) for part in parts), axis=0)
+    return net.node("ReduceSum", stack, [0], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
+def joined_and_looked_up(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Of what all experts make the best few are gathered."""
+    values, index = _picked(net, logits)
+    places = net.node("Expand", net.unsqueeze(index, 2), [1, 1, WIDTH])
+    best = net.node("GatherElements", _joined(net, x), places, axis=1)
+    return net.node("ReduceSum", net.mul(best, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+# --- tokens sent to experts
+
+
+@mixture(ONE_BY_ONE)
 def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     """Every expert reads only the tokens that go to it, as exported loops of Mixtral have it."""
     values, index = _picked(net, logits)

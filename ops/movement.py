@@ -16,7 +16,15 @@ def transpose(op: Op) -> list[Axes]:
 
 @rule("Concat")
 def concat(op: Op) -> list[Axes]:
-    return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
+    at, present = op.axis(), [list(op.input(k)) for k in range(len(op.axes)) if op.has(k)]
+    alone = {k: axis for k, axes in enumerate(present) if (axis := op.join(axes[at], k))}
+    for k, axis in alone.items():
+        present[k][at] = axis
+    (out,) = _joined(op, at, present)
+    starts = np.cumsum([0, *(len(axes[at].ids) for axes in present)])
+    for k in alone:
+        op.joins(out[at], int(starts[k]), k)
+    return [out]
 
 
 @rule(

@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spa import rules
-from spa.axes import Ids, Pick
+from spa.axes import Ids, Join, Joined, Pick
 from spa.graph import Block, Graph, Node
+from spa.joins import places, standing, widen
 from spa.rules import Op
 from spa.shapes import Shapes
 from spa.silence import silent
@@ -38,11 +39,13 @@ class Zeros:
     """What follows from some tensors that are zero.
 
     nodes: those that make nothing but zero then, or nothing at all. blocks: the sums that pass on
-        their other side. stuck: whether something else is made of them.
+        their other side. dropped: the (node, position) of inputs that longer sums and stacks go on
+        without. stuck: whether something else is made of them.
     """
 
     nodes: frozenset[int]
     blocks: tuple[Block, ...]
+    dropped: frozenset[tuple[int, int]]
     stuck: bool
 
 
@@ -57,7 +60,8 @@ class Finder:
         self, graph: Graph, shapes: Shapes, ops: dict[int, Op], unclear: Collection[int]
     ) -> None:
         self.graph, self.shapes, self.ops = graph, shapes.shapes, ops
-        self.unclear = frozenset(unclear)
+        self.places = {k: places(graph, shapes, k) for k in ops}
+        self.unclear, self.standing = frozenset(unclear), standing(graph, shapes)
         self._known: dict[tuple[int, tuple[int, ...]], bool] = {}
 
     def apart(self, picks: Iterable[Pick]) -> frozenset[int]:
@@ -74,14 +78,33 @@ class Finder:
         every = set(range(len(picks[0].ids)))
         if {pick.at for pick in picks} != every:
             return False
-        if any(self.follow(self.tensors(p for p in picks if p.at == e)).stuck for e in every):
+        alone = [self.follow(self.tensors(p for p in picks if p.at == e)) for e in every]
+        if any(zeros.stuck for zeros in alone):
             return False
-        if not self.follow(self.tensors(picks)).stuck:
-            return True
+        tied = self._stacks(alone)
+
+        def holds(zeros: Zeros) -> bool:
+            """What goes from a stack goes with an index, not with several only."""
+            return not zeros.stuck and self._stacks([zeros]) <= tied
+
         # What zeros lead to only grows with them.
-        return not any(
-            self.follow(self.tensors(p for p in picks if p.at != e)).stuck for e in every
+        return holds(self.follow(self.tensors(picks))) or all(
+            holds(self.follow(self.tensors(p for p in picks if p.at != e))) for e in every
         )
+
+    def _stacks(self, found: Iterable[Zeros]) -> set[tuple[int, int]]:
+        """The inputs of stacks that are left out."""
+        places = (place for zeros in found for place in zeros.dropped)
+        return {(at, k) for at, k in places if self.graph.nodes[at].op_type == "Concat"}
+
+    def joined(self, picks: Iterable[Pick]) -> Joined:
+        """The inputs that stacks can go on without: those that go alone, and those that go with
+        these indices."""
+        found: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
+        for pick in picks:
+            for place in self._stacks([self.follow(self.tensors([pick]))]):
+                found[place] = (*found.get(place, ()), (pick.node, pick.output))
+        return {**self.standing, **found}
 
     def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:
         """The ids of what a masked original cannot leave out, as no zero can be put in the place of
@@ -101,6 +124,7 @@ class Finder:
         graph, known = self.graph, dict.fromkeys(names, _ZERO)
         outputs = set(graph.outputs)
         nodes, blocks, stuck = set[int](), list[Block](), not names.isdisjoint(outputs)
+        dropped = set[tuple[int, int]]()
         waiting = [k for name in names for k in graph.readers.get(name, ())]
         heapq.heapify(waiting)
         last = -1
@@ -120,26 +144,20 @@ class Finder:
                     heapq.heappush(waiting, reader)
             elif block:
                 blocks.append(block)
+            elif self._goes_on(at, held):
+                dropped |= {(at, k) for k in held}
             else:
                 stuck = True
-        return Zeros(frozenset(nodes), tuple(blocks), stuck)
+        return Zeros(frozenset(nodes), tuple(blocks), frozenset(dropped), stuck)
 
-    def dying(self, picks: Sequence[Pick]) -> frozenset[int]:
+    def dying(self, picks: Sequence[Pick], joins: Iterable[Join]) -> frozenset[int]:
         """The nodes that nothing needs any more without these branches."""
-        graph, outputs = self.graph, set(self.graph.outputs)
-        found = set(self.follow(self.tensors(picks)).nodes)
+        graph, zeros = self.graph, self.follow(self.tensors(picks))
+        found = set(zeros.nodes)
         found |= {p.node for p in picks if len(graph.nodes[p.node].outputs) == 1}
-        waiting = [graph.makers.get(n, -1) for k in found for n in graph.nodes[k].inputs]
-        while waiting:
-            at = waiting.pop()
-            if at < 0 or at in found:
-                continue
-            made = [n for n in graph.nodes[at].outputs if n]
-            if outputs.isdisjoint(made) and found.issuperset(
-                k for name in made for k in graph.readers.get(name, ())
-            ):
-                found.add(at)
-                waiting += [graph.makers.get(n, -1) for n in graph.nodes[at].inputs]
+        ends = zeros.dropped | {(j.node, j.position) for j in joins}
+        names = [n for k in found for n in graph.nodes[k].inputs]
+        widen(graph, found, [*names, *(graph.nodes[at].inputs[k] for at, k in ends)], ends)
         return frozenset(found)
 
     def _made(self, at: int, held: Mapping[int, str]) -> str:
@@ -175,6 +193,17 @@ class Finder:
         if rule.family == "elementwise":
             return _SIZES not in held.values()
         return node.op_type in _MOVES and held.get(0) == _EMPTY
+
+    def _goes_on(self, at: int, held: Mapping[int, str]) -> bool:
+        """Whether a node does as well without these inputs."""
+        node = self.graph.nodes[at]
+        if node.home or at in self.unclear or set(held.values()) != {_ZERO}:
+            return False
+        if node.op_type != "Sum" or node.domain not in ("", "ai.onnx"):
+            return set(held) <= set(self.places.get(at, ()))
+        total = self.shapes.get(node.outputs[0])
+        left = [self.shapes.get(n) for k, n in enumerate(node.inputs) if k not in held]
+        return total is not None and total in left
 
     def _block(self, at: int, held: Mapping[int, str]) -> Block | None:
         """A sum that goes on without one of its sides."""

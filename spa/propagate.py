@@ -19,9 +19,10 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Pick, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Join, Joined, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
+from spa.joins import standing
 from spa.patterns import MisfitError, PatternError
 from spa.picks import Finder
 from spa.rules import Op
@@ -47,8 +48,8 @@ class Ties:
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     released: the axes of inputs and outputs of the file that may lose indices.
-    picks: the indices that go with all that is made from them. finder: finds that; None without
-        any, see `spa.picks`.
+    picks: the indices that go with all that is made from them. joins: those that go with all that
+        makes them. finder: finds that; None without any, see `spa.picks`.
     """
 
     axes: dict[str, Axes]
@@ -59,6 +60,7 @@ class Ties:
     misfit: bool
     released: Released = frozenset()
     picks: tuple[Pick, ...] = ()
+    joins: tuple[Join, ...] = ()
     finder: Finder | None = None
 
 
@@ -91,19 +93,23 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
     load_rules()
     spoken: frozenset[Promise] = frozenset()
     apart: frozenset[int] = frozenset()
+    joined: Joined = standing(graph, shapes)
     while True:
-        ties = _walk(graph, shapes, Recorder(spoken, apart), released)
+        ties = _walk(graph, shapes, Recorder(spoken, apart, joined), released)
         if ties.recorder.broken - spoken:
             spoken |= ties.recorder.broken
             continue
-        picks = ties.recorder.picks
+        picks, joins = ties.recorder.picks, tuple(ties.recorder.joins)
         finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused})
         found = finder.apart(picks)
-        if found == apart:
-            picks = [p for p in picks if p.node in apart]
+        left = found if not apart else apart & found
+        picks = [p for p in picks if p.node in left]
+        links = finder.joined(picks)
+        if found == apart and links == joined:
             ties.recorder.inexact += finder.hidden(picks)
-            return replace(ties, picks=tuple(picks), finder=finder if picks else None)
-        apart = found if not apart else apart & found
+            some = finder if picks or joins else None
+            return replace(ties, picks=tuple(picks), joins=joins, finder=some)
+        apart, joined = left, links
 
 
 def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:

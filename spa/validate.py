@@ -355,7 +355,8 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             for position, read in enumerate(node.inputs):
                 if read == name and not node.enters:
                     reads[node.index, position] = own
-    for block in shortened(groups, removed).blocks[len(graph.blocks) :]:
+    short = shortened(groups, removed)
+    for block in short.blocks[len(graph.blocks) :]:
         if graph.nodes[block.node].op_type not in SUMS:
             continue
         rank = len(groups.shapes.shapes[block.branch])
@@ -370,7 +371,7 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
         point = reals.nothing(graph, name, value)
         reads[k, position] = own = f"{k}.{position}@closed"
         values[own] = np.zeros_like(value) if point is None else np.array(point)
-    return original.reading(values, reads)
+    return original.reading(values, reads, sorted(short.dropped - graph.dropped))
 
 
 def _divides(graph: Graph, name: str) -> bool:
