@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from models.builder import Net, Tensor
 
 EXPERTS, WIDTH, INNER, PICKED = 4, 8, 5, 2
+GROUPS, EACH = 4, 3
 
 Mixture = Callable[[Net, Tensor, Tensor], Tensor]
 
@@ -41,10 +42,10 @@ def _expert(net: Net, x: Tensor) -> Tensor:
     return net.linear(net.silu(net.linear(x, INNER, bias=False)), WIDTH)
 
 
-def _each(net: Net, x: Tensor, share: Callable[[int], Tensor]) -> Tensor:
+def _each(net: Net, x: Tensor, share: Callable[[int], Tensor], count: int = EXPERTS) -> Tensor:
     """The sum over all experts of share(e), shape (T, 1), times what the expert makes."""
     total: Tensor | None = None
-    for e in range(EXPERTS):
+    for e in range(count):
         part = net.mul(share(e), _expert(net, x))
         total = part if total is None else net.add(total, part)
     assert total is not None
@@ -241,6 +242,52 @@ def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
         made = net.mul(_expert(net, net.gather(x, token)), share)
         total = net.node("ScatterND", total, net.unsqueeze(token, 1), made, reduction=b"add")
     return total
+
+
+# --- groups of experts, of which some are picked first
+
+
+def by_two_best(net: Net, scores: Tensor) -> Tensor:
+    """DeepSeek-V3: the sum of the two best of a group."""
+    best, _ = net.nodes("TopK", [scores, [2]], 2, axis=-1)
+    return net.node("ReduceSum", best, [-1], keepdims=0)
+
+
+def by_best(net: Net, scores: Tensor) -> Tensor:
+    """DeepSeek-V2."""
+    return net.node("ReduceMax", scores, axes=[-1], keepdims=0)
+
+
+def group_limited(judge: Callable[[Net, Tensor], Tensor], below: float = 0.0) -> ModelProto:
+    """Each token goes to the best experts of its best groups.
+
+    Args:
+        judge: scores of experts, shape (T, GROUPS, EACH), to those of groups, (T, GROUPS).
+        below: the score of the experts in all other groups.
+    """
+    net, count = Net("group_limited"), GROUPS * EACH
+    x = net.linear(net.input("x", ("t", 6)), WIDTH)
+    scores = net.sigmoid(net.linear(x, count))
+    ranked = net.add(scores, net.uniform(-0.1, 0.1, count))
+    groups = judge(net, net.reshape(ranked, [-1, GROUPS, EACH]))
+    _, best = net.nodes("TopK", [groups, [2]], 2, axis=-1)
+    one = net.node("ConstantOfShape", net.node("Shape", best), shape=best.shape, dtype=np.float32)
+    nothing = net.node(
+        "ConstantOfShape", net.node("Shape", groups), shape=groups.shape, dtype=np.float32
+    )
+    marks = net.node("ScatterElements", nothing, best, net.add(one, 1.0), axis=1)
+    marks = net.node("Expand", net.unsqueeze(marks, 2), [1, GROUPS, EACH])
+    others = net.node("Not", net.cast(net.reshape(marks, [-1, count]), TensorProto.BOOL))
+    left = net.node("Where", others, np.float32(below), ranked)
+    _, index = net.nodes("TopK", [left, [PICKED]], 2, axis=-1)
+    values = net.node("GatherElements", scores, index, axis=1)
+    values = net.div(values, net.node("ReduceSum", values, [-1], keepdims=1))
+    none = net.node(
+        "ConstantOfShape", net.node("Shape", scores), shape=scores.shape, dtype=np.float32
+    )
+    p = net.node("ScatterElements", none, index, values, axis=1)
+    made = _each(net, x, lambda e: net.slice(p, e, e + 1), count)
+    return net.model(net.linear(net.add(x, made), 3))
 
 
 # --- experts in stacks

@@ -179,7 +179,10 @@ def _follow_indices(op: Op, refused: bool) -> None:
     """Positions on an axis that are moved about stay what they are; what is put to a use that its
     rule does not understand locks the axis."""
     node, known = op.node, op.recorder.indices
-    moved = node.op_type in _MOVES and node.domain in ("", "ai.onnx") and not refused
+    plain = node.domain in ("", "ai.onnx") and not refused
+    if plain and node.op_type in ("Shape", "Size"):  # whatever stands in it
+        return
+    moved = plain and node.op_type in _MOVES
     for k, name in enumerate(node.inputs):
         if name not in known or ((node.index, k) in op.recorder.understood and not refused):
             continue
