@@ -29,6 +29,8 @@ _SCATTERS = {"Scatter", "ScatterElements", "ScatterND"}
 _LOOK_UP = {"Gather", "GatherElements", "GatherND"}
 _MOVES = {"Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
+_REST = "others are picked here with all that is made from them, and one has to stay"
+
 # What is known of a tensor: it holds nothing but zero; it holds no number, as a list of where zeros
 # are not; it is computed from the sizes of such a one.
 _ZERO, _EMPTY, _SIZES = "zero", "empty", "sizes"
@@ -66,31 +68,35 @@ class Finder:
 
     def apart(self, picks: Iterable[Pick]) -> frozenset[int]:
         """The nodes that pick what can go with all that is made from it."""
-        by_axis: dict[bytes, list[Pick]] = {}
-        for pick in picks:
-            by_axis.setdefault(pick.ids.tobytes(), []).append(pick)
-        return frozenset(
-            pick.node for some in by_axis.values() if self._can_go(some) for pick in some
-        )
+        return frozenset(node for some in _by_axis(picks) for node in self._can_go(some))
 
-    def _can_go(self, picks: Sequence[Pick]) -> bool:
-        """Whether all are picked, and any choice of them may be zero that leaves one."""
-        every = set(range(len(picks[0].ids)))
-        if {pick.at for pick in picks} != every:
-            return False
-        alone = [self.follow(self.tensors(p for p in picks if p.at == e)) for e in every]
-        if any(zeros.stuck for zeros in alone):
-            return False
-        tied = self._stacks(alone)
-
-        def holds(zeros: Zeros) -> bool:
-            """What goes from a stack goes with an index, not with several only."""
-            return not zeros.stuck and self._stacks([zeros]) <= tied
-
+    def _can_go(self, picks: Sequence[Pick]) -> set[int]:
+        """The nodes that pick what may be zero, in any choice that leaves one of them."""
+        alone = {e: self.follow(self.tensors(some)) for e, some in _by_index(picks).items()}
+        held = {p.node for p in picks if alone[p.at].stuck}
+        some = [p for p in picks if p.node not in held]
+        free = {p.at for p in some} - {p.at for p in picks if p.node in held}
+        some = [p for p in some if p.at in free]
         # What zeros lead to only grows with them.
-        return holds(self.follow(self.tensors(picks))) or all(
-            holds(self.follow(self.tensors(p for p in picks if p.at != e))) for e in every
-        )
+        if self._hold(some) or all(self._hold([p for p in some if p.at != e]) for e in free):
+            return {p.node for p in some}
+        return set()
+
+    def _hold(self, picks: Sequence[Pick]) -> bool:
+        """Whether these may all be zero; what goes from a stack goes with an index, not with
+        several only."""
+        zeros = self.follow(self.tensors(picks))
+        alone = (self.follow(self.tensors(some)) for some in _by_index(picks).values())
+        return not zeros.stuck and self._stacks([zeros]) <= self._stacks(alone)
+
+    def bound(self, picks: Iterable[Pick]) -> list[tuple[Ids, int, str]]:
+        """Locks on the other indices of an axis where one of those that are picked has to stay."""
+        found = []
+        for some in _by_axis(picks):
+            rest = sorted(set(range(len(some[0].ids))) - {p.at for p in some})
+            if rest and not self._hold(some):
+                found.append((some[0].ids[rest], some[0].node, _REST))
+        return found
 
     def _stacks(self, found: Iterable[Zeros]) -> set[tuple[int, int]]:
         """The inputs of stacks that are left out."""
@@ -101,9 +107,9 @@ class Finder:
         """The inputs that stacks can go on without: those that go alone, and those that go with
         these indices."""
         found: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
-        for pick in picks:
-            for place in self._stacks([self.follow(self.tensors([pick]))]):
-                found[place] = (*found.get(place, ()), (pick.node, pick.output))
+        for same in (s for some in _by_axis(picks) for s in _by_index(some).values()):
+            for place in self._stacks([self.follow(self.tensors(same))]):
+                found[place] = (*found.get(place, ()), (same[0].node, same[0].output))
         return {**self.standing, **found}
 
     def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:
@@ -226,3 +232,17 @@ class Finder:
         if constant is not None and constant.source != skip:  # one reader's share of it
             return None
         return Block(branch, skip, node.outputs[0], node.index, frozenset())
+
+
+def _by_axis(picks: Iterable[Pick]) -> list[list[Pick]]:
+    found: dict[bytes, list[Pick]] = {}
+    for pick in picks:
+        found.setdefault(pick.ids.tobytes(), []).append(pick)
+    return list(found.values())
+
+
+def _by_index(picks: Iterable[Pick]) -> dict[int, list[Pick]]:
+    found: dict[int, list[Pick]] = {}
+    for pick in picks:
+        found.setdefault(pick.at, []).append(pick)
+    return found

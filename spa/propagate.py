@@ -107,6 +107,7 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
         links = finder.joined(picks)
         if found == apart and links == joined:
             ties.recorder.inexact += finder.hidden(picks)
+            ties.recorder.locks += finder.bound(picks)
             some = finder if picks or joins else None
             return replace(ties, picks=tuple(picks), joins=joins, finder=some)
         apart, joined = left, links
