@@ -253,16 +253,17 @@ class Graph:
         if not blocks and not dropped:
             return frozenset()
         passed = {b.sum: b.skip for b in blocks}
-        dead = set(self._needed - self._lead_to_outputs(passed, dropped))
-        for node in self.nodes if len(self._needed) < len(self.nodes) else ():
-            if node.index not in self._needed:
+        dead = set(self.needed - self._lead_to_outputs(passed, dropped))
+        for node in self.nodes if len(self.needed) < len(self.nodes) else ():
+            if node.index not in self.needed:
                 read = (*node.inputs, *node.captured)
                 if any(self.makers.get(behind(name, passed), -1) in dead for name in read):
                     dead.add(node.index)
         return frozenset(dead)
 
     @cached_property
-    def _needed(self) -> frozenset[int]:
+    def needed(self) -> frozenset[int]:
+        """Nodes that some output needs."""
         return self._lead_to_outputs({})
 
     def _lead_to_outputs(

@@ -23,6 +23,8 @@ def places(graph: Graph, shapes: Shapes, at: int) -> list[int]:
     node = graph.nodes[at]
     if node.op_type != "Concat" or node.domain not in ("", "ai.onnx") or node.home:
         return []
+    if at not in graph.needed:
+        return []
     known = all(name in shapes.shapes for name in (*node.inputs, *node.outputs))
     if not known or shapes.dtypes.get(node.outputs[0]) not in FLOATS:
         return []

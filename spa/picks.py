@@ -73,7 +73,7 @@ class Finder:
     def _can_go(self, picks: Sequence[Pick]) -> set[int]:
         """The nodes that pick what may be zero, in any choice that leaves one of them."""
         alone = {e: self.follow(self.tensors(some)) for e, some in _by_index(picks).items()}
-        held = {p.node for p in picks if alone[p.at].stuck}
+        held = {p.node for p in picks if alone[p.at].stuck or p.node not in self.graph.needed}
         some = [p for p in picks if p.node not in held]
         free = {p.at for p in some} - {p.at for p in picks if p.node in held}
         some = [p for p in some if p.at in free]
