@@ -312,9 +312,11 @@ def batched(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     return net.node("ReduceSum", net.mul(made, shares), [0], keepdims=0)
 
 
-def _looked_up(net: Net, x: Tensor, logits: Tensor, look: Callable[[Tensor, Any], Tensor]) -> Any:
+def _looked_up(
+    net: Net, x: Tensor, picked: tuple[Tensor, Tensor], look: Callable[[Tensor, Any], Tensor]
+) -> Any:
     """The matrices of the experts that a token goes to, as exports of transformers have them."""
-    values, index = _picked(net, logits)
+    values, index = picked
     first = look(_stack(net, WIDTH, INNER), index)
     second = look(_stack(net, INNER, WIDTH), index)
     rows = net.unsqueeze(x, 1, 2)
@@ -324,11 +326,28 @@ def _looked_up(net: Net, x: Tensor, logits: Tensor, look: Callable[[Tensor, Any]
 
 @mixture(STACKED)
 def looked_up(net: Net, x: Tensor, logits: Tensor) -> Any:
-    return _looked_up(net, x, logits, net.gather)
+    return _looked_up(net, x, _picked(net, logits), net.gather)
+
+
+@mixture(STACKED)
+def looked_up_by_two_best(net: Net, x: Tensor, logits: Tensor) -> Any:
+    """Phi-MoE: the best, and the best of the others, each by an ArgMax of its own."""
+    first = net.node("ArgMax", logits, axis=-1, keepdims=1)
+    never = np.full((1, 1), -np.inf, np.float32)
+    nothing = net.node("Expand", never, net.node("Shape", first), shape=first.shape)
+    others = net.node("ScatterElements", logits, first, nothing, axis=1)
+    second = net.node("ArgMax", others, axis=-1, keepdims=1)
+    shares = net.softmax(logits)
+    values = [net.node("GatherElements", shares, index, axis=1) for index in (first, second)]
+    picked = net.concat(*values), net.concat(first, second)
+    return _looked_up(net, x, picked, net.gather)
 
 
 @mixture(STACKED)
 def looked_up_by_lists(net: Net, x: Tensor, logits: Tensor) -> Any:
     return _looked_up(
-        net, x, logits, lambda w, index: net.node("GatherND", w, net.unsqueeze(index, 2))
+        net,
+        x,
+        _picked(net, logits),
+        lambda w, index: net.node("GatherND", w, net.unsqueeze(index, 2)),
     )

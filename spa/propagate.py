@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Join, Joined, Pick, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Ids, Join, Joined, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
 from spa.joins import standing
@@ -184,6 +185,12 @@ def _follow_indices(op: Op, refused: bool) -> None:
     if plain and node.op_type in ("Shape", "Size"):  # whatever stands in it
         return
     moved = plain and node.op_type in _MOVES
+    held = [known[name] for name in node.inputs if name in known]
+    if plain and node.op_type == "Concat" and _are_alike(node, known):
+        for ids in held[1:]:
+            op.tie(ids, held[0])
+        known[node.outputs[0]] = held[0]
+        return
     for k, name in enumerate(node.inputs):
         if name not in known or ((node.index, k) in op.recorder.understood and not refused):
             continue
@@ -193,6 +200,12 @@ def _follow_indices(op: Op, refused: bool) -> None:
             op.recorder.locks.append((known[name], node.index, _INDEX))
     for name in node.captured & known.keys():
         op.recorder.locks.append((known[name], node.index, _INDEX))
+
+
+def _are_alike(node: Node, known: Mapping[str, Ids]) -> bool:
+    """Whether all inputs hold positions on axes of one size."""
+    sizes = {len(known[name]) if name in known else -1 for name in node.inputs}
+    return len(sizes) == 1 and -1 not in sizes
 
 
 def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:
