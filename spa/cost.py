@@ -73,7 +73,8 @@ class CostModel:
         """Nodes and constants that go as a whole with a unit of some groups."""
         nodes, constants = Shares(), Shares()
         number = {name: k for k, name in enumerate(self._constants)}
-        for g, units in branches(self._groups).items():
+        gone = branches(self._groups)
+        for g, units in gone.items():
             group = self._groups[g]
             _, first = np.unique(self._groups.views[group.view].labels, return_index=True)
             self._axes[f"units of group {g}", 0] = len(self._sizes)
@@ -82,7 +83,7 @@ class CostModel:
             of = {node: k for k, unit in enumerate(units) for node in unit}
             for node in of:
                 nodes.setdefault(node, []).append(g)
-        for g, held in belongings(self._groups).items():
+        for g, held in belongings(self._groups, gone).items():
             for name in (name for names in held for name in names):
                 constants.setdefault(number[name], []).append(g)
         return nodes, constants

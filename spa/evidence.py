@@ -21,7 +21,7 @@ from spa.measure import Seen
 from spa.run import Feeds
 from spa.shapes import Shapes
 from spa.sites import Floats, Site, sites
-from spa.wake import belongings
+from spa.wake import belongings, branches
 
 Scores = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -126,7 +126,7 @@ def matched(groups: Groups) -> dict[int, list[Row]]:
     """Group -> rows, each with the matrices of every unit that go as a whole with it: one of each
     unit, as if they stood in a stack, or all of them where units differ in how many they have."""
     graph, found = groups.graph, dict[int, list[Row]]()
-    for g, units in belongings(groups).items():
+    for g, units in belongings(groups, branches(groups)).items():
         held = [
             tuple(
                 name

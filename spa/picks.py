@@ -72,29 +72,39 @@ class Finder:
 
     def _can_go(self, picks: Sequence[Pick]) -> set[int]:
         """The nodes that pick what may be zero, in any choice that leaves one of them."""
-        alone = {e: self.follow(self.tensors(some)) for e, some in _by_index(picks).items()}
+        alone = self._alone(picks)
         held = {p.node for p in picks if alone[p.at].stuck or p.node not in self.graph.needed}
         some = [p for p in picks if p.node not in held]
         free = {p.at for p in some} - {p.at for p in picks if p.node in held}
         some = [p for p in some if p.at in free]
         # What zeros lead to only grows with them.
-        if self._hold(some) or all(self._hold([p for p in some if p.at != e]) for e in free):
+        if self._hold(some, alone) or all(
+            self._hold([p for p in some if p.at != e], alone) for e in free
+        ):
             return {p.node for p in some}
         return set()
 
-    def _hold(self, picks: Sequence[Pick]) -> bool:
+    def _hold(self, picks: Sequence[Pick], alone: Mapping[int, Zeros]) -> bool:
         """Whether these may all be zero; what goes from a stack goes with an index, not with
-        several only."""
+        several only.
+
+        Args:
+            alone: what follows from every index.
+        """
         zeros = self.follow(self.tensors(picks))
-        alone = (self.follow(self.tensors(some)) for some in _by_index(picks).values())
-        return not zeros.stuck and self._stacks([zeros]) <= self._stacks(alone)
+        return not zeros.stuck and self._stacks([zeros]) <= self._stacks(
+            alone[e] for e in {p.at for p in picks}
+        )
+
+    def _alone(self, picks: Iterable[Pick]) -> dict[int, Zeros]:
+        return {e: self.follow(self.tensors(some)) for e, some in _by_index(picks).items()}
 
     def bound(self, picks: Iterable[Pick]) -> list[tuple[Ids, int, str]]:
         """Locks on the other indices of an axis where one of those that are picked has to stay."""
         found = []
         for some in _by_axis(picks):
             rest = sorted(set(range(len(some[0].ids))) - {p.at for p in some})
-            if rest and not self._hold(some):
+            if rest and not self._hold(some, self._alone(some)):
                 found.append((some[0].ids[rest], some[0].node, _REST))
         return found
 
@@ -107,9 +117,11 @@ class Finder:
         """The inputs that stacks can go on without: those that go alone, and those that go with
         these indices."""
         found: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
-        for same in (s for some in _by_axis(picks) for s in _by_index(some).values()):
-            for place in self._stacks([self.follow(self.tensors(same))]):
-                found[place] = (*found.get(place, ()), (same[0].node, same[0].output))
+        for some in _by_axis(picks):
+            first = {p.at: (p.node, p.output) for p in reversed(some)}
+            for e, zeros in self._alone(some).items():
+                for place in self._stacks([zeros]):
+                    found[place] = (*found.get(place, ()), first[e])
         return {**self.standing, **found}
 
     def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from spa.axes import Join, Pick
@@ -59,11 +60,16 @@ def branches(groups: Groups) -> dict[int, list[frozenset[int]]]:
     return found
 
 
-def belongings(groups: Groups) -> dict[int, list[list[str]]]:
-    """Group -> for every unit the constants that only nodes read which go with it, for groups that
-    have any such nodes."""
+def belongings(
+    groups: Groups, nodes: Mapping[int, list[frozenset[int]]]
+) -> dict[int, list[list[str]]]:
+    """Group -> for every unit the constants that only nodes read which go with it.
+
+    Args:
+        nodes: what `branches` finds.
+    """
     graph, found = groups.graph, dict[int, list[list[str]]]()
-    for g, units in branches(groups).items():
+    for g, units in nodes.items():
         of = {node: k for k, unit in enumerate(units) for node in unit}
         found[g] = [[] for _ in units]
         for name in graph.constants if of else ():
