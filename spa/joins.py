@@ -53,11 +53,13 @@ def widen(graph: Graph, found: set[int], names: Iterable[str], ends: Places = ()
     """Add to some nodes those that make a tensor, or what such nodes read, and that nothing needs
     but these nodes and the inputs at the ends."""
 
+    outputs = set(graph.outputs)
+
     def ended(name: str) -> bool:
         read = [
             (k, p) for k in graph.readers.get(name, ()) for p, n in _read(graph, k) if n == name
         ]
-        return bool(read) and all(place in ends for place in read)
+        return bool(read) and name not in outputs and all(place in ends for place in read)
 
     def unneeded(name: str) -> bool:
         read = graph.readers.get(name, ())
@@ -68,7 +70,6 @@ def widen(graph: Graph, found: set[int], names: Iterable[str], ends: Places = ()
             )
         )
 
-    outputs = set(graph.outputs)
     waiting = list(names)
     while waiting:
         at = graph.makers.get(waiting.pop(), -1)

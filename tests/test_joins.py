@@ -91,14 +91,16 @@ def test_what_has_no_weights_of_its_own_stays(parts: Stacked) -> None:
     assert units(stacked(parts)) == []
 
 
-def test_a_branch_that_is_an_output_stays() -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_a_branch_that_is_an_output_stays(last: bool) -> None:
     net = Net("given out")
     x = net.linear(net.input("x", (ROWS, 4)), WIDTH)
     first = net.linear(x, WIDTH)
-    stack = net.concat(net.unsqueeze(first, 1), branch(net, x), branch(net, x))
+    part = net.unsqueeze(first, 1)
+    stack = net.concat(part, branch(net, x), branch(net, x))
     y = net.mul(stack, net.uniform(0.5, 1.5, 3, 1, name="scale"))
     y = net.linear(net.node("ReduceSum", y, [1], keepdims=0), 3)
-    assert units(check(net.model(y, first))) == [2]
+    assert units(check(net.model(y, part if last else first))) == [2]
 
 
 def test_what_two_stacks_share_goes_with_both() -> None:
