@@ -361,10 +361,8 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             continue
         rank = len(groups.shapes.shapes[block.branch])
         kind = helper.tensor_dtype_to_np_dtype(groups.shapes.dtypes[block.branch])
-        values[f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
-        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = (
-            f"{block.branch}@nothing"
-        )
+        values[own := f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
+        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = own
     for k, position in sorted(c for block in graph.blocks for c in block.closing):
         name = graph.nodes[k].inputs[position]
         value = np.asarray(graph.array(name))
