@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from models.builder import Net, Tensor
 
 EXPERTS, WIDTH, INNER, PICKED = 4, 8, 5, 2
+GROUPS, EACH = 4, 3
 
 Mixture = Callable[[Net, Tensor, Tensor], Tensor]
 
@@ -41,10 +42,10 @@ def _expert(net: Net, x: Tensor) -> Tensor:
     return net.linear(net.silu(net.linear(x, INNER, bias=False)), WIDTH)
 
 
-def _each(net: Net, x: Tensor, share: Callable[[int], Tensor]) -> Tensor:
+def _each(net: Net, x: Tensor, share: Callable[[int], Tensor], count: int = EXPERTS) -> Tensor:
     """The sum over all experts of share(e), shape (T, 1), times what the expert makes."""
     total: Tensor | None = None
-    for e in range(EXPERTS):
+    for e in range(count):
         part = net.mul(share(e), _expert(net, x))
         total = part if total is None else net.add(total, part)
     assert total is not None
@@ -153,6 +154,79 @@ def in_pairs(net: Net, x: Tensor, logits: Tensor) -> Tensor:
 
 
 @mixture(ONE_BY_ONE)
+def summed_at_once(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    p = net.softmax(logits)
+    return net.node("Sum", *(net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)))
+
+
+@mixture(ONE_BY_ONE)
+def summed_with_what_is_read(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """The last two may go as well, as long as the sum keeps its shape."""
+    p = net.softmax(logits)
+    parts = [net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)]
+    return net.node("Sum", parts[0], net.node("Sum", *parts[1:]), x)
+
+
+# --- experts one by one, stacked
+
+
+def _all(net: Net, x: Tensor) -> list[tuple[int, Tensor]]:
+    return [(e, _expert(net, x)) for e in range(EXPERTS)]
+
+
+def _joined(net: Net, x: Tensor, axis: int = 1) -> Tensor:
+    """What all experts make, as torch.stack is exported."""
+    return net.concat(*(net.unsqueeze(made, axis) for _, made in _all(net, x)), axis=axis)
+
+
+@mixture(ONE_BY_ONE)
+def joined(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.softmax(logits), 2)
+    return net.node("ReduceSum", net.mul(_joined(net, x), shares), [1], keepdims=0)
+
+
+@mixture(ONE_BY_ONE, exact=True)
+def joined_sigmoids(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.sigmoid(logits), 2)
+    return net.node("ReduceSum", net.mul(_joined(net, x), shares), [1], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
+def joined_on_the_last_axis(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    shares = net.unsqueeze(net.softmax(logits), 2)
+    return net.squeeze(net.matmul(_joined(net, x, axis=2), shares), 2)
+
+
+@mixture(ONE_BY_ONE)
+def joined_for_two_gates(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """MMoE: a router for every task reads the same experts."""
+    stack, other = _joined(net, x), net.linear(x, EXPERTS)
+    shares = (net.unsqueeze(net.softmax(router), 1) for router in (logits, other))
+    return net.add(*(net.squeeze(net.matmul(s, stack), 1) for s in shares))
+
+
+@mixture(ONE_BY_ONE)
+def joined_with_shares(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Every expert is weighed before all are stacked: its column is picked and goes with it."""
+    p = net.softmax(logits)
+    parts = [net.mul(net.slice(p, e, e + 1), made) for e, made in _all(net, x)]
+    stack = net.concat(*(net.unsqueeze(part, 0) for part in parts), axis=0)
+    return net.node("ReduceSum", stack, [0], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
+def joined_and_looked_up(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """Of what all experts make the best few are gathered."""
+    values, index = _picked(net, logits)
+    places = net.node("Expand", net.unsqueeze(index, 2), [1, 1, WIDTH])
+    best = net.node("GatherElements", _joined(net, x), places, axis=1)
+    return net.node("ReduceSum", net.mul(best, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+# --- tokens sent to experts
+
+
+@mixture(ONE_BY_ONE)
 def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     """Every expert reads only the tokens that go to it, as exported loops of Mixtral have it."""
     values, index = _picked(net, logits)
@@ -168,6 +242,52 @@ def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
         made = net.mul(_expert(net, net.gather(x, token)), share)
         total = net.node("ScatterND", total, net.unsqueeze(token, 1), made, reduction=b"add")
     return total
+
+
+# --- groups of experts, of which some are picked first
+
+
+def by_two_best(net: Net, scores: Tensor) -> Tensor:
+    """DeepSeek-V3: the sum of the two best of a group."""
+    best, _ = net.nodes("TopK", [scores, [2]], 2, axis=-1)
+    return net.node("ReduceSum", best, [-1], keepdims=0)
+
+
+def by_best(net: Net, scores: Tensor) -> Tensor:
+    """DeepSeek-V2."""
+    return net.node("ReduceMax", scores, axes=[-1], keepdims=0)
+
+
+def group_limited(judge: Callable[[Net, Tensor], Tensor], below: float = 0.0) -> ModelProto:
+    """Each token goes to the best experts of its best groups.
+
+    Args:
+        judge: scores of experts, shape (T, GROUPS, EACH), to those of groups, (T, GROUPS).
+        below: the score of the experts in all other groups.
+    """
+    net, count = Net("group_limited"), GROUPS * EACH
+    x = net.linear(net.input("x", ("t", 6)), WIDTH)
+    scores = net.sigmoid(net.linear(x, count))
+    ranked = net.add(scores, net.uniform(-0.1, 0.1, count))
+    groups = judge(net, net.reshape(ranked, [-1, GROUPS, EACH]))
+    _, best = net.nodes("TopK", [groups, [2]], 2, axis=-1)
+    one = net.node("ConstantOfShape", net.node("Shape", best), shape=best.shape, dtype=np.float32)
+    nothing = net.node(
+        "ConstantOfShape", net.node("Shape", groups), shape=groups.shape, dtype=np.float32
+    )
+    marks = net.node("ScatterElements", nothing, best, net.add(one, 1.0), axis=1)
+    marks = net.node("Expand", net.unsqueeze(marks, 2), [1, GROUPS, EACH])
+    others = net.node("Not", net.cast(net.reshape(marks, [-1, count]), TensorProto.BOOL))
+    left = net.node("Where", others, np.float32(below), ranked)
+    _, index = net.nodes("TopK", [left, [PICKED]], 2, axis=-1)
+    values = net.node("GatherElements", scores, index, axis=1)
+    values = net.div(values, net.node("ReduceSum", values, [-1], keepdims=1))
+    none = net.node(
+        "ConstantOfShape", net.node("Shape", scores), shape=scores.shape, dtype=np.float32
+    )
+    p = net.node("ScatterElements", none, index, values, axis=1)
+    made = _each(net, x, lambda e: net.slice(p, e, e + 1), count)
+    return net.model(net.linear(net.add(x, made), 3))
 
 
 # --- experts in stacks
@@ -192,9 +312,11 @@ def batched(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     return net.node("ReduceSum", net.mul(made, shares), [0], keepdims=0)
 
 
-def _looked_up(net: Net, x: Tensor, logits: Tensor, look: Callable[[Tensor, Any], Tensor]) -> Any:
+def _looked_up(
+    net: Net, x: Tensor, picked: tuple[Tensor, Tensor], look: Callable[[Tensor, Any], Tensor]
+) -> Any:
     """The matrices of the experts that a token goes to, as exports of transformers have them."""
-    values, index = _picked(net, logits)
+    values, index = picked
     first = look(_stack(net, WIDTH, INNER), index)
     second = look(_stack(net, INNER, WIDTH), index)
     rows = net.unsqueeze(x, 1, 2)
@@ -204,11 +326,28 @@ def _looked_up(net: Net, x: Tensor, logits: Tensor, look: Callable[[Tensor, Any]
 
 @mixture(STACKED)
 def looked_up(net: Net, x: Tensor, logits: Tensor) -> Any:
-    return _looked_up(net, x, logits, net.gather)
+    return _looked_up(net, x, _picked(net, logits), net.gather)
+
+
+@mixture(STACKED)
+def looked_up_by_two_best(net: Net, x: Tensor, logits: Tensor) -> Any:
+    """Phi-MoE: the best, and the best of the others, each by an ArgMax of its own."""
+    first = net.node("ArgMax", logits, axis=-1, keepdims=1)
+    never = np.full((1, 1), -np.inf, np.float32)
+    nothing = net.node("Expand", never, net.node("Shape", first), shape=first.shape)
+    others = net.node("ScatterElements", logits, first, nothing, axis=1)
+    second = net.node("ArgMax", others, axis=-1, keepdims=1)
+    shares = net.softmax(logits)
+    values = [net.node("GatherElements", shares, index, axis=1) for index in (first, second)]
+    picked = net.concat(*values), net.concat(first, second)
+    return _looked_up(net, x, picked, net.gather)
 
 
 @mixture(STACKED)
 def looked_up_by_lists(net: Net, x: Tensor, logits: Tensor) -> Any:
     return _looked_up(
-        net, x, logits, lambda w, index: net.node("GatherND", w, net.unsqueeze(index, 2))
+        net,
+        x,
+        _picked(net, logits),
+        lambda w, index: net.node("GatherND", w, net.unsqueeze(index, 2)),
     )

@@ -16,7 +16,15 @@ def transpose(op: Op) -> list[Axes]:
 
 @rule("Concat")
 def concat(op: Op) -> list[Axes]:
-    return _joined(op, op.axis(), [op.input(k) for k in range(len(op.axes)) if op.has(k)])
+    at, present = op.axis(), [list(op.input(k)) for k in range(len(op.axes)) if op.has(k)]
+    alone = {k: axis for k, axes in enumerate(present) if (axis := op.join(axes[at], k))}
+    for k, axis in alone.items():
+        present[k][at] = axis
+    (out,) = _joined(op, at, present)
+    starts = np.cumsum([0, *(len(axes[at].ids) for axes in present)])
+    for k in alone:
+        op.joins(out[at], int(starts[k]), k)
+    return [out]
 
 
 @rule(
@@ -47,9 +55,15 @@ def _joined(op: Op, at: int, present: list[Axes]) -> list[Axes]:
 # Split -----------------------------------------------------------------------------------------
 
 
+def _by_data(op: Op) -> bool:
+    return op.has(1) and op.activation[1] and op.values[1] is None
+
+
 def _resize_split(node: Sized) -> Resized:
     at, op, kept = node.op.axis(), node.op, node.kept[0]
     assert kept is not None
+    if _by_data(op):
+        return Resized()  # the axis is whole
     ends = np.cumsum([shape[at] for shape in op.out_shapes if shape is not None])
     # What is picked alone has size 1, also where it goes.
     new = np.diff(np.searchsorted(kept[at], ends), prepend=0).tolist()
@@ -66,9 +80,12 @@ def _resize_split(node: Sized) -> Resized:
 
 @rule("Split", resize=_resize_split)
 def split(op: Op) -> list[Axes]:
-    op.need(1)
     at = op.axis()
     op.lock_input(1, "lists sizes")
+    if _by_data(op):
+        op.lock(op.input()[at], "split into sizes that depend on the data")
+        whole_at = [whole(op.out_shape(k)[at]) for k in range(len(op.out_shapes))]
+        return [[*op.input()[:at], axis, *op.input()[at + 1 :]] for axis in whole_at]
     ends = np.cumsum([op.out_shape(k)[at] for k in range(len(op.out_shapes))])
     outputs = []
     for end, k in zip(ends, range(len(ends)), strict=True):

@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from spa import run as runs
 from spa import states
+from spa.enough import enough
 from spa.graph import Graph
 from spa.groups import Groups, merge
 from spa.progress import Progress
@@ -59,4 +60,4 @@ def analyze(
     while (left := states.together(views, pairs, released)) != released:
         released = left  # what is no state after all is locked, and may lock more
         views = solve(graph, propagate(graph, shapes, released))
-    return merge(graph, shapes, views, exact)
+    return enough(merge(graph, shapes, views, exact))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +74,21 @@ class Pick(NamedTuple):
     output: int
 
 
+class Join(NamedTuple):
+    """One index of an axis, which is all that an input of a Concat adds to it.
+
+    ids: of the whole axis. at: the index. node, position: the input.
+    """
+
+    ids: Ids
+    at: int
+    node: int
+    position: int
+
+
+# (node, position of an input) -> the (node, output) that pick what goes with it.
+Joined = Mapping[tuple[int, int], tuple[tuple[int, int], ...]]
+
 Promise = tuple[int, int, int]  # body, input of the node that runs it, axis
 
 
@@ -84,15 +101,19 @@ class Recorder:
     begun: the axes of states that start as nothing, by body and input of the node that runs it.
     spoken: the axes of states of which that is known to be wrong. broken: those found so.
     apart: the nodes that pick what can go with all that is made from it, see `spa.picks`.
+    joined: the inputs that a Concat can go on without, and what they go with if it is more.
     indices: tensors that hold positions on an axis -> the ids of that axis. understood: the (node,
         position of an input) that read such a tensor as that.
     least: axes with the number of indices that have to stay.
     """
 
     def __init__(
-        self, spoken: frozenset[Promise] = frozenset(), apart: frozenset[int] = frozenset()
+        self,
+        spoken: frozenset[Promise] = frozenset(),
+        apart: frozenset[int] = frozenset(),
+        joined: Joined = MappingProxyType({}),
     ) -> None:
-        self.spoken, self.apart = spoken, apart
+        self.spoken, self.apart, self.joined = spoken, apart, joined
         self.broken: set[Promise] = set()
         self.begun: dict[tuple[int, int], Axes] = {}
         self.count = LOCKED + 1
@@ -102,6 +123,7 @@ class Recorder:
         self.inexact: list[tuple[Ids, int]] = []
         self.kinds: list[tuple[Ids, str]] = []
         self.picks: list[Pick] = []
+        self.joins: list[Join] = []
         self.indices: dict[str, Ids] = {}
         self.understood: set[tuple[int, int]] = set()
         self.least: list[tuple[Ids, int]] = []

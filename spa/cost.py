@@ -19,7 +19,7 @@ from spa import borders, rules
 from spa.axes import Ids, whole
 from spa.graph import WEIGHTS, Graph
 from spa.groups import Groups, Removed
-from spa.wake import branches, shortened
+from spa.wake import belongings, branches, shortened
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class CostModel:
 
     def _shares(self) -> tuple[Shares, Shares]:
         """Nodes and constants that go as a whole with a unit of some groups."""
-        graph, nodes, constants = self._groups.graph, Shares(), Shares()
-        for g, units in branches(self._groups).items():
+        nodes, constants = Shares(), Shares()
+        number = {name: k for k, name in enumerate(self._constants)}
+        gone = branches(self._groups)
+        for g, units in gone.items():
             group = self._groups[g]
             _, first = np.unique(self._groups.views[group.view].labels, return_index=True)
             self._axes[f"units of group {g}", 0] = len(self._sizes)
@@ -81,10 +83,9 @@ class CostModel:
             of = {node: k for k, unit in enumerate(units) for node in unit}
             for node in of:
                 nodes.setdefault(node, []).append(g)
-            for number, name in enumerate(self._constants):
-                read = {of.get(k, -1) for k in graph.readers.get(name, ())}
-                if len(read) == 1 and -1 not in read and name not in graph.outputs:
-                    constants.setdefault(number, []).append(g)
+        for g, held in belongings(self._groups, gone).items():
+            for name in (name for names in held for name in names):
+                constants.setdefault(number[name], []).append(g)
         return nodes, constants
 
     def _mac_terms(self) -> Iterator[tuple[int, Axes]]:

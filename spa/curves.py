@@ -7,13 +7,13 @@ the energy of its output; a group's error is the sum over the sites that read it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spa import reals, scales
-from spa.evidence import Evidence, Scores
+from spa.evidence import Evidence, Row, Scores, matched
 from spa.fit import Index, Matrix
 from spa.groups import Group, Groups
 from spa.logits import SeenProduct
@@ -43,14 +43,14 @@ def curves(
     """The curve of every group; of one that no site and no product of activations reads, by the
     energy of its weights."""
     read, multiplied = readers(groups, sites), multipliers(groups, products or {})
-    found: dict[int, Curve] = {}
+    found, whole = dict[int, Curve](), matched(groups)
     for g, group in enumerate(groups):
         demands = [d for seen, units in read.get(g, []) for d in _demands(seen, units)]
         demands += [d for seen, units in multiplied.get(g, []) for d in _pairs(seen, units)]
         if demands:
             found[g] = Curve(*order(demands, group.size))
         else:
-            found[g] = _by_weights(groups, group)
+            found[g] = _by_weights(groups, group, whole.get(g, ()))
     return found
 
 
@@ -60,16 +60,24 @@ def by_curves(evidence: Evidence) -> list[Scores]:
     return [drawn[g].scores(group.size) for g, group in enumerate(evidence.groups)]
 
 
-def _by_weights(groups: Groups, group: Group) -> Curve:
-    """Without a view of its inputs: a unit is worth its share of the energy of the weights."""
+def _by_weights(groups: Groups, group: Group, whole: Sequence[Row] = ()) -> Curve:
+    """Without a view of its inputs: a unit is worth its share of the energy of the weights, those
+    that go as a whole with it included."""
     shares = np.zeros(group.size)
     members = [m for m in group.members if not scales.is_beside(groups.graph, m.tensor)]
     for member in members or group.members:
         w = reals.real(groups.graph, member.tensor).astype(np.float64)
         lines = np.square(np.moveaxis(w, member.axis, 0).reshape(w.shape[member.axis], -1)).sum(1)
         shares += lines[member.index].sum(1) / max(float(lines.sum()), 1e-300)
+    for row in whole:
+        own = np.asarray([sum(_energy(groups, name) for name in names) for names in row])
+        shares += own / max(float(own.sum()), 1e-300)
     order_ = np.argsort(shares, kind="stable")[:-1]
-    return Curve(order_, np.cumsum(shares[order_]) / len(members or group.members))
+    return Curve(order_, np.cumsum(shares[order_]) / (len(members or group.members) + len(whole)))
+
+
+def _energy(groups: Groups, name: str) -> float:
+    return float(np.square(reals.real(groups.graph, name), dtype=np.float64).sum())
 
 
 def readers(groups: Groups, sites: Mapping[int, Seen]) -> dict[int, list[tuple[Seen, Index]]]:

@@ -10,7 +10,7 @@ constant only where its readers keep different indices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +148,7 @@ class Graph:
     given: the model as it came, where `model` is another form of it.
     changed: constant -> the value it is to have instead of the stored one, of the same shape.
     blocks: the branches that are to be removed.
+    dropped: the (node, position of an input) that a Concat or a Sum is to go on without.
     orders: (constant, order): what was put in order to come from `given` to `model`.
     path: the file it came from, if any; external data is looked for beside it.
     """
@@ -164,6 +165,7 @@ class Graph:
     given: ModelProto | None = None
     changed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
+    dropped: frozenset[tuple[int, int]] = frozenset()
     orders: tuple[tuple[str, Order], ...] = ()
 
     @cached_property
@@ -241,35 +243,43 @@ class Graph:
     @cached_property
     def dead(self) -> frozenset[int]:
         """Nodes that no output needs any more once the blocks are removed."""
-        return self.dead_without(self.blocks)
+        return self.dead_without(self.blocks, self.dropped)
 
-    def dead_without(self, blocks: Sequence[Block]) -> frozenset[int]:
-        """Nodes that an output needs, and none does without these blocks; and those that no output
-        needs and that read what such nodes make."""
-        if not blocks:
+    def dead_without(
+        self, blocks: Sequence[Block], dropped: Collection[tuple[int, int]] = ()
+    ) -> frozenset[int]:
+        """Nodes that an output needs, and none does without these blocks and inputs; and those that
+        no output needs and that read what such nodes make."""
+        if not blocks and not dropped:
             return frozenset()
         passed = {b.sum: b.skip for b in blocks}
-        dead = set(self._needed - self._lead_to_outputs(passed))
-        for node in self.nodes if len(self._needed) < len(self.nodes) else ():
-            if node.index not in self._needed:
+        dead = set(self.needed - self._lead_to_outputs(passed, dropped))
+        for node in self.nodes if len(self.needed) < len(self.nodes) else ():
+            if node.index not in self.needed:
                 read = (*node.inputs, *node.captured)
                 if any(self.makers.get(behind(name, passed), -1) in dead for name in read):
                     dead.add(node.index)
         return frozenset(dead)
 
     @cached_property
-    def _needed(self) -> frozenset[int]:
+    def needed(self) -> frozenset[int]:
+        """Nodes that some output needs."""
         return self._lead_to_outputs({})
 
-    def _lead_to_outputs(self, passed: Mapping[str, str]) -> frozenset[int]:
-        """The nodes that outputs need where some tensors are others instead."""
+    def _lead_to_outputs(
+        self, passed: Mapping[str, str], dropped: Collection[tuple[int, int]] = ()
+    ) -> frozenset[int]:
+        """The nodes that outputs need where some tensors are others instead, and some inputs are
+        none."""
         found: set[int] = set()
         waiting = list(self.outputs)
         while waiting:
             node = self.makers.get(behind(waiting.pop(), passed), -1)
             if node >= 0 and node not in found:
                 found.add(node)
-                waiting += [*self.nodes[node].inputs, *self.nodes[node].captured]
+                read = enumerate(self.nodes[node].inputs)
+                waiting += [name for k, name in read if (node, k) not in dropped]
+                waiting += self.nodes[node].captured
         return frozenset(found)
 
     @cached_property

@@ -47,7 +47,7 @@ class Group:
     kind: heads, head-dim, hidden, conv, linear or other.
     view: the choice of factors that it belongs to, see `spa.factors`.
     units: labels of its units in that view, shape (size,).
-    least: how many of them have to stay.
+    least: how many of them have to stay, see `spa.enough`.
     """
 
     name: str

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spa import patterns
-from spa.axes import Axes, Axis, Grid, Ids, Pick, Recorder, Shape, is_whole, whole
+from spa.axes import Axes, Axis, Grid, Ids, Join, Pick, Recorder, Shape, is_whole, whole
 
 if TYPE_CHECKING:
     from spa.graph import Node
@@ -127,6 +127,25 @@ class Op:
             pick = Pick(axis.ids, at % len(axis.ids), self.node.index, output)
             self.recorder.picks.append(pick)
         return self.node.index in self.recorder.apart
+
+    def join(self, axis: Axis, position: int) -> Axis | None:
+        """The axis of one index that an input adds to an axis of the output; None where it has to
+        stay, see `spa.picks`."""
+        picks = self.recorder.joined.get((self.node.index, position))
+        if picks is None or len(axis.ids) != 1 or not is_whole(axis):
+            return None
+        known = [p for p in self.recorder.picks if (p.node, p.output) in picks]
+        if len(known) < len(picks):
+            return None
+        # An axis of one index is whole, one index of an axis need not be.
+        ids = known[0].ids[[known[0].at]] if known else self.fresh(2).ids[:1]
+        for pick in known[1:]:
+            self.tie(ids, pick.ids[[pick.at]])
+        return Axis(ids, True)
+
+    def joins(self, axis: Axis, at: int, position: int) -> None:
+        """Say that an index of an axis of the output is what `join` gave it."""
+        self.recorder.joins.append(Join(axis.ids, at, self.node.index, position))
 
     def points(self, axis: Axis, output: int = 0) -> None:
         """Say that an output holds positions on an axis: where it is put to any other use than

@@ -49,12 +49,16 @@ class Parts:
         return copy
 
     def reading(
-        self, values: Mapping[str, NDArray[Any]], reads: Mapping[tuple[int, int], str]
+        self,
+        values: Mapping[str, NDArray[Any]],
+        reads: Mapping[tuple[int, int], str],
+        silenced: Iterable[tuple[int, int]] = (),
     ) -> Parts:
         """The same model with more initializers.
 
         Args:
             reads: (node, position) -> which of them it reads there from now on.
+            silenced: the (node, position) of what is made zero before it is read.
         """
         copy = replace(self, model=_copy(self.model))
         model = copy.model
@@ -64,6 +68,10 @@ class Parts:
                 proto.input[position] = name
             elif self.graph is not None:
                 _leave(self.graph, node, position, name, model)
+        for node, position in silenced:  # onnxruntime puts nodes in order; the others keep places
+            proto, own = copy.node(node), f"{node}.{position}@silenced"
+            model.graph.node.add(op_type="Sub", input=[proto.input[position]] * 2, output=[own])
+            proto.input[position] = own
         large = {name: value for name, value in values.items() if _is_large(value)}
         model.graph.initializer.extend(
             onnx.numpy_helper.from_array(value, name)

@@ -17,8 +17,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spa import rules
-from spa.axes import Ids, Pick
+from spa.axes import Ids, Join, Joined, Pick
 from spa.graph import Block, Graph, Node
+from spa.joins import places, standing, widen
 from spa.rules import Op
 from spa.shapes import Shapes
 from spa.silence import silent
@@ -27,6 +28,8 @@ SUMS = {"Add", "Sub", "Sum"}
 _SCATTERS = {"Scatter", "ScatterElements", "ScatterND"}
 _LOOK_UP = {"Gather", "GatherElements", "GatherND"}
 _MOVES = {"Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+_REST = "others are picked here with all that is made from them, and one has to stay"
 
 # What is known of a tensor: it holds nothing but zero; it holds no number, as a list of where zeros
 # are not; it is computed from the sizes of such a one.
@@ -38,11 +41,13 @@ class Zeros:
     """What follows from some tensors that are zero.
 
     nodes: those that make nothing but zero then, or nothing at all. blocks: the sums that pass on
-        their other side. stuck: whether something else is made of them.
+        their other side. dropped: the (node, position) of inputs that longer sums and stacks go on
+        without. stuck: whether something else is made of them.
     """
 
     nodes: frozenset[int]
     blocks: tuple[Block, ...]
+    dropped: frozenset[tuple[int, int]]
     stuck: bool
 
 
@@ -57,31 +62,67 @@ class Finder:
         self, graph: Graph, shapes: Shapes, ops: dict[int, Op], unclear: Collection[int]
     ) -> None:
         self.graph, self.shapes, self.ops = graph, shapes.shapes, ops
-        self.unclear = frozenset(unclear)
+        self.places = {k: places(graph, shapes, k) for k in ops}
+        self.unclear, self.standing = frozenset(unclear), standing(graph, shapes)
         self._known: dict[tuple[int, tuple[int, ...]], bool] = {}
 
     def apart(self, picks: Iterable[Pick]) -> frozenset[int]:
         """The nodes that pick what can go with all that is made from it."""
-        by_axis: dict[bytes, list[Pick]] = {}
-        for pick in picks:
-            by_axis.setdefault(pick.ids.tobytes(), []).append(pick)
-        return frozenset(
-            pick.node for some in by_axis.values() if self._can_go(some) for pick in some
+        return frozenset(node for some in _by_axis(picks) for node in self._can_go(some))
+
+    def _can_go(self, picks: Sequence[Pick]) -> set[int]:
+        """The nodes that pick what may be zero, in any choice that leaves one of them."""
+        alone = self._alone(picks)
+        held = {p.node for p in picks if alone[p.at].stuck or p.node not in self.graph.needed}
+        some = [p for p in picks if p.node not in held]
+        free = {p.at for p in some} - {p.at for p in picks if p.node in held}
+        some = [p for p in some if p.at in free]
+        # What zeros lead to only grows with them.
+        if self._hold(some, alone) or all(
+            self._hold([p for p in some if p.at != e], alone) for e in free
+        ):
+            return {p.node for p in some}
+        return set()
+
+    def _hold(self, picks: Sequence[Pick], alone: Mapping[int, Zeros]) -> bool:
+        """Whether these may all be zero; what goes from a stack goes with an index, not with
+        several only.
+
+        Args:
+            alone: what follows from every index.
+        """
+        zeros = self.follow(self.tensors(picks))
+        return not zeros.stuck and self._stacks([zeros]) <= self._stacks(
+            alone[e] for e in {p.at for p in picks}
         )
 
-    def _can_go(self, picks: Sequence[Pick]) -> bool:
-        """Whether all are picked, and any choice of them may be zero that leaves one."""
-        every = set(range(len(picks[0].ids)))
-        if {pick.at for pick in picks} != every:
-            return False
-        if any(self.follow(self.tensors(p for p in picks if p.at == e)).stuck for e in every):
-            return False
-        if not self.follow(self.tensors(picks)).stuck:
-            return True
-        # What zeros lead to only grows with them.
-        return not any(
-            self.follow(self.tensors(p for p in picks if p.at != e)).stuck for e in every
-        )
+    def _alone(self, picks: Iterable[Pick]) -> dict[int, Zeros]:
+        return {e: self.follow(self.tensors(some)) for e, some in _by_index(picks).items()}
+
+    def bound(self, picks: Iterable[Pick]) -> list[tuple[Ids, int, str]]:
+        """Locks on the other indices of an axis where one of those that are picked has to stay."""
+        found = []
+        for some in _by_axis(picks):
+            rest = sorted(set(range(len(some[0].ids))) - {p.at for p in some})
+            if rest and not self._hold(some, self._alone(some)):
+                found.append((some[0].ids[rest], some[0].node, _REST))
+        return found
+
+    def _stacks(self, found: Iterable[Zeros]) -> set[tuple[int, int]]:
+        """The inputs of stacks that are left out."""
+        places = (place for zeros in found for place in zeros.dropped)
+        return {(at, k) for at, k in places if self.graph.nodes[at].op_type == "Concat"}
+
+    def joined(self, picks: Iterable[Pick]) -> Joined:
+        """The inputs that stacks can go on without: those that go alone, and those that go with
+        these indices."""
+        found: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
+        for some in _by_axis(picks):
+            first = {p.at: (p.node, p.output) for p in reversed(some)}
+            for e, zeros in self._alone(some).items():
+                for place in self._stacks([zeros]):
+                    found[place] = (*found.get(place, ()), first[e])
+        return {**self.standing, **found}
 
     def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:
         """The ids of what a masked original cannot leave out, as no zero can be put in the place of
@@ -101,6 +142,7 @@ class Finder:
         graph, known = self.graph, dict.fromkeys(names, _ZERO)
         outputs = set(graph.outputs)
         nodes, blocks, stuck = set[int](), list[Block](), not names.isdisjoint(outputs)
+        dropped = set[tuple[int, int]]()
         waiting = [k for name in names for k in graph.readers.get(name, ())]
         heapq.heapify(waiting)
         last = -1
@@ -120,26 +162,20 @@ class Finder:
                     heapq.heappush(waiting, reader)
             elif block:
                 blocks.append(block)
+            elif self._goes_on(at, held):
+                dropped |= {(at, k) for k in held}
             else:
                 stuck = True
-        return Zeros(frozenset(nodes), tuple(blocks), stuck)
+        return Zeros(frozenset(nodes), tuple(blocks), frozenset(dropped), stuck)
 
-    def dying(self, picks: Sequence[Pick]) -> frozenset[int]:
+    def dying(self, picks: Sequence[Pick], joins: Iterable[Join]) -> frozenset[int]:
         """The nodes that nothing needs any more without these branches."""
-        graph, outputs = self.graph, set(self.graph.outputs)
-        found = set(self.follow(self.tensors(picks)).nodes)
+        graph, zeros = self.graph, self.follow(self.tensors(picks))
+        found = set(zeros.nodes)
         found |= {p.node for p in picks if len(graph.nodes[p.node].outputs) == 1}
-        waiting = [graph.makers.get(n, -1) for k in found for n in graph.nodes[k].inputs]
-        while waiting:
-            at = waiting.pop()
-            if at < 0 or at in found:
-                continue
-            made = [n for n in graph.nodes[at].outputs if n]
-            if outputs.isdisjoint(made) and found.issuperset(
-                k for name in made for k in graph.readers.get(name, ())
-            ):
-                found.add(at)
-                waiting += [graph.makers.get(n, -1) for n in graph.nodes[at].inputs]
+        ends = zeros.dropped | {(j.node, j.position) for j in joins}
+        names = [n for k in found for n in graph.nodes[k].inputs]
+        widen(graph, found, [*names, *(graph.nodes[at].inputs[k] for at, k in ends)], ends)
         return frozenset(found)
 
     def _made(self, at: int, held: Mapping[int, str]) -> str:
@@ -176,6 +212,17 @@ class Finder:
             return _SIZES not in held.values()
         return node.op_type in _MOVES and held.get(0) == _EMPTY
 
+    def _goes_on(self, at: int, held: Mapping[int, str]) -> bool:
+        """Whether a node does as well without these inputs."""
+        node = self.graph.nodes[at]
+        if node.home or at in self.unclear or set(held.values()) != {_ZERO}:
+            return False
+        if node.op_type != "Sum" or node.domain not in ("", "ai.onnx"):
+            return set(held) <= set(self.places.get(at, ()))
+        total = self.shapes.get(node.outputs[0])
+        left = [self.shapes.get(n) for k, n in enumerate(node.inputs) if k not in held]
+        return total is not None and total in left
+
     def _block(self, at: int, held: Mapping[int, str]) -> Block | None:
         """A sum that goes on without one of its sides."""
         node = self.graph.nodes[at]
@@ -197,3 +244,17 @@ class Finder:
         if constant is not None and constant.source != skip:  # one reader's share of it
             return None
         return Block(branch, skip, node.outputs[0], node.index, frozenset())
+
+
+def _by_axis(picks: Iterable[Pick]) -> list[list[Pick]]:
+    found: dict[bytes, list[Pick]] = {}
+    for pick in picks:
+        found.setdefault(pick.ids.tobytes(), []).append(pick)
+    return list(found.values())
+
+
+def _by_index(picks: Iterable[Pick]) -> dict[int, list[Pick]]:
+    found: dict[int, list[Pick]] = {}
+    for pick in picks:
+        found.setdefault(pick.at, []).append(pick)
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +20,10 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Pick, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Ids, Join, Joined, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
+from spa.joins import standing
 from spa.patterns import MisfitError, PatternError
 from spa.picks import Finder
 from spa.rules import Op
@@ -47,8 +49,8 @@ class Ties:
     refused: node index -> why its rule could not be applied, so that it locks instead.
     misfit: whether one of those reasons is that the model contradicts itself there.
     released: the axes of inputs and outputs of the file that may lose indices.
-    picks: the indices that go with all that is made from them. finder: finds that; None without
-        any, see `spa.picks`.
+    picks: the indices that go with all that is made from them. joins: those that go with all that
+        makes them. finder: finds that; None without any, see `spa.picks`.
     """
 
     axes: dict[str, Axes]
@@ -59,6 +61,7 @@ class Ties:
     misfit: bool
     released: Released = frozenset()
     picks: tuple[Pick, ...] = ()
+    joins: tuple[Join, ...] = ()
     finder: Finder | None = None
 
 
@@ -91,19 +94,24 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
     load_rules()
     spoken: frozenset[Promise] = frozenset()
     apart: frozenset[int] = frozenset()
+    joined: Joined = standing(graph, shapes)
     while True:
-        ties = _walk(graph, shapes, Recorder(spoken, apart), released)
+        ties = _walk(graph, shapes, Recorder(spoken, apart, joined), released)
         if ties.recorder.broken - spoken:
             spoken |= ties.recorder.broken
             continue
-        picks = ties.recorder.picks
+        picks, joins = ties.recorder.picks, tuple(ties.recorder.joins)
         finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused})
         found = finder.apart(picks)
-        if found == apart:
-            picks = [p for p in picks if p.node in apart]
+        left = found if not apart else apart & found
+        picks = [p for p in picks if p.node in left]
+        links = finder.joined(picks)
+        if found == apart and links == joined:
             ties.recorder.inexact += finder.hidden(picks)
-            return replace(ties, picks=tuple(picks), finder=finder if picks else None)
-        apart = found if not apart else apart & found
+            ties.recorder.locks += finder.bound(picks)
+            some = finder if picks or joins else None
+            return replace(ties, picks=tuple(picks), joins=joins, finder=some)
+        apart, joined = left, links
 
 
 def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:
@@ -173,7 +181,16 @@ def _follow_indices(op: Op, refused: bool) -> None:
     """Positions on an axis that are moved about stay what they are; what is put to a use that its
     rule does not understand locks the axis."""
     node, known = op.node, op.recorder.indices
-    moved = node.op_type in _MOVES and node.domain in ("", "ai.onnx") and not refused
+    plain = node.domain in ("", "ai.onnx") and not refused
+    if plain and node.op_type in ("Shape", "Size"):  # whatever stands in it
+        return
+    moved = plain and node.op_type in _MOVES
+    held = [known[name] for name in node.inputs if name in known]
+    if plain and node.op_type == "Concat" and _are_alike(node, known):
+        for ids in held[1:]:
+            op.tie(ids, held[0])
+        known[node.outputs[0]] = held[0]
+        return
     for k, name in enumerate(node.inputs):
         if name not in known or ((node.index, k) in op.recorder.understood and not refused):
             continue
@@ -183,6 +200,12 @@ def _follow_indices(op: Op, refused: bool) -> None:
             op.recorder.locks.append((known[name], node.index, _INDEX))
     for name in node.captured & known.keys():
         op.recorder.locks.append((known[name], node.index, _INDEX))
+
+
+def _are_alike(node: Node, known: Mapping[str, Ids]) -> bool:
+    """Whether all inputs hold positions on axes of one size."""
+    sizes = {len(known[name]) if name in known else -1 for name in node.inputs}
+    return len(sizes) == 1 and -1 not in sizes
 
 
 def foretell(graph: Graph, shapes: Shapes, node: Node) -> dict[str, TypeProto]:

@@ -51,9 +51,9 @@ def rewrite(groups: Groups, removed: Removed) -> ModelProto:
         ModelError: if a size computed at run time can be made right in no way.
     """
     model = _Rewriter(groups, groups.kept(removed)).model()
-    blocks = shortened(groups, removed).blocks
-    if blocks:
-        shorten(model, blocks)
+    graph = shortened(groups, removed)
+    if graph.blocks or graph.dropped:
+        shorten(model, graph)
     return model
 
 

@@ -1,21 +1,31 @@
-"""Take residual branches out of a model: what read a sum reads its skip, and what only the branch
-needed goes. Names of what stays do not change."""
+"""Take branches out of a model: what read a sum reads its skip, a longer sum and a stack go on with
+their other inputs, and what only the branch needed goes. Names of what stays do not change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from spa.graph import Block, behind, free_names
+from spa.graph import Graph, behind, free_names
 from spa.protos import bodies
 
 
-def shorten(model: ModelProto, blocks: Sequence[Block]) -> None:
-    """Take blocks out of a model, which is changed."""
-    graph, passed = model.graph, {b.sum: b.skip for b in blocks}
+def shorten(model: ModelProto, index: Graph) -> None:
+    """Take blocks, and inputs that are to be dropped, out of a model, which is changed.
+
+    Args:
+        index: what names them; the model has the names of its nodes' outputs.
+    """
+    graph, passed = model.graph, {b.sum: b.skip for b in index.blocks}
     needed, read = _needed(graph), _read(graph)
+    dropped: dict[str, list[int]] = {}
+    for at, position in index.dropped:
+        dropped.setdefault(index.nodes[at].outputs[0], []).append(position)
+    for node in graph.node:
+        gone = dropped.get(node.output[0], []) if node.output else []
+        _keep(node.input, [k not in gone for k in range(len(node.input))])
     fixed = {o.name for o in graph.output}.union(*map(_captured, graph.node))
     for node in graph.node:
         for k, name in enumerate(node.input):
@@ -26,13 +36,13 @@ def shorten(model: ModelProto, blocks: Sequence[Block]) -> None:
             del node.input[:], node.attribute[:]
             node.op_type = "Identity"
             node.input.append(behind(name, passed))
-    gone = needed - _needed(graph)
-    lost = {name for k in gone for name in graph.node[k].output}
+    dead = needed - _needed(graph)
+    lost = {name for k in dead for name in graph.node[k].output}
     for k, node in enumerate(graph.node):  # what nothing needed stays as long as it can
         if k not in needed and not lost.isdisjoint({*node.input, *_captured(node)}):
-            gone.add(k)
+            dead.add(k)
             lost.update(node.output)
-    _keep(graph.node, [k not in gone for k in range(len(graph.node))])
+    _keep(graph.node, [k not in dead for k in range(len(graph.node))])
     unread = {t.name for t in graph.initializer} & (read - _read(graph))
     _keep(graph.initializer, [t.name not in unread for t in graph.initializer])
     # In old files an initializer is an input as well.

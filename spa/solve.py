@@ -78,9 +78,6 @@ def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
         kind: _marked([ids for ids, k in ties.recorder.kinds if k == kind], labels)
         for kind in KINDS
     }
-    least = np.ones(len(signature), np.int64)
-    for ids, count in ties.recorder.least:
-        np.maximum.at(least, labels[ids], count)
     groups = []
     for g, members in enumerate(order):
         one = members[0]
@@ -93,7 +90,6 @@ def _view(graph: Graph, ties: Ties, number: int, chosen: list[Pairs]) -> View:
                 kind=next((k for k in KINDS if kinds[k][one]), "other"),
                 view=number,
                 units=members,
-                least=min(int(least[members].max()), len(members)),
             )
         )
     return View(ties, chosen, labels, int(locked), tuple(groups), reasons)

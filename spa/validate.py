@@ -355,22 +355,21 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
             for position, read in enumerate(node.inputs):
                 if read == name and not node.enters:
                     reads[node.index, position] = own
-    for block in shortened(groups, removed).blocks[len(graph.blocks) :]:
+    short = shortened(groups, removed)
+    for block in short.blocks[len(graph.blocks) :]:
         if graph.nodes[block.node].op_type not in SUMS:
             continue
         rank = len(groups.shapes.shapes[block.branch])
         kind = helper.tensor_dtype_to_np_dtype(groups.shapes.dtypes[block.branch])
-        values[f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
-        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = (
-            f"{block.branch}@nothing"
-        )
+        values[own := f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
+        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = own
     for k, position in sorted(c for block in graph.blocks for c in block.closing):
         name = graph.nodes[k].inputs[position]
         value = np.asarray(graph.array(name))
         point = reals.nothing(graph, name, value)
         reads[k, position] = own = f"{k}.{position}@closed"
         values[own] = np.zeros_like(value) if point is None else np.array(point)
-    return original.reading(values, reads)
+    return original.reading(values, reads, sorted(short.dropped - graph.dropped))
 
 
 def _divides(graph: Graph, name: str) -> bool:

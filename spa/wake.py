@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from spa.axes import Pick
+from spa.axes import Join, Pick
 from spa.graph import Graph
 from spa.groups import Groups, Removed
 
@@ -20,13 +21,22 @@ def lost(groups: Groups, removed: Removed) -> set[str]:
     }
 
 
+def left_out(groups: Groups, removed: Removed) -> frozenset[tuple[int, int]]:
+    """The inputs that add a removed index alone."""
+    kept, ties = groups.kept(removed), groups.views[0].ties
+    return frozenset((j.node, j.position) for j in ties.joins if j.at not in kept.of(j.ids))
+
+
 def shortened(groups: Groups, removed: Removed) -> Graph:
     """The graph that is to lose the branches that go with these units, behind those that it is to
     lose anyway."""
-    finder, names = groups.views[0].ties.finder, lost(groups, removed)
-    if finder is None or not names:
-        return groups.graph
-    return replace(groups.graph, blocks=(*groups.graph.blocks, *finder.follow(names).blocks))
+    graph, finder = groups.graph, groups.views[0].ties.finder
+    names, inputs = lost(groups, removed), left_out(groups, removed)
+    if finder is None or not (names or inputs):
+        return graph
+    found = finder.follow(names)
+    dropped = graph.dropped | found.dropped | inputs
+    return replace(graph, blocks=(*graph.blocks, *found.blocks), dropped=dropped)
 
 
 def branches(groups: Groups) -> dict[int, list[frozenset[int]]]:
@@ -36,11 +46,34 @@ def branches(groups: Groups) -> dict[int, list[frozenset[int]]]:
         return found
     for g, group in enumerate(groups):
         unit = {label: k for k, label in enumerate(group.units.tolist())}
-        mine: list[list[Pick]] = [[] for _ in unit]
+        picks: list[list[Pick]] = [[] for _ in unit]
+        joins: list[list[Join]] = [[] for _ in unit]
+        labels = groups.views[group.view].labels
         for pick in ties.picks:
-            k = unit.get(int(groups.views[group.view].labels[pick.ids[pick.at]]), -1)
-            if k >= 0:
-                mine[k].append(pick)
-        if any(mine):
-            found[g] = [ties.finder.dying(some) for some in mine]
+            if (k := unit.get(int(labels[pick.ids[pick.at]]), -1)) >= 0:
+                picks[k].append(pick)
+        for join in ties.joins:
+            if (k := unit.get(int(labels[join.ids[join.at]]), -1)) >= 0:
+                joins[k].append(join)
+        if any(picks) or any(joins):
+            found[g] = [ties.finder.dying(*some) for some in zip(picks, joins, strict=True)]
+    return found
+
+
+def belongings(
+    groups: Groups, nodes: Mapping[int, list[frozenset[int]]]
+) -> dict[int, list[list[str]]]:
+    """Group -> for every unit the constants that only nodes read which go with it.
+
+    Args:
+        nodes: what `branches` finds.
+    """
+    graph, found = groups.graph, dict[int, list[list[str]]]()
+    for g, units in nodes.items():
+        of = {node: k for k, unit in enumerate(units) for node in unit}
+        found[g] = [[] for _ in units]
+        for name in graph.constants if of else ():
+            read = {of.get(k, -1) for k in graph.readers.get(name, ())}
+            if len(read) == 1 and -1 not in read and name not in graph.outputs:
+                found[g][read.pop()].append(name)
     return found

@@ -708,6 +708,36 @@ def token_image(g: Drawing, x: Tensor) -> Tensor:
     return g.net.transpose(g.net.squeeze(y, 2), 0, 2, 1)
 
 
+@on_tokens
+def mixture(g: Drawing, x: Tensor) -> Tensor:
+    """Branches with shares: added, summed at once, or stacked."""
+    count, net = g.of(2, 3, 4), g.net
+    logits = net.linear(x, count + g.of(0, 0, 0, 1))
+    shares = net.sigmoid(logits) if g.of(0, 1) else net.softmax(logits)
+    made = [net.linear(net.relu(net.linear(x, g.channels())), x.shape[-1]) for _ in range(count)]
+    if g.of(0, 0, 0, 1):
+        g.images.append(made[g.of(0, 1)])
+    form = g.one("add", "sum", "stack", "weigh", "multiply", "reduce")
+    if form in ("weigh", "multiply") and logits.shape[-1] == count:
+        stack = net.concat(*(net.unsqueeze(part, 2) for part in made), axis=2)
+        if form == "weigh":
+            return g.reduce("ReduceSum", net.mul(stack, net.unsqueeze(shares, 3)), [2], 0)
+        return net.squeeze(net.matmul(net.unsqueeze(shares, 2), stack), 2)
+    parts = [net.mul(net.slice(shares, e, e + 1, axis=2), part) for e, part in enumerate(made)]
+    if g.of(0, 1):
+        parts.append(x)
+    if form in ("stack", "reduce"):
+        op = "ReduceSum" if form == "stack" else g.one("ReduceMean", "ReduceMax")
+        stack = net.concat(*(net.unsqueeze(part, 0) for part in parts), axis=0)
+        return g.reduce(op, stack, [0], 0)
+    if form == "sum":
+        return net.node("Sum", *parts)
+    total = parts[0]
+    for part in parts[1:]:
+        total = net.add(total, part) if g.of(0, 0, 1) == 0 else net.add(part, total)
+    return total
+
+
 # --- whole graphs
 
 

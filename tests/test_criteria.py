@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 import spa
 from models.blocks.table import BLOCKS
@@ -262,13 +262,45 @@ def test_similarity_removes_one_of_two_experts_with_one_row_of_the_router(name: 
     model = MIXTURES[name][0]()
     groups = spa.analyze(model)
     (g,) = [g for g, group in enumerate(groups) if group.size == EXPERTS]
-    (router,) = [m.tensor for m in groups[g].members if (m.tensor, m.axis) == (m.tensor, 1)]
-    w = np.array(groups.graph.array(router))
-    w[:, 2] = w[:, 0] * 1.001
-    graph = replace(groups.graph, changed={router: w})
+    routers = {m.tensor: np.array(groups.graph.array(m.tensor)) for m in groups[g].members}
+    routers = {name: w for name, w in routers.items() if w.ndim == 2 and w.shape[1] == EXPERTS}
+    for w in routers.values():
+        w[:, 2] = w[:, 0] * 1.001
+    graph = replace(groups.graph, changed=routers)
     found = score(replace(groups, graph=graph), "similarity")[g]
     assert set(np.argsort(found)[[0, -1]].tolist()) & {0, 2}
     assert np.argmin(found) in (0, 2)
+
+
+ONE_BY_ONE = ("sliced", "compared", "looped", "joined", "summed_at_once")
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+@pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
+def test_an_expert_is_judged_by_all_of_its_weights(name: str, criterion: str, power: int) -> None:
+    """By its column of the router and both of its matrices, as if they were stacked."""
+    groups = spa.analyze(MIXTURES[name][0]())
+    (g,) = [g for g, group in enumerate(groups) if group.size == EXPERTS]
+    matrices = [groups.graph.array(f"MatMul_{k}.weight") for k in range(2 + 2 * EXPERTS)]
+    sizes = [np.abs(w).astype(np.float64) ** power for w in matrices]
+    rows = [sizes[1].sum(axis=0)]
+    rows += [np.asarray([w.sum() for w in sizes[2 + k :: 2][:EXPERTS]]) for k in range(2)]
+    np.testing.assert_allclose(judge(groups, criterion)[g], np.mean(rows, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "lamp", "obspa"])
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_an_expert_of_small_weights_goes_first(name: str, criterion: str) -> None:
+    model = MIXTURES[name][0]()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("MatMul_4.weight", "MatMul_5.weight"):
+            small = numpy_helper.to_array(tensor) / 8
+            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    result = spa.prune(
+        model, "channels=0.75", criterion=criterion, kinds=("linear",), round_to=1, samples=8
+    )
+    (g,) = [g for g, group in enumerate(result.groups) if group.size == EXPERTS]
+    assert result.removed[g].tolist() == [1]
 
 
 def sums(groups: Groups, name: str, axis: int) -> Array:

@@ -118,17 +118,32 @@ def _apart(net: Net, x: Tensor, parts: list[Tensor]) -> Tensor:
     return net.concat(added(net, parts[:2]), net.sigmoid(added(net, parts[2:])))
 
 
-@pytest.mark.parametrize(
-    "join", [_beside, _shifted, _read_elsewhere, _given_out, _taken_from, _apart]
-)
+@pytest.mark.parametrize("join", [_beside, _shifted, _apart])
 def test_branches_that_cannot(join: Joined) -> None:
     groups = spa.analyze(mixture(join))
     assert not experts(groups)
     assert not groups.views[0].ties.picks
 
 
-def test_all_indices_have_to_be_picked() -> None:
-    assert not experts(spa.analyze(mixture(_plain, first=1)))
+@pytest.mark.parametrize("join", [_read_elsewhere, _given_out, _taken_from])
+def test_one_that_cannot_holds_no_other(join: Joined) -> None:
+    groups = check(mixture(join))
+    assert not experts(groups)
+    assert [g.size for g in groups].count(EXPERTS - 1) == 1
+    assert len(groups.views[0].ties.picks) == EXPERTS - 1
+
+
+def test_an_index_that_is_not_picked_stays_where_one_of_the_others_has_to() -> None:
+    groups = check(mixture(_plain, first=1))
+    assert [g.size for g in groups].count(EXPERTS - 1) == 1 and not experts(groups)
+
+
+def test_an_index_that_is_not_picked_goes_alone() -> None:
+    """A router may have a column for no expert at all."""
+    groups = check(mixture(_to_the_input, first=1))
+    (g,) = experts(groups)
+    assert not shortened(groups, {g: np.asarray([0])}).dead
+    assert shortened(groups, {g: np.asarray([1])}).dead
 
 
 @pytest.mark.parametrize("name", ["sliced", "split_up", "looped", "compared"])

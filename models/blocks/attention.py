@@ -136,9 +136,9 @@ def grouped_by_tiled_heads(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, lambda y: net.node("Tile", y, [1, 2, 1, 1]))
 
 
-@block("kv-groups 2, qk 6, v 6", TOKENS)
+@block(GROUPED, TOKENS)
 def grouped_by_concat(net: Net, x: Tensor) -> Any:
-    """Each key is joined with itself: a Concat loses no input, so only whole groups can go."""
+    """Each key is joined with itself: the Concat may go on with one of the two."""
 
     def repeat(y: Tensor) -> Tensor:
         y = net.unsqueeze(y, 2)

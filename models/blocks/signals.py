@@ -217,9 +217,10 @@ def pairwise_products(net: Net, x: Tensor) -> Any:
     return net.gemm(net.relu(net.gemm(net.concat(bottom, z), 7)), 1), net.relu(x)
 
 
-@block("dim 6, deep 7")
+@block("dim 6, deep 7, fields 3")
 def factorisation(net: Net, x: Tensor) -> Any:
-    """DeepFM: the square of a sum less the sum of squares, beside a deep net on all of it."""
+    """DeepFM: the square of a sum less the sum of squares, beside a deep net on all of it; a whole
+    field may go."""
     stack = net.concat(*(net.unsqueeze(f, 1) for f in _fields(net)), axis=1)
     total = net.node("ReduceSum", stack, [1], keepdims=0)
     squares = net.node("ReduceSum", net.mul(stack, stack), [1], keepdims=0)
@@ -260,7 +261,7 @@ def target_attention(net: Net, x: Tensor) -> Any:
     return net.squeeze(y, 1)
 
 
-@block("hidden 7", ROWS)
+@block("hidden 7, experts 3~", ROWS)
 def gated_experts(net: Net, x: Tensor) -> Any:
     """MMoE: experts of one width, each a node, are stacked; a softmax per task weighs them."""
     experts = net.concat(*(net.unsqueeze(net.relu(net.gemm(x, 7)), 1) for _ in range(3)), axis=1)

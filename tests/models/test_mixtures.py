@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
 import spa
-from models.mixtures import EXPERTS, MIXTURES
+from models.builder import Net, Tensor
+from models.mixtures import EACH, EXPERTS, GROUPS, MIXTURES, by_best, by_two_best, group_limited
 from spa import run
 from spa.groups import Groups
 from spa.parts import parts
 from spa.rewrite import rewrite
 from tests.oracle import check
+
+Judge = Callable[[Net, Tensor], Tensor]
 
 
 def experts(groups: Groups) -> int:
@@ -21,14 +26,15 @@ def experts(groups: Groups) -> int:
     return found
 
 
-def never_picked(groups: Groups, gone: list[int]) -> ModelProto:
+def never_picked(groups: Groups, gone: list[int], count: int = EXPERTS) -> ModelProto:
     """The original with a router that gives these experts no share at all."""
     model = ModelProto()
     model.CopyFrom(groups.graph.model)
     vectors = {
         m.tensor
-        for m in groups[experts(groups)].members
-        if groups.graph.constants[m.tensor].shape == (EXPERTS,)
+        for group in groups
+        for m in group.members
+        if groups.graph.constants[m.tensor].shape == (count,)
     }
     for tensor in model.graph.initializer:
         if tensor.name in vectors:
@@ -50,9 +56,27 @@ def test_mixture(name: str) -> None:
 def test_without_some_is_as_if_they_were_never_picked(name: str, gone: list[int]) -> None:
     groups = spa.analyze(MIXTURES[name][0]())
     pruned = rewrite(groups, {experts(groups): np.asarray(gone)})
+    same(never_picked(groups, gone), pruned)
+
+
+def same(*models: ModelProto) -> None:
     feeds = {"x": np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)}
     made = []
-    for model in (never_picked(groups, gone), pruned):
+    for model in models:
         with run.session(parts(model)) as session:
             made.append(next(iter(run.run(session, feeds).values())))
     np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("below", [0.0, -np.inf])
+@pytest.mark.parametrize("judge", [by_two_best, by_best])
+def test_whole_groups_go_or_one_of_every_group(judge: Judge, below: float) -> None:
+    groups = check(group_limited(judge, below), 3 + GROUPS * EACH)
+    grid = np.arange(GROUPS * EACH).reshape(GROUPS, EACH)
+    for lines, size in ((grid, GROUPS), (grid.T, EACH)):
+        (g,) = [g for g, group in enumerate(groups) if group.size == size]
+        assert not groups[g].exact
+        assert groups[g].least == (2 if size == GROUPS or judge is by_two_best else 1)
+        for line in range(size):
+            pruned = rewrite(groups, {g: np.asarray([line])})
+            same(never_picked(groups, lines[line].tolist(), GROUPS * EACH), pruned)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import spa
 from models.builder import Net, Tensor
@@ -112,6 +112,15 @@ def _num_outputs(count: int, *, multiplied: bool) -> Body:
     return body
 
 
+def _rows_by_data(net: Net, a: Tensor) -> Tensor:
+    """How many rows each part has depends on what is read."""
+    count = net.node("Ceil", net.node("Clip", net.input("n", (1,)), 0.5, 3.5))
+    sizes = net.concat(count, net.sub(6.0, count), axis=0)
+    shapes = [[2, 8, 2, 6], [2, 8, 4, 6]]
+    parts = net.nodes("Split", [a, net.cast(sizes, TensorProto.INT64)], 2, axis=2, shapes=shapes)
+    return net.sub(*(net.node("ReduceSum", part, [2], keepdims=1) for part in parts))
+
+
 SPLIT = [
     case("sizes", 3, _halves([3, 5]), exact=True),
     case("sizes-opset-11", 3, _halves([3, 5], attr=True), opset=11, exact=True),
@@ -123,7 +132,8 @@ SPLIT = [
     case("even-opset-13", 3, _halves(None), opset=13, exact=True),
     case("sizes-of-input", 0, lambda net, a: net.concat(*net.nodes(
         "Split", [a, net.input("sizes", (2,), np.int64)], 2, axis=1,
-        shapes=[[2, 4, 6, 6], [2, 4, 6, 6]])), typed=True, refused=True),
+        shapes=[[2, 4, 6, 6], [2, 4, 6, 6]])), typed=True),
+    case("rows-by-data", 1, _rows_by_data, exact=True),
     case("even-opset-11", 3, _halves(None), opset=11, exact=True),
     case("num-outputs", 3, _num_outputs(2, multiplied=False), opset=18, exact=True),
     case("num-outputs-uneven", 4, _num_outputs(3, multiplied=False), opset=18, exact=True),
