@@ -67,6 +67,10 @@ EQUIVALENT: dict[str, str] = {
     "is that line",
     r"reshape\.regrid: without `if old": "the same",
     r"linear\._gemm: '\*': \* becomes": "there is no bias",
+    r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
+    r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
+    r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then written "
+    "out, which is right too",
     r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "
     "summed",
     r"elementwise\.dropout: `len\(outputs\) > 1` compared": "one output, and no mask",

@@ -82,6 +82,12 @@ def _attention(*shapes: list[int], past: int = 0) -> Body:
     return body
 
 
+def _experts(net: Net) -> Tensor:
+    x, router = net.input("x", [2, 5, 8]), net.input("r", [10, 4])
+    inputs: list[Any] = [x, router, net.weight(4, 6, 8), None, net.weight(4, 8, 6)]
+    return contrib(net, "MoE", inputs, (2, 5, 8))[0]
+
+
 def _recurrent(op: str, gates: int, ways: int = 1) -> Body:
     def body(net: Net) -> Tensor:
         more: dict[str, Any] = {"direction": "bidirectional"} if ways == 2 else {}
@@ -140,6 +146,7 @@ MACS: dict[str, tuple[Body, int]] = {
     "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
     "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
     "RNN": (_recurrent("RNN", 1), 5 * 2 * 4 * (6 + 4)),
+    "MoE": (_experts, 10 * 2 * 6 * 8),
     "Scan": (_scan, 5 * 2 * 6 * 4),
     "Relu": (lambda net: net.relu(net.input("x", [2, 3])), 0),
 }  # fmt: skip

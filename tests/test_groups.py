@@ -150,6 +150,12 @@ def _embedded(net: Net) -> Tensor:
     return net.linear(contrib(net, "EmbedLayerNormalization", inputs, (2, 5, 6), (2,))[0], 3)
 
 
+def _experts(net: Net) -> Tensor:
+    x, router = net.input("x", [2, 5, 8]), net.mul(net.input("r", [10, 1]), net.uniform(0, 1, 4))
+    inputs = [x, router, net.weight(4, 6, 8), None, net.weight(4, 8, 6)]
+    return contrib(net, "MoE", inputs, (2, 5, 8))[0]
+
+
 def _skipped(net: Net) -> Tensor:
     x = net.linear(net.input("x", [2, 5, 3]), 6)
     inputs = [x, net.input("y", [2, 5, 1]), net.uniform(0.5, 1, 6)]
@@ -205,6 +211,7 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
         "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
     "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(
         "x", [2, 5, 3]), 6), np.array([[0, 1]]), axis=1), 3), {"linear"}),
+    "MoE": (_experts, {"linear"}),
     "embedding": (lambda net: net.linear(net.gather(
         net.weight(9, 6), net.input("x", [2, 5], np.int64)), 3), {"embedding"}),
 }  # fmt: skip

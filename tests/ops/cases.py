@@ -35,6 +35,7 @@ class Case:
     groups: how many groups the whole has; the producer's channels, if free, are one of them.
     body: (net, what the producer made) -> what the consumer reads, or a tuple of graph outputs.
     exact: whether all groups are exact, or none is; None leaves that open.
+    inexact: how many groups are inexact; None leaves that open.
     runnable: whether onnxruntime has a kernel; if not, only shapes are checked.
     refused: whether the rule does not fit a node, and locks what is around it.
     typed: whether the file declares the types of inner tensors, as few real files do.
@@ -49,6 +50,7 @@ class Case:
     runnable: bool = True
     refused: bool = False
     typed: bool = False
+    inexact: int | None = None
 
     def model(self) -> ModelProto:
         net = Net(self.name, opset=self.opset)
@@ -66,6 +68,8 @@ class Case:
         assert bool(refused) == self.refused, f"refused: {refused}"
         if self.exact is not None:
             assert {g.exact for g in groups} <= {self.exact}
+        if self.inexact is not None:
+            assert sum(not g.exact for g in groups) == self.inexact
 
 
 def case(name: str, groups: int, body: Body, *, bug: str = "", **options: Any) -> Any:
