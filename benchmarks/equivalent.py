@@ -10,7 +10,7 @@ EQUIVALENT: dict[str, str] = {
     r"movement\..*: 1 becomes 2 in `range\(1, len\(op.axes\)\)`": "likewise",
     r"reduce\.reduce: .*lock_input": "likewise",
     r"reduce\.(top_k|one_hot): .*lock_input": "likewise",
-    r"movement\.Constant: Constant dropped": "constants are not walked over",
+    r"repeat\.Constant: Constant dropped": "constants are not walked over",
     r"movement\._resize_split: .*`new == .*": "then the sizes are written out, which is right too",
     r"movement\._resize_split: without `if new == ": "likewise",
     r"movement\._resize_slice: 1 becomes 2 in `op.(has|value)": "starts and ends are of one type",

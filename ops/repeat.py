@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from spa.rules import Axes, Op, Resized, Sized, is_whole, rule, whole
 
@@ -55,7 +56,7 @@ def tile(op: Op) -> list[Axes]:
 def constant_of_shape(op: Op) -> list[Axes]:
     op.lock_input(0, "lists sizes")
     value = op.attr("value")
-    silent = value is None or (not any(value.raw_data) and not any(value.float_data))
+    silent = value is None or not numpy_helper.to_array(value).any()
     return [[op.fresh(n, zero=silent) for n in op.out_shape()]]
 
 
