@@ -126,7 +126,13 @@ def _operators(given: dict[str, Any]) -> frozenset[str]:
 def other_checks() -> Iterator[Check]:
     """Kinds, costs, sites and quantised numbers, which the law does not see."""
     from tests import test_cost, test_groups
+    from tests.ops import test_every_rule
 
+    for every in (
+        test_every_rule.test_every_operator_of_onnx_has_a_rule,
+        test_every_rule.test_every_operator_of_onnxruntime_has_a_rule,
+    ):
+        yield Check(every.__name__, every)
     for name in test_groups.NAMED:
         yield Check(f"test_kinds[{name}]", lambda n=name: test_groups.test_kinds(n))
     for name in test_cost.MACS:
