@@ -128,7 +128,38 @@ def _one_hot(net: Net, a: Tensor) -> Tensor:
     return net.node("ReduceSum", hot, [-1], keepdims=0)
 
 
+def _asked_for(axis: int) -> Body:
+    """As many as an input says."""
+    shape = [2, 8, 6, 6]
+    shape[axis] = 3
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        count = net.input("k", (1,), np.int64)
+        made, at = net.nodes("TopK", [a, count], 2, shapes=[shape] * 2, axis=axis)
+        at.dtype = np.dtype(np.int64)
+        return made
+
+    return body
+
+
+def _free_depth(net: Net, a: Tensor) -> Tensor:
+    """As many classes as there are images."""
+    classes = net.node("ArgMax", a, axis=3, keepdims=0)
+    hot = net.node("OneHot", classes, net.dim(a, 0), [0.0, 1.0], axis=1, shape=["n", "n", 8, 6])
+    return net.node("ReduceSum", hot, [1], keepdims=0)
+
+
 INDICES = [
+    case("TopK-asked-for", 0, _asked_for(1), runnable=False, typed=True),
+    case("TopK-pixels-asked-for", 1, _asked_for(2), typed=True),
+    case("TopK-channels-opset-7", 1, _top_k(1, 7), opset=7, exact=False),
+    case("OneHot-free-depth", 1, _free_depth, shape=("n", 3, 6, 6), exact=True),
+    case("TopK-marked-in-front", 1, _of_numbers(
+        lambda net, a, at: net.transpose(net.node("OneHot", at, [8], [0.0, 1.0], axis=1), 0, 2, 1)),
+        shape=ROWS, exact=False),
+    case("TopK-marked-as-asked", 0, _of_numbers(lambda net, a, at: net.node(
+        "OneHot", at, net.input("depth", (), np.int64), [0.0, 1.0], shape=[4, 3, 8])),
+        shape=ROWS, runnable=False, typed=True),
     *(
         case(f"{op}-{name}", groups, _attr_or_input(op, 17, axis, keepdims=1), exact=True)
         for op in ("ArgMax", "ArgMin")
