@@ -113,6 +113,16 @@ def summed(net: Net, y: Tensor) -> Tensor:
     return net.node("ReduceSum", y, [1], keepdims=1)
 
 
+def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
+    """What is made of the numbers of the three largest channels, summed over these."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        _, at = net.nodes("TopK", [a, [3]], 2, axis=1)
+        return net.node("ReduceSum", read(net, a, at), [1], keepdims=0)
+
+    return body
+
+
 # Operators of onnxruntime on quantised numbers ---------------------------------------------------
 
 SCALE, POINT = np.float32(0.05), np.uint8(120)

@@ -16,8 +16,13 @@ EXPERTS, WIDTH = 4, 6
 
 
 def _moe(
-    *, bias: bool = True, fusion: int | None = None, gate: bool = False, act: str = "",
-    shifted: int = -1, **attrs: Any,
+    *,
+    bias: bool = True,
+    fusion: int | None = None,
+    gate: bool = False,
+    act: str = "",
+    shifted: int = -1,
+    **attrs: Any,
 ) -> Body:
     """gate: a third matrix. act: what comes before. shifted: the matrix that does not meet what is
     read with zero."""

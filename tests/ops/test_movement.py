@@ -23,6 +23,7 @@ from tests.ops.cases import (
     coded,
     contrib,
     dequantise,
+    of_numbers,
     quantise,
     summed,
 )
@@ -268,6 +269,61 @@ GATHER = [
          shape=TOKENS, exact=True),
 ]  # fmt: skip
 
+
+# --- Read and written to at positions, which may be computed
+
+
+def _scatter(op: str) -> Body:
+    """Writes into the producer's tensor at constant positions."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        if op == "ScatterND":
+            return net.node(op, a, np.array([[0, 1]]), net.uniform(0, 1, 1, 6, 6))
+        return net.node(op, a, np.zeros((1, 1, 1, 1), np.int64), net.uniform(0, 1, 1, 1, 1, 1))
+
+    return body
+
+
+INDEXED = [
+    case("GatherND-list", 2, lambda net, a: net.transpose(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), 1, 0, 2, 3),
+        exact=True),
+    case("GatherND-one", 1, lambda net, a: net.unsqueeze(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([2])), 1), exact=True),
+    case("GatherND-opset-11", 0, lambda net, a: net.node(
+        "GatherND", a, np.array([[[0]], [[1]]])), opset=11),
+    case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
+    case("ScatterElements", 0, _scatter("ScatterElements")),
+    case("ScatterElements-opset-13", 0, _scatter("ScatterElements"), opset=13),
+    case("ScatterND", 0, _scatter("ScatterND")),
+    case("ScatterND-opset-11", 0, _scatter("ScatterND"), opset=11),
+    case("ScatterND-opset-13", 0, _scatter("ScatterND"), opset=13),
+    case("ScatterElements-pixels", 1, lambda net, a: net.node(
+        "ScatterElements", a, np.zeros((2, 8, 6, 2), np.int64), net.uniform(0, 1, 2, 8, 6, 2),
+        axis=3), exact=True),
+    case("ScatterElements-adds", 1, lambda net, a: net.node(
+        "ScatterElements", net.const(np.zeros((2, 8, 6, 6), np.float32)),
+        np.zeros((2, 8, 6, 6), np.int64), a, axis=-1, reduction="add"), exact=True),
+    case("ScatterND-rows", 1, lambda net, a: net.transpose(net.node(
+        "ScatterND", net.transpose(a, 2, 0, 1, 3), np.array([[3], [1]]),
+        net.uniform(0, 1, 2, 2, 8, 6)), 1, 2, 0, 3), exact=True),
+    case("TopK-looked-up", 2, of_numbers(lambda net, a, at: net.gather(net.weight(8, 4), at)),
+         shape=ROWS),
+    case("TopK-looked-up-by-lists", 2, of_numbers(
+        lambda net, a, at: net.node("GatherND", net.weight(8, 4), net.unsqueeze(at, 2))),
+        shape=ROWS),
+    case("TopK-looked-up-elements", 1, of_numbers(
+        lambda net, a, at: net.unsqueeze(net.node("GatherElements", net.relu(a), at, axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-written-to", 1, of_numbers(lambda net, a, at: net.unsqueeze(
+        net.node("ScatterElements", a, at, net.uniform(0, 1, 4, 3), axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-sliced-numbers", 1, of_numbers(
+        lambda net, a, at: net.gather(net.weight(8, 4), net.slice(at, 0, 2))), shape=ROWS),
+    case("ArgMax-looked-up", 2, lambda net, a: net.gather(net.weight(8, 4), net.node(
+        "ArgMax", a, axis=1, keepdims=0)), shape=ROWS),
+]  # fmt: skip
+
 _SPACE = [0, 0, 1, 1, 0, 0, 1, 1]
 _MORE = [0, 2, 0, 0, 0, 2, 0, 0]
 
@@ -350,6 +406,11 @@ def test_slice(case: Case) -> None:
 
 @pytest.mark.parametrize("case", GATHER)
 def test_gather(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", INDEXED)
+def test_indexed(case: Case) -> None:
     case.check()
 
 

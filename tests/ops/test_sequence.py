@@ -26,7 +26,9 @@ def _list(net: Net, *elements: Tensor) -> Tensor:
     return _sequence(net, "SequenceConstruct", *elements, like=elements[0])
 
 
-def _joined(net: Net, made: Tensor, shape: list[Any], axis: int, new_axis: int | None = None) -> Tensor:
+def _joined(
+    net: Net, made: Tensor, shape: list[Any], axis: int, new_axis: int | None = None
+) -> Tensor:
     return net.node("ConcatFromSequence", made, shape=shape, axis=axis, new_axis=new_axis)
 
 
