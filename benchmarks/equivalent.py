@@ -68,6 +68,8 @@ EQUIVALENT: dict[str, str] = {
     r"reshape\.regrid: without `if old": "the same",
     r"linear\._gemm: '\*': \* becomes": "there is no bias",
     r"reduce\.one_hot: False for True'": "the group of what is picked is inexact already",
+    r"pool\._quantised(_mean)?: ', \*, \*, \*, \* -> ': \* becomes": "numbers have no axes",
+    r"pool\._quantised: 'N C \*': N and C swapped": "a letter is but a name",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then written "

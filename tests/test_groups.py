@@ -18,7 +18,7 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from spa.groups import explain
 from tests.conftest import DIGITS
-from tests.ops.cases import CODE, codes, contrib, quantise
+from tests.ops.cases import CODE, coded, codes, contrib, dequantise, quantise
 
 Cli = Callable[..., Result]
 STEM, FIRST, SECOND = (f"{n}.weight" for n in ("stem.0", "stage1.first.0", "stage1.second.0"))
@@ -156,6 +156,16 @@ def _experts(net: Net) -> Tensor:
     return contrib(net, "MoE", inputs, (2, 5, 8))[0]
 
 
+def _less_mean(net: Net, y: Tensor, quantised: bool = False) -> Tensor:
+    """Less what a pool over all but two axes makes of it."""
+    shape = [*y.shape[:2], *[1] * (len(y.shape) - 2)]
+    if not quantised:
+        return net.relu(net.sub(y, net.global_avg_pool(y)))
+    inputs = [quantise(net, y), *CODE, *CODE]
+    mean = coded(net, "QLinearGlobalAveragePool", *inputs, shape=shape)
+    return net.relu(net.sub(y, dequantise(net, mean)))
+
+
 def _skipped(net: Net) -> Tensor:
     x = net.linear(net.input("x", [2, 5, 3]), 6)
     inputs = [x, net.input("y", [2, 5, 1]), net.uniform(0.5, 1, 6)]
@@ -207,6 +217,18 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "mean over channels": (lambda net: _read(net, net.mul(y := net.conv(net.input(
         "x", [2, 3, 4, 4]), 6), net.mean(y, 1))), {"conv"}),
     "embedding, normalised": (_embedded, {"hidden"}),
+    **{
+        f"pool over {'pixels' if image else 'channels'}, {quantised=}": (
+            lambda net, image=image, quantised=quantised: net.node(
+                "ReduceSum", _less_mean(net, net.transpose(net.conv(
+                    net.input("x", [2, 3, 4, 4]), 6), 0, 2, 1, 3), quantised), [2])
+            if image else net.linear(_less_mean(net, net.linear(
+                net.input("x", [2, 5, 3]), 6), quantised), 3),
+            {"conv"} if image else {"hidden"},
+        )
+        for quantised in (False, True)
+        for image in (False, True)
+    },
     "maximum over the last axis": (lambda net: net.linear(net.mul(y := net.linear(net.input(
         "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
     "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(

@@ -113,6 +113,17 @@ def summed(net: Net, y: Tensor) -> Tensor:
     return net.node("ReduceSum", y, [1], keepdims=1)
 
 
+def turned(body: Body, *perm: int) -> Body:
+    """The channels of an image where an operator has another axis, and back again."""
+
+    def turn(net: Net, a: Tensor) -> Made:
+        made = body(net, net.transpose(a, *perm))
+        assert isinstance(made, Tensor)
+        return net.transpose(made, *np.argsort(perm).tolist())
+
+    return turn
+
+
 def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
     """What is made of the numbers of the three largest channels, summed over these."""
 
