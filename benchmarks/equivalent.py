@@ -70,14 +70,15 @@ EQUIVALENT: dict[str, str] = {
     r"reduce\.one_hot: False for True'": "the group of what is picked is inexact already",
     r"pool\._quantised(_mean)?: ', \*, \*, \*, \* -> ': \* becomes": "numbers have no axes",
     r"pool\._quantised: 'N C \*': N and C swapped": "a letter is but a name",
+    r"elementwise\.dropout: 0 becomes 1": "both outputs have the axes of the input",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
-    r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then written "
-    "out, which is right too",
+    r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "
+    "written out, which is right too",
     r"elementwise\.BitwiseOr \.\.\.: BitShift with zero='0'": "right, and of no use: bits are not "
     "summed",
     r"elementwise\.dropout: `len\(outputs\) > 1` compared": "one output, and no mask",
-    r"elementwise\..*: '\.\.\., \*.*\* becomes": "numbers have no axes",
+    r"elementwise\..*: '(\.\.\., )+\*.*\* becomes": "numbers have no axes",
 }
 
 

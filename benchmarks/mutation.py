@@ -140,6 +140,7 @@ def other_checks() -> Iterator[Check]:
     yield from functions("tests.test_sites")
     yield from functions("tests.test_reals")
     yield from functions("tests.test_states")
+    yield from functions("tests.test_picks")
 
 
 def later_checks() -> Iterator[Check]:
@@ -202,11 +203,11 @@ def traced(check: Check) -> Check | None:
     def watched(op_type: str, function: Any) -> Any:
         """Only rules are traced: the rest of a check takes far longer."""
 
-        def call(given: Any) -> Any:
+        def call(*given: Any) -> Any:
             ran.add(op_type)
             sys.settrace(outside)
             try:
-                return function(given)
+                return function(*given)
             finally:
                 sys.settrace(None)
 
@@ -216,9 +217,19 @@ def traced(check: Check) -> Check | None:
     start = time.perf_counter()
     for key, rule in before.items():
         clauses = {
-            name: watched(rule.op_type, getattr(rule, name)) for name in ("run", "resize", "macs")
+            name: watched(rule.op_type, getattr(rule, name))
+            for name in ("run", "resize", "macs", "enter")
         }
-        RULES[key] = replace(rule, **clauses)
+        held = {
+            k: replace(
+                how,
+                axes=watched(rule.op_type, how.axes) if callable(how.axes) else how.axes,
+                unpack=watched(rule.op_type, how.unpack),
+                pack=watched(rule.op_type, how.pack),
+            )
+            for k, how in rule.quantised.items()
+        }
+        RULES[key] = replace(rule, **clauses, quantised=held)
     try:
         check.run()
     except Exception as error:

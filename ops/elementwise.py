@@ -43,7 +43,7 @@ def _scalar(op: Op, k: int, attr: str) -> float:
     if not op.has(k):
         return outermost
     value = op.fixed(k)
-    return float(value.item()) if value is not None and value.size == 1 else -outermost
+    return -outermost if value is None else float(value.item())
 
 
 @rule("Pow", text="..., ... -> ...")

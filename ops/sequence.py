@@ -3,6 +3,7 @@
 from spa.patterns import PatternError
 from spa.rules import Axes, Op, rule, whole
 
+
 def _together(op: Op, inputs: list[int]) -> list[Axes]:
     """The elements of one sequence, which go together."""
     known = [k for k in inputs if k not in op.empty]

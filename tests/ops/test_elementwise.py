@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+import spa
 from models.builder import Net, Tensor
+from spa.rules import MICROSOFT
 from tests.ops.cases import (
     CODE,
     POINT,
@@ -24,6 +26,7 @@ from tests.ops.cases import (
     consume,
     contrib,
     dequantise,
+    of_numbers,
     produce,
     quantise,
     summed,
@@ -216,6 +219,7 @@ BINARY = [
     ),
     case("Pow-root-summed", 1,
          lambda net, a: summed(net, net.node("Pow", _positive(net, a), 0.5)), exact=None),
+    case("Pow-one-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 1.0)), exact=True),
     case("Pow-zero-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 0.0))),
     case("PRelu-channel", 1, _with("PRelu", 8, 1, 1), exact=True),
     case("PRelu-shared", 1, _with("PRelu", 1), exact=True),
@@ -263,6 +267,8 @@ CLIPS = [
     case("Clip-relu6", 1, lambda net, a: net.relu6(a), exact=True),
     case("Clip-relu6-summed", 1, lambda net, a: summed(net, net.relu6(a)), exact=True),
     case("Clip-no-min", 1, lambda net, a: net.node("Clip", a, None, 0.5), exact=True),
+    case("Clip-of-input-summed", 1, lambda net, a: summed(net, net.node(
+        "Clip", a, net.input("low", (), np.float32))), exact=False),
     case("Clip-no-max", 1, lambda net, a: net.node("Clip", a, 0.1), exact=True),
     case("Clip-open", 1, lambda net, a: net.node("Clip", a), exact=True),
     case("Clip-opset-7", 1, lambda net, a: net.node("Clip", a, min=0.0, max=6.0), opset=7),
@@ -398,12 +404,14 @@ def _quantised_where(net: Net, a: Tensor) -> Tensor:
     return dequantise(net, y)
 
 
-def _integers(net: Net, a: Tensor) -> Tensor:
-    stored = codes(net, a.shape[1], 1, 1)
-    y = coded(
-        net, "MulInteger", quantise(net, a), POINT, stored, POINT, shape=a.shape, dtype=np.int32
-    )
-    return net.cast(y, TensorProto.FLOAT)
+def _integers(*speaks: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a, b = (net.sigmoid(x) if k in speaks else x for k, x in enumerate((a, net.conv(a, 8, 1))))
+        inputs = [quantise(net, a), POINT, quantise(net, b), POINT]
+        y = coded(net, "MulInteger", *inputs, shape=a.shape, dtype=np.int32)
+        return net.cast(y, TensorProto.FLOAT)
+
+    return body
 
 
 def _summed(body: Body) -> Body:
@@ -426,7 +434,10 @@ QUANTISED = [
          exact=True),
     case("QLinearWhere", 1, _quantised_where, exact=True),
     case("QLinearWhere-summed", 1, _summed(_quantised_where), exact=True),
-    case("MulInteger", 1, _integers, exact=True, runnable=False, typed=True),
+    case("MulInteger", 1, _integers(), exact=True, runnable=False, typed=True),
+    *(case(f"MulInteger-of-{len(speaks)}-summed-{k}", 1, _summed(_integers(*speaks)),
+           exact=len(speaks) < 2, runnable=False, typed=True)
+      for k, speaks in enumerate(((), (0,), (1,), (0, 1)))),
 ]  # fmt: skip
 
 
@@ -472,8 +483,68 @@ CONTRIB = [
 ]  # fmt: skip
 
 
+def _where_some_speak(
+    op: str, kinds: str, *speaks: int, domain: str = MICROSOFT, out: int = 8
+) -> Body:
+    """A sum over the channels of what an operator makes of silent inputs and of these, which are
+    not; kinds: m for one that is made, b for a stored bias."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        inputs = [net.linear(a, 8) if kind == "m" else net.uniform(-1, 1, 8) for kind in kinds]
+        inputs = [net.sigmoid(x) if k in speaks else x for k, x in enumerate(inputs)]
+        made = net.nodes(op, inputs, 1, shapes=[(2, 5, out)], domain=domain)[0]
+        return net.node("ReduceSum", made, [-1])
+
+    return body
+
+
+# Operators that no kernel is there for: how many groups are inexact of what is made and summed.
+SUMS = [
+    case(f"{op}-{domain}-{kinds}-where-{k}-speaks", 2,
+         _where_some_speak(op, kinds, *(() if k is None else (k,)), domain=domain, out=out),
+         shape=TOKENS, opset=28 if not domain else 17, inexact=int(k in heard), **UNSEEN)
+    for op, domain, kinds, out, heard in (
+        ("BiasAdd", MICROSOFT, "mbm", 8, (0, 1, 2)),
+        ("BiasDropout", MICROSOFT, "mbm", 8, (0, 1, 2)),
+        ("BiasSplitGelu", MICROSOFT, "mb", 4, (0, 1)),
+        ("SwiGLU", MICROSOFT, "m", 4, (0,)),
+        ("SwiGLU", MICROSOFT, "mm", 8, (0,)),
+        ("SwiGLU", "", "mm", 8, ()),
+    )
+    for k in (None, *range(len(kinds)))
+]  # fmt: skip
+
+
+COMPARED = [
+    case("TopK-compared", 1, of_numbers(lambda net, a, at: net.cast(
+        net.node("Equal", net.unsqueeze(at, 2), np.arange(8)), TensorProto.FLOAT)),
+        shape=ROWS, exact=False),
+    case("TopK-compared-with-some", 1, of_numbers(lambda net, a, at: net.cast(
+        net.node("Equal", net.unsqueeze(at, 2), np.arange(1, 9)), TensorProto.FLOAT)), shape=ROWS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "kinds"), [("BiasSplitGelu", "mb"), ("SwiGLU", "m")])
+def test_halves_lie_apart(op: str, kinds: str) -> None:
+    groups = spa.analyze(Case("", 2, _where_some_speak(op, kinds, out=4), TOKENS).model())
+    (group,) = [group for group in groups if group.size == 4]
+    assert group.members[0].index.tolist() == [[k, k + 4] for k in range(4)]
+
+
 @pytest.mark.parametrize(
-    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED, *CONTRIB]
+    "case",
+    [
+        *SUMS,
+        *COMPARED,
+        *UNARY,
+        *BROADCAST,
+        *VARIADIC,
+        *BINARY,
+        *CLIPS,
+        *OTHERS,
+        *QUANTISED,
+        *CONTRIB,
+    ],
 )
 def test_elementwise(case: Case) -> None:
     case.check()

@@ -216,17 +216,25 @@ CONTRIB = [
     case("NhwcMaxPool", 1, _last_pool, exact=True),
     case("CropAndResize", 1, _boxes, exact=True),
     *(
-        case(f"CropAndResize-{name}-summed", 1, lambda net, a, attrs=attrs:
-             summed(net, _boxes(net, a, **attrs)), exact=exact)
+        case(
+            f"CropAndResize-{name}-summed",
+            1,
+            lambda net, a, attrs=attrs: summed(net, _boxes(net, a, **attrs)),
+            exact=exact,
+        )
         for name, attrs, exact in (
-            ("plain", {}, True), ("empty", {"extrapolation_value": 0.0}, True),
+            ("plain", {}, True),
+            ("empty", {"extrapolation_value": 0.0}, True),
             ("filled", {"extrapolation_value": 0.5}, False),
         )
     ),
     # Boxes are whole, whatever is made of what they cut out.
     *(
-        case(f"{body.__name__[1:]}-of-all", 1, lambda net, a, body=body: net.node(
-            "ReduceSum", body(net, a), [0]))
+        case(
+            f"{body.__name__[1:]}-of-all",
+            1,
+            lambda net, a, body=body: net.node("ReduceSum", body(net, a), [0]),
+        )
         for body in (_boxes, _roi_align, _roi_pool)
     ),
     case("CropAndResize-filled", 1, lambda net, a: _boxes(net, a, extrapolation_value=0.5)),

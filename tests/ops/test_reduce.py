@@ -175,11 +175,6 @@ INDICES = [
         shape=ROWS, exact=False),
     case("TopK-marked-in-more", 0, of_numbers(
         lambda net, a, at: net.node("OneHot", at, [9], [0.0, 1.0], axis=-1)), shape=ROWS),
-    case("TopK-compared", 1, of_numbers(lambda net, a, at: net.cast(
-        net.node("Equal", net.unsqueeze(at, 2), np.arange(8)), TensorProto.FLOAT)),
-        shape=ROWS, exact=False),
-    case("TopK-compared-with-some", 1, of_numbers(lambda net, a, at: net.cast(
-        net.node("Equal", net.unsqueeze(at, 2), np.arange(1, 9)), TensorProto.FLOAT)), shape=ROWS),
     case("TopK-counted-with", 0, of_numbers(
         lambda net, a, at: net.cast(net.unsqueeze(at, 2), TensorProto.FLOAT)), shape=ROWS),
     case("TopK-pixels", 1, _top_k(-1), exact=True),
