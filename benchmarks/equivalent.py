@@ -71,6 +71,8 @@ EQUIVALENT: dict[str, str] = {
     r"pool\._quantised(_mean)?: ', \*, \*, \*, \* -> ': \* becomes": "numbers have no axes",
     r"pool\._quantised: 'N C \*': N and C swapped": "a letter is but a name",
     r"elementwise\.dropout: 0 becomes 1": "both outputs have the axes of the input",
+    r"elementwise\._asked: `0 <= stored.item\(\) < len\(ids\)` compared by LtE at 1": "a position "
+    "past the end is never met, and stays past it",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

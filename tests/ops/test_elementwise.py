@@ -21,6 +21,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_as_if_never_there,
     coded,
     codes,
     consume,
@@ -515,20 +516,53 @@ SUMS = [
 ]  # fmt: skip
 
 
+def _compared(other: Any, first: bool = False) -> Body:
+    """The numbers of the three largest channels, compared with others."""
+
+    def read(net: Net, a: Tensor, at: Tensor) -> Tensor:
+        at = net.unsqueeze(at, 2)
+        same = net.node("Equal", other, at) if first else net.node("Equal", at, other)
+        return net.cast(same, TensorProto.FLOAT)
+
+    return of_numbers(read)
+
+
+def _compared_in_a_table(net: Net, a: Tensor, at: Tensor) -> Tensor:
+    same = net.node("Equal", net.unsqueeze(at, 2, 3), np.arange(8).reshape(2, 4))
+    return net.reshape(net.cast(same, TensorProto.FLOAT), [4, 3, 8])
+
+
+def _compared_with_made(net: Net, a: Tensor, at: Tensor) -> Tensor:
+    same = net.node("Equal", at, net.node("ArgMax", a, axis=1))
+    return net.unsqueeze(net.cast(same, TensorProto.FLOAT), 2)
+
+
 COMPARED = [
-    case("TopK-compared", 1, of_numbers(lambda net, a, at: net.cast(
-        net.node("Equal", net.unsqueeze(at, 2), np.arange(8)), TensorProto.FLOAT)),
-        shape=ROWS, exact=False),
-    case("TopK-compared-with-some", 1, of_numbers(lambda net, a, at: net.cast(
-        net.node("Equal", net.unsqueeze(at, 2), np.arange(1, 9)), TensorProto.FLOAT)), shape=ROWS),
+    case("TopK-compared", 1, _compared(np.arange(8)), shape=ROWS, inexact=1),
+    case("TopK-compared-from-the-other-side", 1, _compared(np.arange(8).reshape(1, 1, 8), True),
+         shape=ROWS, inexact=1),
 ]  # fmt: skip
+# No list: alone, on numbers that are drawn, hardly any two are equal.
+NOT_COMPARED = (
+    case("TopK-compared-with-some", 1, _compared(np.arange(1, 9)), shape=ROWS, inexact=0),
+    case("TopK-compared-with-none", 0, _compared(np.array([8])), shape=ROWS),
+    case("TopK-compared-in-a-table", 2, of_numbers(_compared_in_a_table), shape=ROWS),
+    case("TopK-compared-with-made", 0, of_numbers(_compared_with_made), shape=ROWS),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COMPARED)
+@pytest.mark.parametrize("gone", [[0], [2, 5], [1, 3, 4, 6, 7]])
+def test_compared_as_if_never_there(row: Case, gone: list[int]) -> None:
+    check_as_if_never_there(row, gone)
 
 
 @pytest.mark.parametrize(("op", "kinds"), [("BiasSplitGelu", "mb"), ("SwiGLU", "m")])
 def test_halves_lie_apart(op: str, kinds: str) -> None:
     groups = spa.analyze(Case("", 2, _where_some_speak(op, kinds, out=4), TOKENS).model())
     (group,) = [group for group in groups if group.size == 4]
-    assert group.members[0].index.tolist() == [[k, k + 4] for k in range(4)]
+    pairs = [m.index.tolist() for m in group.members if m.index.shape == (4, 2)]
+    assert pairs == [[[k, k + 4] for k in range(4)]] * (1 + len(kinds))
 
 
 @pytest.mark.parametrize(
@@ -536,6 +570,7 @@ def test_halves_lie_apart(op: str, kinds: str) -> None:
     [
         *SUMS,
         *COMPARED,
+        *NOT_COMPARED,
         *UNARY,
         *BROADCAST,
         *VARIADIC,
