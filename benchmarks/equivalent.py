@@ -66,7 +66,8 @@ EQUIVALENT: dict[str, str] = {
     r"reshape\._(split: without `if len\(var|merge: without `if len\(live)": "a grid of one line "
     "is that line",
     r"reshape\.regrid: without `if old": "the same",
-    r"linear\._gemm: '\*': \* becomes": "there is no bias",
+    r"linear\._q?gemm: '\*': \* becomes": "there is no bias",
+    r"linear\._(per|quantised|qgemm): '[^A-Z]*( -> M N)?': \* becomes": "numbers have no axes",
     r"reduce\.one_hot: False for True'": "the group of what is picked is inexact already",
     r"pool\._quantised(_mean)?: ', \*, \*, \*, \* -> ': \* becomes": "numbers have no axes",
     r"pool\._quantised: 'N C \*': N and C swapped": "a letter is but a name",

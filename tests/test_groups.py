@@ -195,6 +195,8 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "MatMul-input": (lambda net: net.linear(_tokens(net), 3), {"linear"}),
     "MatMul-left": (lambda net: _summed(
         net, net.matmul(net.weight(6, 5), net.input("x", [2, 5, 3])), 1), {"linear"}),
+    "MatMul-of-activations": (lambda net: _summed(net, net.matmul(net.transpose(
+        _tokens(net), 0, 2, 1), net.input("y", [2, 5, 3])), 1), {"head-dim"}),
     "Einsum": (lambda net: net.node(
         "Einsum", _tokens(net), net.weight(6, 3), equation="bsd,de->bse"), {"linear"}),
     "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),

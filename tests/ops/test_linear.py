@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+import spa
 from models.builder import Net, Tensor
+from spa.cost import CostModel
 from spa.rules import MICROSOFT
 from tests.ops.cases import (
     CODE,
@@ -231,12 +233,25 @@ def _dynamic(*columns: int, bias: bool = True, speaks: bool = False) -> Body:
     return body
 
 
-def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) -> Body:
+def _made(net: Net, *shape: int) -> Tensor:
+    """A stored weight in eight bits that is not zero where an index of it is removed."""
+    return quantise(net, net.sigmoid(net.weight(*shape)))
+
+
+def _qgemm(
+    *columns: int, bias: bool = True, back: bool = True, speaks: str = "", **attrs: Any
+) -> Body:
+    """speaks: which of x, w and c hold something where an index is removed."""
+
     def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if "x" in speaks else a
         x = quantise(net, net.transpose(a, 1, 0) if attrs.get("transA") else a)
-        w = _stored(net, *((6, 8) if attrs.get("transB") else (8, 6)))
+        weight = _made if "w" in speaks else _stored
+        w = weight(net, *((6, 8) if attrs.get("transB") else (8, 6)))
         scale = np.full(columns, 0.01, np.float32) if columns else np.float32(0.01)
         c = net.const(net.rng.integers(-500, 500, 6).astype(np.int32)) if bias else None
+        if "c" in speaks:
+            c = net.cast(net.add(net.uniform(-1, 1, 6), 99.0), TensorProto.INT32)
         made = coded(
             net, "QGemm", x, *CODE, w, scale, _points(columns), c, *(CODE if back else ()),
             shape=[a.shape[0], 6], dtype=np.uint8 if back else np.float32, **attrs,
@@ -244,6 +259,39 @@ def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) ->
         return dequantise(net, made) if back else made
 
     return body
+
+
+def _of_columns(net: Net, a: Tensor, **attrs: Any) -> Tensor:
+    """The channels are the rows of what is made."""
+    x = quantise(net, a if attrs else net.transpose(a, 1, 0))
+    inputs = [x, *CODE, _stored(net, 4, 6), *CODE, None, *CODE]
+    made = coded(net, "QGemm", *inputs, shape=[8, 6], **attrs)
+    return net.transpose(dequantise(net, made), 1, 0)
+
+
+def _from_the_left(op: str) -> Body:
+    """A stored matrix times rows that speak: removed columns hold the zero point."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x, w = net.transpose(quantise(net, net.sigmoid(a)), 0, 2, 1), _stored(net, 6, 8)
+        points = [np.uint8(123), CODE[1]]
+        if op == "MatMulInteger":
+            y = net.cast(net.node(op, w, x, *points), TensorProto.FLOAT)
+        else:
+            inputs = [w, x, CODE[0], CODE[0], *points]
+            y = coded(net, op, *inputs, shape=[2, 6, 5], dtype=np.float32)
+        return net.transpose(y, 0, 2, 1)
+
+    return body
+
+
+def _summed(body: Body) -> Body:
+    def summed(net: Net, a: Tensor) -> Tensor:
+        made = body(net, a)
+        assert isinstance(made, Tensor)
+        return net.node("ReduceSum", made, [-1])
+
+    return summed
 
 
 def _sixteen(net: Net, a: Tensor) -> Tensor:
@@ -261,12 +309,28 @@ QUANTISED = [
     case("DynamicQuantizeMatMul", 2, _dynamic(), shape=TOKENS, exact=True),
     case("DynamicQuantizeMatMul-per-column", 2, _dynamic(6), shape=ROWS, exact=True),
     case("DynamicQuantizeMatMul-no-bias", 2, _dynamic(6, bias=False), shape=ROWS, exact=True),
-    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS),
+    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS, inexact=1),
     case("QGemm", 2, _qgemm(), shape=ROWS, exact=True),
     case("QGemm-per-column", 2, _qgemm(6), shape=ROWS, exact=True),
     case("QGemm-transposed", 2, _qgemm(6, transA=1, transB=1), shape=ROWS, exact=True),
     case("QGemm-to-floats", 2, _qgemm(back=False, bias=False), shape=ROWS, exact=True),
+    case("QGemm-to-floats-with-bias", 2, _qgemm(back=False), shape=ROWS, exact=True),
+    case("QGemm-without-bias", 2, _qgemm(bias=False), shape=ROWS, exact=True),
+    case("QGemm-of-what-speaks", 2, _qgemm(6, speaks="x"), shape=ROWS, exact=True),
+    case("QGemm-transposed-of-what-speaks", 2, _qgemm(6, speaks="x", transB=1), shape=ROWS,
+         exact=True),
+    case("QGemm-by-what-speaks", 2, _qgemm(speaks="w"), shape=ROWS, exact=True),
+    case("QGemm-of-and-by-what-speaks", 2, _qgemm(speaks="xw"), shape=ROWS, inexact=1),
+    case("QGemm-summed", 2, _summed(_qgemm()), shape=ROWS, exact=True),
+    case("QGemm-and-what-speaks-summed", 2, _summed(_qgemm(speaks="c")), shape=ROWS, inexact=1),
+    case("QGemm-of-columns", 1, _of_columns, shape=ROWS, exact=True),
+    case("QGemm-of-columns-transposed", 1, lambda net, a: _of_columns(net, a, transA=1),
+         shape=ROWS, exact=True),
+    *(case(f"{op}-from-the-left", 2, _from_the_left(op), shape=TOKENS, exact=True)
+      for op in ("MatMulInteger", "MatMulIntegerToFloat")),
     case("MatMulInteger16", 2, _sixteen, shape=TOKENS, exact=True),
+    case("MatMulInteger16-of-what-speaks", 2, lambda net, a: _sixteen(net, net.sigmoid(a)),
+         shape=TOKENS, exact=True),
     case("MatMulInteger", 2, _integer(), shape=ROWS, exact=True),
     case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
     case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),
@@ -329,9 +393,13 @@ def _fused_gemm(activation: str, trans_a: bool = False, trans_b: bool = False) -
     return body
 
 
-def _gemm_gelu(net: Net, a: Tensor) -> Tensor:
-    inputs = [a, net.weight(8, 7, fan=8), net.uniform(-1, 1, 7)]
-    return contrib(net, "GemmFastGelu", inputs, (2, 5, 7))[0]
+def _gemm_gelu(speaks: str = "") -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        w, b = net.weight(8, 7, fan=8), net.uniform(-1, 1, 7)
+        inputs = [a, net.sigmoid(w) if "w" in speaks else w, net.sigmoid(b) if speaks == "b" else b]
+        return contrib(net, "GemmFastGelu", inputs, (2, 5, 7))[0]
+
+    return body
 
 
 def _short(net: Net, a: Tensor) -> Tensor:
@@ -359,7 +427,11 @@ CONTRIB = [
         for name in ("Relu", "Tanh", "Sigmoid", "LeakyRelu")
     ),
     case("fused-gemm-a-b", 2, _fused_gemm("Relu", True, True), shape=ROWS, exact=True),
-    case("GemmFastGelu", 2, _gemm_gelu, shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu", 2, _gemm_gelu(), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-by-what-speaks", 2, _gemm_gelu("w"), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-summed", 2, _summed(_gemm_gelu()), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-and-what-speaks-summed", 2, _summed(_gemm_gelu("b")), shape=TOKENS,
+         inexact=1, **UNSEEN),
     case("MatMulInteger16", 2, _short, shape=TOKENS, exact=True),
     case("CDist", 2, lambda net, a: contrib(
         net, "CDist", [a, net.uniform(-1, 1, 5, 8)], (4, 5), metric="sqeuclidean")[0], shape=ROWS,
@@ -388,3 +460,25 @@ def test_a_scale_for_every_row() -> None:
 
     model = Case("rows", 2, _qlinear(rows=(4,)), ROWS).model()
     assert [g.size for g in spa.analyze(model)] == [8, 6]
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        ((4, 8), _integer()), ((4, 8), _qlinear()), ((4, 8), _to_float()), ((4, 8), _dynamic()),
+        ((4, 8), _qgemm()), ((4, 8), _qgemm(6, transA=1, transB=1)), ((2, 5, 8), _sixteen),
+        ((4, 8), _fused_gemm("Relu")), ((4, 8), _fused_gemm("Relu", True, True)),
+        ((2, 5, 8), _gemm_gelu()), ((2, 5, 8), _product()), ((2, 5, 8), _product(transA=1)),
+        ((2, 5, 8), _product(transBatchA=1, stored=False)),
+        ((2, 5, 8), _product(transBatchA=1, transA=1, stored=False)),
+    ],
+)  # fmt: skip
+def test_every_product_is_counted_and_named(shape: tuple[int, ...], body: Body) -> None:
+    """Of eight channels that no operator has named yet, and nothing behind it costs."""
+    net = Net("alone")
+    made = body(net, net.mul(net.input("x", [*shape[:-1], 1]), net.uniform(0.5, 1, 8)))
+    assert isinstance(made, Tensor)
+    groups = spa.analyze(net.model(net.node("ReduceSum", made, [-1])))
+    assert {group.kind for group in groups} == {"linear"}
+    assert len(groups) == 2
+    assert CostModel(groups)().macs == np.prod(shape) * made.shape[-1]
