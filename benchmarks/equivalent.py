@@ -74,6 +74,7 @@ EQUIVALENT: dict[str, str] = {
     r"elementwise\.dropout: 0 becomes 1": "both outputs have the axes of the input",
     r"elementwise\._asked: `0 <= stored.item\(\) < len\(ids\)` compared by LtE at 1": "a position "
     "past the end is never met, and stays past it",
+    r"linear\._qgemm: 4 becomes 5": "onnxruntime wants as many zero points as scales",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

@@ -199,6 +199,11 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
         _tokens(net), 0, 2, 1), net.input("y", [2, 5, 3])), 1), {"head-dim"}),
     "Einsum": (lambda net: net.node(
         "Einsum", _tokens(net), net.weight(6, 3), equation="bsd,de->bse"), {"linear"}),
+    "Einsum-capitals": (lambda net: net.node(
+        "Einsum", _tokens(net), net.weight(6, 3), equation="BSD,DE->BSE"), {"linear"}),
+    "Einsum-heads": (lambda net: net.node("ReduceSum", net.node("Einsum", *(net.mul(net.input(
+        name, [2, 5, 1, 4]), net.uniform(0.5, 1, 6, 1)) for name in "qk"),
+        equation="bqhd,bkhd->bhqk"), [1]), {"heads"}),
     "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),
     "Attention": (lambda net: _attention(net, 2), {"heads", "head-dim"}),
     "Attention-shared": (lambda net: _attention(net, 6), {"heads", "head-dim"}),

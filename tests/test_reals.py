@@ -152,6 +152,44 @@ def test_a_scale_behind_the_convolution() -> None:
     np.testing.assert_allclose(real(graph, "w"), want, rtol=1e-6)
 
 
+def test_a_scale_behind_sixteen_bits() -> None:
+    net = Net("integer", opset=21)
+    w = net.const(net.rng.integers(-99, 99, (6, 6)).astype(np.int16), "w")
+    x = net.input("x", (2, 6), np.int16)
+    y = coded(net, "MatMulInteger16", x, w, shape=[2, 6], dtype=np.int32)
+    graph = _graph(net, net.mul(net.cast(y, 1), SCALE))
+    want = graph.array("w").astype(np.float32) * SCALE
+    np.testing.assert_allclose(real(graph, "w"), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "at", "scale", "spread"),
+    [
+        ("QLinearMatMul", "", 0, 1, (6, 1)), ("QLinearMatMul", "", 3, 4, (1, 6)),
+        ("MatMulIntegerToFloat", "com.microsoft", 0, 2, (1, 6)),
+        ("MatMulIntegerToFloat", "com.microsoft", 1, 3, (1, 6)),
+        ("QGemm", "com.microsoft", 3, 4, (1, 6)), ("QGemm", "com.microsoft", 6, 4, (6,)),
+    ],
+)  # fmt: skip
+def test_one_scale_for_every_row_or_column(
+    op: str, domain: str, at: int, scale: int, spread: tuple[int, ...]
+) -> None:
+    net = Net("product", opset=21)
+    one, none, x, y = np.float32(1), np.uint8(0), *(net.input(n, (6, 6), np.uint8) for n in "xy")
+    inputs: list[Any] = {
+        "QLinearMatMul": [x, one, none, y, one, none, one, none],
+        "MatMulIntegerToFloat": [x, y, one, one, none, none],
+        "QGemm": [x, one, none, y, one, none, np.zeros(6, np.int32), one, none],
+    }[op]
+    held = net.rng.integers(0, 99, 6 if at == 6 else (6, 6))
+    inputs[at] = net.const(held.astype(np.int32 if at == 6 else np.uint8), "w")
+    inputs[scale] = SCALE
+    dtype = np.float32 if op[-1] == "t" else np.uint8
+    made = net.nodes(op, inputs, shapes=[[6, 6]], dtype=dtype, domain=domain)[0]
+    graph = _graph(net, made)
+    np.testing.assert_allclose(real(graph, "w"), held * SCALE.reshape(spread), rtol=1e-6)
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("points", [False, True])
 def test_packed_blocks(bits: int, points: bool) -> None:
