@@ -16,7 +16,7 @@ from spa.graph import Graph
 from spa.propagate import load_rules
 from spa.reals import nothing, real, stored
 from spa.rules import RULES
-from spa.scales import along, is_beside
+from spa.scales import along, is_beside, of_data
 from spa.sites import sites
 from tests.ops.cases import coded
 
@@ -160,6 +160,16 @@ def test_a_scale_behind_sixteen_bits() -> None:
     graph = _graph(net, net.mul(net.cast(y, 1), SCALE))
     want = graph.array("w").astype(np.float32) * SCALE
     np.testing.assert_allclose(real(graph, "w"), want, rtol=1e-6)
+    assert of_data(graph, graph.nodes[0], 0) is None  # it is somewhere in that scale
+
+
+def test_one_zero_point_for_every_row() -> None:
+    net = Net("integer", opset=21)
+    w = net.const(net.rng.integers(0, 99, (6, 6)).astype(np.uint8), "w")
+    y = net.node("MatMulInteger", w, net.input("x", (6, 2), np.uint8), POINT.astype(np.uint8))
+    graph = _graph(net, y)
+    codes = graph.array("w").astype(np.float32)
+    np.testing.assert_allclose(real(graph, "w"), codes - POINT[:, None])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +178,7 @@ def test_a_scale_behind_sixteen_bits() -> None:
         ("QLinearMatMul", "", 0, 1, (6, 1)), ("QLinearMatMul", "", 3, 4, (1, 6)),
         ("MatMulIntegerToFloat", "com.microsoft", 0, 2, (1, 6)),
         ("MatMulIntegerToFloat", "com.microsoft", 1, 3, (1, 6)),
-        ("QGemm", "com.microsoft", 3, 4, (1, 6)), ("QGemm", "com.microsoft", 6, 4, (6,)),
+        ("QGemm", "com.microsoft", 3, 4, (1, 6)), ("QGemm", "com.microsoft", 6, 4, (1, 6)),
     ],
 )  # fmt: skip
 def test_one_scale_for_every_row_or_column(
@@ -181,7 +191,7 @@ def test_one_scale_for_every_row_or_column(
         "MatMulIntegerToFloat": [x, y, one, one, none, none],
         "QGemm": [x, one, none, y, one, none, np.zeros(6, np.int32), one, none],
     }[op]
-    held = net.rng.integers(0, 99, 6 if at == 6 else (6, 6))
+    held = net.rng.integers(0, 99, (6, 6))
     inputs[at] = net.const(held.astype(np.int32 if at == 6 else np.uint8), "w")
     inputs[scale] = SCALE
     dtype = np.float32 if op[-1] == "t" else np.uint8
