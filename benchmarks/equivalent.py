@@ -75,6 +75,18 @@ EQUIVALENT: dict[str, str] = {
     r"elementwise\._asked: `0 <= stored.item\(\) < len\(ids\)` compared by LtE at 1": "a position "
     "past the end is never met, and stays past it",
     r"linear\._qgemm: 4 becomes 5": "onnxruntime wants as many zero points as scales",
+    r"attention\._(linear|projected): ' -> .*': [st] becomes [ST]": "axes that no input has are "
+    "whole",
+    r"attention\._resize_rotary: 0 becomes 1 in `node.op.attr": "the size that turns is then "
+    "written out, which is right too",
+    r"attention\._resize: 0 becomes 1 in `node.new_in": "queries and keys have one size",
+    r"attention\._resize: 1 becomes 2 in `_counted": "values have the heads of the keys",
+    r"attention\._macs: (1 becomes 2|-2 becomes -3)": "keys and values have the same steps, before "
+    "and after",
+    r"attention\._heads: 1 becomes 2": "of four axes only the heads of the keys are asked",
+    r"attention\._projected: '\*': \* becomes": "numbers have no axes",
+    r"attention\._resize_projected: `3 \* count.* with FloorDiv": "the scale is then written out "
+    "where it is what it stands for",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

@@ -4,6 +4,7 @@ H is a head of keys and values, G one of the queries that share it, D the size o
 and keys, E that of values. Queries, keys and values may lie behind one another on one axis.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,16 +88,20 @@ def _projected_macs(op: Op) -> list[Product]:
     return [[*((0, k) for k in rank), (1, 1)], [*output, keys], [*output, keys]]
 
 
-for _op, _zero in (("Attention", "0 1 + 2 + 4"), ("PackedAttention", "0 1 + 2")):
+for _op, _states, _zero in (
+    ("Attention", {4: 1}, "0 1 + 2 + 4"),
+    ("PackedAttention", {}, "0 1 + 2"),
+):
     declare(
         _op,
         _projected,
         zero=_zero,
+        inexact=lambda op: "D" if op.speaks((1,), (2,)) else "",
         sizes=_projected_sizes,
         kinds=_kinds,
         resize=_resize_projected,
         macs=_projected_macs,
-        states={4: 1},
+        states=_states,
         domain=MICROSOFT,
     )
 
@@ -217,20 +222,29 @@ def _macs(op: Op) -> list[Product]:
     return [[*query, keys], [*output, keys]]
 
 
-for _op, _pattern, _each, _states, _zero in (
-    ("MultiHeadAttention", _multi_head, _sizes, {6: 1, 7: 2},
+def _inexact(added: tuple[tuple[int, ...], ...], op: Op) -> str:
+    """Queries and keys are multiplied along D, which values may have too.
+
+    added: what else goes into the scores, a bias of both or keys that are remembered.
+    """
+    both = (0, 1) if op.has(1) else (0,)
+    return "D" if op.speaks(both, *added) or op.has(14) else ""  # 14 scales queries
+
+
+for _op, _pattern, _each, _states, _added, _zero in (
+    ("MultiHeadAttention", _multi_head, _sizes, {6: 1, 7: 2}, ((3,), (0, 6)),
      "0 1 + 2 + 3 + 6 + 7, 1 + 3 + 6, 2 + 3 + 7, "),
-    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes, {5: 1, 6: 2},
+    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes, {5: 1, 6: 2}, ((10,), (0, 5)),
      "0 1 + 2 + 5 + 6 + 10, 1 + 5 + 10, 2 + 6 + 10, "),
-    ("PackedMultiHeadAttention", _packed, _sizes, {}, "0 1 + 2 + 3"),
-    ("GroupQueryAttention", _grouped, _grouped_sizes, {3: 1, 4: 2},
+    ("PackedMultiHeadAttention", _packed, _sizes, {}, ((3,),), "0 1 + 2 + 3"),
+    ("GroupQueryAttention", _grouped, _grouped_sizes, {3: 1, 4: 2}, ((0, 3),),
      "0 1 + 2 + 3 + 4, 1 + 3, 2 + 4, "),
 ):  # fmt: skip
     declare(
         _op,
         _pattern,
         zero=_zero,
-        inexact="" if _op != "GroupQueryAttention" else lambda op: "D" if op.has(14) else "",
+        inexact=partial(_inexact, _added),
         sizes=_each,
         kinds=_kinds,
         resize=_resize,

@@ -94,6 +94,15 @@ class Op:
         axis = int(self.attr("axis", default))
         return axis + len(self.shape(k)) if axis < 0 else axis
 
+    def speaks(self, *products: tuple[int, ...]) -> bool:
+        """Whether a removed index of the last axis adds something to a sum of products of inputs;
+        a product of which one is absent is none."""
+        return any(
+            not any(self.input(k)[-1].zero for k in product)
+            for product in products
+            if all(map(self.has, product))
+        )
+
     # What a rule can say -------------------------------------------------------------------
 
     def fresh(self, size: int, zero: bool = True) -> Axis:

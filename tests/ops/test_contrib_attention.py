@@ -21,14 +21,22 @@ def _lengths(net: Net, *values: int) -> Tensor:
     return net.const(np.asarray(values, np.int32), "lengths")
 
 
+def _some(net: Net, parts: list[Any], names: str, speaks: str) -> list[Any]:
+    """Those that are named hold something where an index is removed."""
+    return [net.sigmoid(p) if n in speaks else p for n, p in zip(names, parts, strict=True)]
+
+
 def _scores(net: Net, per_head: int, keys: int) -> Tensor:
     return net.uniform(-1, 1, BATCH, per_head, STEPS, keys)
 
 
 def _projected(
     heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = True,
-    mask: bool = False, scores: int = 0, past: bool = False, shown: bool = False, **attrs: Any,
+    mask: bool = False, scores: int = 0, past: bool = False, shown: bool = False,
+    speaks: str = "", **attrs: Any,
 ) -> Body:  # fmt: skip
+    """speaks: of the weight, the bias and what is remembered those that speak where removed."""
+
     def body(net: Net, a: Tensor) -> Any:
         v = heads * (value or size)
         total = 2 * heads * size + v
@@ -38,6 +46,7 @@ def _projected(
         inputs += [_lengths(net, 4, 5) if mask else None]
         inputs += [net.uniform(-1, 1, 2, BATCH, heads, CACHED, size) if past else None]
         inputs += [_scores(net, scores, keys) if scores else None]
+        inputs = _some(net, inputs, "xwblps", speaks)
         sizes = {} if value is None else {"qkv_hidden_sizes": [heads * size, heads * size, v]}
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, v)]
         if past or shown:
@@ -79,7 +88,8 @@ PROJECTED = [
 
 def _multi(
     heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = False,
-    scores: int = 0, past: bool = False, outputs: int = 1, laid: str = "", **attrs: Any,
+    scores: int = 0, past: bool = False, outputs: int = 1, laid: str = "", speaks: str = "",
+    **attrs: Any,
 ) -> Body:  # fmt: skip
     """Queries, keys and values apart; keys and values as in a cache, or all in one tensor."""
 
@@ -88,6 +98,7 @@ def _multi(
         keys = STEPS + CACHED * past
         counts = {"in one": [3 * size], "keys and values in one": [size, 2 * size]}
         parts: list[Any] = [net.linear(a, heads * n) for n in counts.get(laid, [size, size, v])]
+        parts = _some(net, parts, "qkv"[: len(parts)], speaks)
         if laid == "cache":
             parts[1:] = [net.transpose(net.reshape(p, [0, 0, heads, n]), 0, 2, 1, 3)
                          for p, n in zip(parts[1:], (size, v), strict=True)]  # fmt: skip
@@ -99,7 +110,8 @@ def _multi(
         inputs = [*parts, net.uniform(-1, 1, total) if bias else None, None]
         inputs += [_scores(net, scores, keys) if scores else None]
         if past:
-            inputs += [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
+            held = [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
+            inputs += _some(net, held, "KV", speaks)
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, heads * v)]
         shapes += [(BATCH, heads, keys, n) for n in (size, v)] if past or outputs > 1 else []
         shapes += [(BATCH, heads, STEPS, keys)] if outputs == 4 else []
@@ -109,17 +121,21 @@ def _multi(
     return body
 
 
-def _masked(*, bias: bool = False, past: bool = False, apart: bool = False) -> Body:
+def _masked(
+    *, bias: bool = False, past: bool = False, apart: bool = False, speaks: str = ""
+) -> Body:
     """One step of a decoder; its keys and values are written into the cache that it is given."""
 
     def body(net: Net, a: Tensor) -> Tensor:
         step = net.slice(a, 0, 1, axis=1)
         rest = a if apart else step
         parts: list[Any] = [net.linear(step, 8), net.linear(rest, 8), net.linear(rest, 8)]
+        parts = _some(net, parts, "qkv", speaks)
         if apart:
             parts[1:] = [net.transpose(net.reshape(p, [0, 0, 2, 4]), 0, 2, 1, 3) for p in parts[1:]]
         inputs = [*parts, None, None]
-        inputs += [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
+        held = [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
+        inputs += _some(net, held, "KV", speaks)
         inputs += [_lengths(net, CACHED - 1) if past else None, None, None]
         inputs += [net.uniform(-1, 1, 24) if bias else None]
         shapes: list[tuple[int, ...]] = [(BATCH, 1, 8)]
@@ -172,16 +188,18 @@ MULTI = [
 def _grouped(
     heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
     together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
-    past: int = 0, **attrs: Any,
+    past: int = 0, speaks: str = "", **attrs: Any,
 ) -> Body:  # fmt: skip
     def body(net: Net, a: Tensor) -> Any:
         a = net.slice(a, 0, 1, axis=1) if past else a  # of more steps it takes one batch alone
         counts = [heads + 2 * keys] if together else [heads, keys, keys]
         parts: list[Any] = [net.linear(a, n * size) for n in counts]
+        parts = _some(net, parts, "qkv"[: len(parts)], speaks)
         parts += [None] * (3 - len(parts))
         steps = 1 if past else STEPS
         total = steps + past
         cache = [net.uniform(-1, 1, BATCH, keys, past, size) if past else None for _ in "kv"]
+        cache = _some(net, cache, "KV", speaks)
         inputs = [*parts, *cache, _lengths(net, total - 1, total - 1), _lengths(net, total)]
         angle = net.rng.uniform(-3, 3, (12, (part or size) // 2)).astype(np.float32)
         turned = [net.const(f(angle), f.__name__) for f in (np.cos, np.sin)]
@@ -230,6 +248,28 @@ def _linear(net: Net, a: Tensor) -> Tensor:
 
 
 LINEAR = [case("linear", 5, _linear, shape=TOKENS, exact=True)]
+
+
+# What a head's element leaves behind where it is removed changes the scores, so that nothing is
+# exact there, unless the other side is zero. The same with values, which are summed by the scores.
+SPEAKING = [
+    case(f"{name}-where-{speaks}-speaks", groups, body(speaks=speaks, **options), shape=TOKENS,
+         inexact=inexact, **runnable)
+    for name, body, groups, options, runnable, silent, heard in (
+        ("plain", _projected, 4, {}, {}, "", "wb"),
+        ("past", _projected, 3, {"past": True}, {}, "p", "wb"),
+        ("multi", _multi, 4, {}, {}, "q k", "qk"),
+        ("multi-past", _multi, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
+        ("masked", _masked, 3, {}, {}, "q k v", "qk"),
+        ("masked-past", _masked, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("grouped", _grouped, 4, {}, {}, "q k v", "qk"),
+        ("grouped-in-one", _grouped, 4, {"together": True}, {}, "", "q"),
+        ("grouped-past", _grouped, 4, {"past": 3}, {}, "q k K V", "qk qK"),
+    )
+    for inexact, which in ((0, silent), (1, heard))
+    for speaks in which.split()
+]  # fmt: skip
 
 
 def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> Tensor:
@@ -281,7 +321,7 @@ ROTARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *LINEAR, *ROTARY])
+@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *SPEAKING, *LINEAR, *ROTARY])
 def test_contrib_attention(row: Case) -> None:
     row.check()
 
