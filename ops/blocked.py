@@ -53,15 +53,14 @@ def _blocks(op: Op) -> dict[str, int]:
 
 
 def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
-    rows, bits = int(node.attrs["N"]), int(node.attrs.get("bits", 4))
-    blocks = -(-int(node.attrs["K"]) // int(node.attrs["block_size"]))
+    bits = int(node.attrs.get("bits", 4))
     if position == 1:
         codes = _unpacked(stored, bits).reshape(*stored.shape[:2], -1)
         given = len(node.inputs) > 3 and node.inputs[3]
         return codes if given else codes.astype(np.int16) - (1 << (bits - 1))
     if stored.dtype == np.uint8:
         stored = _unpacked(stored, bits)
-    return stored.reshape(rows, -1)[:, :blocks]
+    return stored.reshape(int(node.attrs["N"]), -1)
 
 
 def _n_bits_packed(node: Any, numbers: Value) -> Value:

@@ -200,26 +200,103 @@ def test_one_scale_for_every_row_or_column(
     np.testing.assert_allclose(real(graph, "w"), held * SCALE.reshape(spread), rtol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+def _bytes(net: Net, *shape: int, name: str = "codes") -> Tensor:
+    return net.const(net.rng.integers(0, 256, shape).astype(np.uint8), name)
+
+
+def _check_round_trip(graph: Graph, name: str) -> None:
+    np.testing.assert_array_equal(stored(graph, name, real(graph, name)), graph.array(name))
+
+
+@pytest.mark.parametrize("bits", [None, 2, 4, 8])
 @pytest.mark.parametrize("points", [False, True])
-def test_packed_blocks(bits: int, points: bool) -> None:
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_packed_blocks(bits: int | None, points: bool, blocks: int) -> None:
     """Against onnxruntime: the product with ones is the sum of what is stored."""
     import onnxruntime as ort
 
-    net = Net("packed", opset=21)
-    w = net.rng.integers(0, 256, (3, 2, 16 * bits // 8)).astype(np.uint8)
-    zeros = net.rng.integers(0, 256, (3, -(-2 * bits // 8))).astype(np.uint8)
+    net, size = Net("packed", opset=21), bits or 4
+    w = _bytes(net, 3, blocks, 16 * size // 8, name="w")
+    zeros = _bytes(net, 3, -(-blocks * size // 8)) if points else None
+    inputs = [net.input("x", (1, 16 * blocks)), w, net.uniform(0.1, 0.2, 3, blocks), zeros, None]
     y = coded(
-        net, "MatMulNBits", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 3, 2),
-        *([net.const(zeros)] if points else []), shape=[1, 3], dtype=np.float32, N=3, K=32,
-        bits=bits, block_size=16,
+        net, "MatMulNBits", *inputs, np.zeros(3, np.float32), shape=[1, 3], dtype=np.float32, N=3,
+        K=16 * blocks, bits=bits, block_size=16,
     )  # fmt: skip
     graph = _graph(net, y)
     found = real(graph, "w")
-    assert found.shape == (3, 2, 16)
+    assert found.shape == (3, blocks, 16)
     session = ort.InferenceSession(graph.model.SerializeToString())
-    (want,) = session.run(None, {"x": np.ones((1, 32), np.float32)})
+    (want,) = session.run(None, {"x": np.ones((1, 16 * blocks), np.float32)})
     np.testing.assert_allclose(found.sum((1, 2)), want[0], rtol=1e-4)
+    _check_round_trip(graph, "w")
+
+
+@pytest.mark.parametrize("kind", [None, 8, "int4", "uint4"])
+@pytest.mark.parametrize("points", [False, True])
+@pytest.mark.parametrize("blocks", [3, 4])
+def test_a_table_in_blocks(kind: int | str | None, points: bool, blocks: int) -> None:
+    """Against onnxruntime, which shows the rows."""
+    import onnxruntime as ort
+
+    net, per, width = Net("table", opset=21), 2 if kind is None else 1, 16 * blocks
+    w, zeros = (net.rng.integers(0, 8, (5, -(-n // per))).astype(np.uint8) for n in (width, blocks))
+    if isinstance(kind, str):
+        w, zeros = (x.astype(getattr(ml_dtypes, kind)) for x in (w, zeros))
+    elif kind is None:
+        w, zeros = w * 17 // 2, zeros * 17 // 2
+    inputs = [net.const(w, "w"), net.input("ids", (5,), np.int64), net.uniform(0.1, 0.2, 5, blocks)]
+    inputs += [net.const(zeros)] if points else []
+    y = coded(
+        net, "GatherBlockQuantized", *inputs, shape=[5, width], dtype=np.float32, gather_axis=0,
+        bits=kind if kind == 8 else None, quantize_axis=1, block_size=16,
+    )  # fmt: skip
+    graph = _graph(net, y)
+    session = ort.InferenceSession(graph.model.SerializeToString())
+    (want,) = session.run(None, {"ids": np.arange(5)})
+    np.testing.assert_allclose(real(graph, "w").reshape(5, width), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [None, 2, 8])
+@pytest.mark.parametrize("block", [0, 16])
+@pytest.mark.parametrize("points", [False, True])
+def test_experts_in_bytes(bits: int | None, block: int, points: bool) -> None:
+    """Against the meaning of the operator, written out; the third matrix is a gate."""
+    net, size, experts, width = Net("experts", opset=21), bits or 4, 2, 32
+    per = 8 // size
+    inputs: list[Any] = [net.input("x", (3, width)), net.input("r", (3, experts))]
+    scales, zeros = {}, {}
+    for k in (2, 5, 8):
+        shape = (experts, width, width // block) if block else (experts, width)
+        scales[k] = net.rng.uniform(0.1, 0.2, shape).astype(np.float32)
+        inputs += [_bytes(net, experts, width, width // per, name=f"w{k}"), scales[k], None]
+    for k in (2, 5, 8) if points else ():
+        shape = (experts, width, width // block) if block else (experts, width)
+        zeros[k] = _bytes(net, *shape[:-1], -(-shape[-1] // per))
+        inputs.append(zeros[k])
+    made = coded(
+        net, "QMoE", *inputs, shape=[3, width], dtype=np.float32, expert_weight_bits=bits,
+        block_size=block or None,
+    )  # fmt: skip
+    graph = _graph(net, made)
+
+    def unpacked(value: Any) -> Any:
+        shifts = np.arange(0, 8, size)
+        codes = (np.asarray(value).astype(int)[..., None] >> shifts) & (2**size - 1)
+        return codes.reshape(*codes.shape[:-2], -1)
+
+    for k in (2, 5, 8):
+        codes = unpacked(graph.array(f"w{k}"))
+        point = unpacked(zeros[k].values) if points else np.asarray(2 ** (size - 1))
+        scale = scales[k]
+        if block:
+            scale = scale.repeat(block, -1)
+            point = point[..., : width // block].repeat(block, -1) if points else point
+        else:
+            scale, point = scale[..., None], point[..., None] if points else point
+        found = real(graph, f"w{k}")
+        np.testing.assert_allclose(found.reshape(codes.shape), (codes - point) * scale, rtol=1e-5)
+        _check_round_trip(graph, f"w{k}")
 
 
 @pytest.mark.parametrize("quant_type", [0, 1])
