@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import spa
 from models.builder import Net, Tensor
+from spa.cost import CostModel
+from spa.rewrite import rewrite
 from tests.ops.cases import TOKENS, Body, Case, case, coded
 
 BLOCK = 16
@@ -87,10 +90,16 @@ def _table(
 
 
 def _experts(
-    bits: int = 4, *, block: int = 0, points: bool = False, fusion: int = 0, experts: int = 4,
-    width: int = 32, **attrs: Any,
+    bits: int | None = 4, *, block: int = 0, points: bool = False, fusion: int | None = 0,
+    experts: int = 4, width: int = 32, inner: int = 0, gate: bool = False, speaks: int = 0,
+    **attrs: Any,
 ) -> Body:  # fmt: skip
-    """Experts in few bits between two layers; what is routed comes from the producer too."""
+    """Experts in few bits between two layers; what is routed comes from the producer too.
+
+    inner: the width of an expert, if another. gate: a third matrix. speaks: the input that holds
+    something where an index is removed.
+    """
+    size, inner = bits or 4, inner or width
 
     def stored(net: Net, *shape: int) -> Tensor:
         return net.const(net.rng.integers(0, 256, shape).astype(np.uint8))
@@ -98,27 +107,39 @@ def _experts(
     def body(net: Net, a: Tensor) -> Tensor:
         x = net.relu(net.linear(a, width))
         routed = net.reshape(net.linear(a, experts), [-1, experts])
-        inner = (2 if fusion else 1) * width
+        first = (2 if fusion else 1) * inner
+        matrices = ((first, width), (width, inner), (inner, width))[: 2 + gate]
         inputs: list[Any] = [x, routed]
-        for rows in (inner, width):
-            scales = (experts, rows, width // block) if block else (experts, rows)
+        for rows, columns in matrices:
+            scales = (experts, rows, columns // block) if block else (experts, rows)
             inputs += [
-                stored(net, experts, rows, width * bits // 8),
+                stored(net, experts, rows, columns * size // 8),
                 net.uniform(0.01, 0.02, *scales),
                 net.uniform(-0.1, 0.1, experts, rows),
             ]
         if points:
-            inputs += [None] * 3
-            for rows in (inner, width):
-                held = (rows, -(-width // block * bits // 8)) if block else (rows * bits // 8,)
+            inputs += [None] * (11 - len(inputs))
+            for rows, columns in matrices:
+                held = (rows, -(-columns // block * size // 8)) if block else (rows * size // 8,)
                 inputs.append(stored(net, experts, *held))
+        if speaks:
+            inputs[speaks] = net.sigmoid(inputs[speaks])
         kind = "swiglu" if fusion else "relu"
         return coded(
-            net, "QMoE", *inputs, shape=x.shape, dtype=np.float32, k=1, activation_type=kind,
+            net, "QMoE", *inputs, shape=x.shape, dtype=np.float32, activation_type=kind,
             expert_weight_bits=bits, block_size=block or None, swiglu_fusion=fusion, **attrs,
         )  # fmt: skip
 
     return body
+
+
+def _summed(body: Body) -> Body:
+    def summed(net: Net, a: Tensor) -> Tensor:
+        made = body(net, a)
+        assert isinstance(made, Tensor)
+        return net.node("ReduceSum", made, [-1])
+
+    return summed
 
 
 # The producer, the wide layer (its columns by blocks), the columns of what is in few bits.
@@ -137,7 +158,12 @@ BLOCKED = [
     case("blocks-that-do-not-fit", 2, _n_bits(columns=40), shape=TOKENS, exact=True),
     case("chained", 4, _chained, shape=TOKENS, exact=True),
     # The producer, what goes in and out of the experts, their units, the experts.
-    case("experts", 4, _experts(), shape=TOKENS),
+    case("experts", 4, _experts(), shape=TOKENS, inexact=1),
+    case("experts-by-default", 4, _experts(None, fusion=None, inner=16), shape=TOKENS, inexact=1),
+    case("experts-summed", 4, _summed(_experts()), shape=TOKENS, inexact=1),
+    *(case(f"experts-where-{k}-speaks-summed", 4, _summed(_experts(speaks=k)), shape=TOKENS,
+           inexact=1 + (k == 7)) for k in (6, 7)),
+    case("experts-mixed", 3, _experts(k=2, use_sparse_mixer=1), shape=TOKENS, inexact=0),
     case("experts-in-eight-bits", 4, _experts(8), shape=TOKENS),
     case("experts-in-two-bits", 4, _experts(2), shape=TOKENS),
     case("experts-in-blocks", 4, _experts(block=16), shape=TOKENS),
@@ -160,3 +186,73 @@ BLOCKED = [
 @pytest.mark.parametrize("row", BLOCKED)
 def test_blocked(row: Case) -> None:
     row.check()
+
+
+# Which axes of the inputs of QMoE the experts, their units and what they read and write are.
+MATRICES = {2: "EIC", 4: "EI", 5: "ECI", 7: "EC", 8: "EIC", 10: "EI"}
+PER_ROW = {3: "EI", 6: "EC", 9: "EI", 11: "EI", 12: "EC", 13: "EI"}
+PER_BLOCK = {3: "EIC", 6: "ECI", 9: "EIC", 11: "EIC", 12: "ECI", 13: "EIC"}
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("block", [0, 16])
+@pytest.mark.parametrize("fusion", [0, 1, 2])
+def test_every_axis_of_experts(bits: int, block: int, fusion: int) -> None:
+    """Also of forms that no kernel takes: each unit is all of the axis that it is a part of."""
+    body = _experts(bits, block=block, points=True, fusion=fusion, gate=True, width=128, inner=192)
+    groups = spa.analyze(Case("", 0, body, TOKENS, typed=True).model())
+    (node,) = [n for n in groups.graph.nodes if n.op_type == "QMoE"]
+    found: dict[int, set[tuple[int, int]]] = {}
+    for g, group in enumerate(groups):
+        for member in group.members:
+            size = groups.graph.constants[member.tensor].shape[member.axis]
+            if member.tensor in node.inputs:
+                found.setdefault(g, set()).add((node.inputs.index(member.tensor), member.axis))
+                assert sorted(member.index.ravel().tolist()) == list(range(size))
+    laid = {**MATRICES, **(PER_BLOCK if block else PER_ROW)}
+    wanted = [{(k, at) for k, axes in laid.items() for at, a in enumerate(axes) if a == letter}
+              for letter in "EIC"]  # fmt: skip
+    assert sorted(map(sorted, found.values())) == sorted(map(sorted, wanted))
+    (units,) = [groups[g] for g, axes in found.items() if axes == wanted[1]]
+    (first,) = [m for m in units.members if (m.tensor, m.axis) == (node.inputs[2], 1)]
+    half = first.index.shape[1] // (2 if fusion else 1)
+    rest = {0: 0, 1: half, 2: 192}[fusion]
+    assert set(first.index[0].tolist()) == {*range(half), *range(rest, rest + half)}
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (_n_bits(columns=40), "goes by whole blocks, and the last is not full"),
+        (_n_bits(columns=16), "goes by whole blocks, and there is but one"),
+        (_n_bits(columns=32, points="packed"), "goes by whole blocks, and there is but one"),
+    ],
+)
+def test_why_columns_stay(body: Body, why: str) -> None:
+    locks = spa.analyze(Case("", 0, body, TOKENS).model()).locks()
+    assert why in {lock.why for lock in locks if lock.operator == "MatMulNBits"}
+
+
+def test_no_more_experts_are_picked_than_are_left() -> None:
+    groups = spa.analyze(Case("", 4, _experts(k=3), TOKENS).model())
+    (at,) = [g for g, group in enumerate(groups) if group.size == 4]
+    pruned = rewrite(groups, {at: np.arange(2)})
+    (node,) = [n for n in pruned.graph.node if n.op_type == "QMoE"]
+    assert [a.i for a in node.attribute if a.name == "k"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("body", "macs", "kinds"),
+    [
+        (_n_bits(columns=8), 10 * 8 * 6, {"linear"}), (_bnb4(), 10 * (8 + 6) * 64, {"linear"}),
+        (_experts(), 10 * (8 * 32 + 8 * 4 + 2 * 32 * 32), {"linear"}),
+        (_experts(8), 10 * (8 * 32 + 8 * 4 + 2 * 32 * 32), {"linear"}),
+    ],
+)  # fmt: skip
+def test_costs(body: Body, macs: int, kinds: set[str]) -> None:
+    net = Net("alone")
+    made = body(net, net.input("x", [2, 5, 8]))
+    assert isinstance(made, Tensor)
+    groups = spa.analyze(net.model(net.node("ReduceSum", made, [-1])))
+    assert CostModel(groups)().macs == macs
+    assert {group.kind for group in groups} == kinds
