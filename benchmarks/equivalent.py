@@ -13,7 +13,19 @@ EQUIVALENT: dict[str, str] = {
     r"repeat\.Constant: Constant dropped": "constants are not walked over",
     r"movement\._resize_split: .*`new == .*": "then the sizes are written out, which is right too",
     r"movement\._resize_split: without `if new == ": "likewise",
-    r"movement\._resize_slice: 1 becomes 2 in `op.(has|value)": "starts and ends are of one type",
+    r"movement\._resize_split: (without `return Resized\(\)|`shape is not None`)": "likewise",
+    r"movement\._resize_slice: 0 becomes 1 in `_edges": "starts and ends are of one type",
+    r"movement\._resize_slice: (`step < 0` compared|0 becomes 1 in `step)": "a step of one, forth or "
+    "back",
+    r"movement\._resize_slice: (2 becomes 3|1 becomes 2 in `-left)": "the same ends in other words",
+    r"movement\._resize_gather_nd: `rows.* without `len": "the same positions come out",
+    r"movement\.(split|slice_|gather): `is_whole.* without `is_whole": "a part of a whole axis is "
+    "whole",
+    r"movement\.pad: 2 becomes 3 in `max": "more ids than are used",
+    r"movement\._lane: (-1 becomes -2|1 becomes 2 in `:1)": "any number below zero means the rest; "
+    "neighbours that are tied in a row are tied",
+    r"movement\.QLinearConcat: 302 becomes": "the same numbers",
+    r"movement\.scatter_elements: False for True": "the group of what is picked is inexact already",
     r"movement\._lane: .* without `(step < 0|size % step|not 0 <= start < step)`": "the other "
     "conditions, or the Reshape behind them, refuse the same",
     r"movement\._lane: (`step < 0` compared|0 becomes 1 in `step < 0`|`0 <= start < step`)": "the "

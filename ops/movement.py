@@ -127,7 +127,7 @@ def _resize_slice(node: Sized) -> Resized:
     starts, ends = [], []
     for axis, start, end, step in _slices(op):
         size, left = op.shape()[axis], len(kept[axis])
-        if left != size and abs(step) == 1 and axis not in moving:
+        if abs(step) == 1:
             edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
             new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
@@ -155,10 +155,7 @@ def slice_(op: Op) -> list[Axes]:
         return [out]
     for at in moving:
         op.lock(out[at], "sliced at positions computed at run time")
-        out[at] = whole(op.out_shape()[at])
     for at, start, end, step in _slices(op):
-        if at in moving:
-            continue
         axis = out[at]
         ids = axis.ids[start:end:step]
         first = range(len(axis.ids))[start:end:step]
@@ -265,7 +262,7 @@ _PICKS = "picks by a stored list, else locks the axes it indexes; the axes behin
 def gather_nd(op: Op) -> list[Axes]:
     data, indices, rows = op.input(0), op.input(1), _rows(op)
     op.lock_input(1, "lists positions")
-    if rows is not None and not is_whole(data[0]):
+    if rows is not None:
         picked = data[0]._replace(ids=data[0].ids[np.atleast_1d(rows)])
         if rows.ndim:
             return [[picked, *data[1:]]]
@@ -342,7 +339,7 @@ def pad(op: Op) -> list[Axes]:
         op.lock_input(k, "lists sizes")
     constant = op.attr("mode", b"constant") == b"constant"
     filler = op.fixed(2) if op.has(2) else op.attr("value", 0)
-    silent = constant and filler is not None and not np.any(filler)
+    silent = filler is not None and not np.any(filler)
     out = [axis._replace(zero=axis.zero and silent) for axis in op.input()]
     if op.has(1) and op.fixed(1) is None:  # then only the axes that keep their size pass
         return [[_same_size(op, a, n) for a, n in zip(out, op.out_shape(), strict=True)]]
