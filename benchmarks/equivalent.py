@@ -15,7 +15,7 @@ EQUIVALENT: dict[str, str] = {
     r"movement\._resize_split: without `if new == ": "likewise",
     r"movement\._resize_split: (without `return Resized\(\)|`shape is not None`)": "likewise",
     r"movement\._resize_slice: 0 becomes 1 in `_edges": "starts and ends are of one type",
-    r"movement\._resize_slice: (`step < 0` compared|0 becomes 1 in `step)": "a step of one, forth or "
+    r"movement\._resize_slice: (`step < 0` compared|0 becomes 1 in `step)": "one step, forth or "
     "back",
     r"movement\._resize_slice: (2 becomes 3|1 becomes 2 in `-left)": "the same ends in other words",
     r"movement\._resize_gather_nd: `rows.* without `len": "the same positions come out",
@@ -99,6 +99,9 @@ EQUIVALENT: dict[str, str] = {
     r"attention\._projected: '\*': \* becomes": "numbers have no axes",
     r"attention\._resize_projected: `3 \* count.* with FloorDiv": "the scale is then written out "
     "where it is what it stands for",
+    r"recurrent\._zero: `speaking <= _SILENT` compared": "no node has all six",
+    r"blocked\..*: '\((I u 2|P r [bc])\)': (u and 2|r and [bc]) swapped": "the inside of a unit "
+    "has no order",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

@@ -110,6 +110,14 @@ def _scan(net: Net) -> Tensor:
     )
 
 
+def _eight_bits(net: Net) -> Tensor:
+    w, r, code = codes(net, 2, 6, 16), codes(net, 2, 4, 16), [np.full(2, c) for c in CODE]
+    inputs = [net.input("x", [5, 2, 6]), w, r, *[None] * 5, *code, *code]
+    shape = (5, 2, 2, 4)
+    way = "bidirectional"
+    return contrib(net, "DynamicQuantizeLSTM", inputs, shape, hidden_size=4, direction=way)[0]
+
+
 MACS: dict[str, tuple[Body, int]] = {
     "Conv": (_conv(6, 4, 3), 2 * 4 * 8 * 8 * 6 * 9),
     "Conv-stride": (_conv(6, 4, 3, stride=2), 2 * 4 * 4 * 4 * 6 * 9),
@@ -146,6 +154,7 @@ MACS: dict[str, tuple[Body, int]] = {
     "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
     "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
     "RNN": (_recurrent("RNN", 1), 5 * 2 * 4 * (6 + 4)),
+    "DynamicQuantizeLSTM": (_eight_bits, 5 * 2 * 2 * 16 * (6 + 4)),
     "MoE": (_experts, 10 * 2 * 6 * 8),
     "Scan": (_scan, 5 * 2 * 6 * 4),
     "Relu": (lambda net: net.relu(net.input("x", [2, 3])), 0),

@@ -97,6 +97,13 @@ def _lstm(net: Net, x: Tensor) -> Tensor:
     return net.nodes("LSTM", [x, w, r], 1, hidden_size=4)[0]
 
 
+def _eight_bits(net: Net, x: Tensor) -> Tensor:
+    w, r, code = codes(net, 1, 6, 16), codes(net, 1, 4, 16), [np.full(1, c) for c in CODE]
+    inputs = [x, w, r, *[None] * 5, *code, *code]
+    y = contrib(net, "DynamicQuantizeLSTM", inputs, (5, 2, 1, 4), hidden_size=4)[0]
+    return _summed(net, y)
+
+
 def _image(net: Net) -> Tensor:
     return net.mul(net.input("x", [2, 1, 4, 4]), net.uniform(0.5, 1, 6, 1, 1))
 
@@ -211,6 +218,10 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "LSTM": (lambda net: _summed(net, _lstm(net, net.input("x", [5, 2, 3]))), {"recurrent"}),
     "LSTM-input": (lambda net: _summed(
         net, _lstm(net, net.transpose(_tokens(net), 1, 0, 2))), {"linear", "recurrent"}),
+    "DynamicQuantizeLSTM": (
+        lambda net: _eight_bits(net, net.input("x", [5, 2, 6])), {"recurrent"}),
+    "DynamicQuantizeLSTM-input": (lambda net: _eight_bits(
+        net, net.transpose(_tokens(net), 1, 0, 2)), {"linear", "recurrent"}),
     "LayerNormalization": (lambda net: net.linear(net.layer_norm(net.linear(
         net.input("x", [2, 5, 3]), 6)), 3), {"hidden"}),
     "SkipLayerNormalization": (lambda net: _skipped(net), {"hidden"}),

@@ -163,6 +163,21 @@ def test_a_scale_behind_sixteen_bits() -> None:
     assert of_data(graph, graph.nodes[0], 0) is None  # it is somewhere in that scale
 
 
+def test_one_scale_for_every_gate() -> None:
+    net = Net("gates", opset=21)
+    w, r = (net.const(net.rng.integers(0, 99, (2, n, 12)).astype(np.uint8), m)
+            for n, m in ((6, "w"), (3, "r")))  # fmt: skip
+    scales = [net.rng.uniform(0.1, 0.2, (2, 12)).astype(np.float32) for _ in "wr"]
+    zero = np.zeros((2, 12), np.uint8)
+    inputs = [net.input("x", (5, 2, 6)), w, r, *[None] * 5, scales[0], zero, scales[1], zero]
+    y = coded(net, "DynamicQuantizeLSTM", *inputs, shape=[5, 2, 2, 3], dtype=np.float32,
+              hidden_size=3, direction="bidirectional")  # fmt: skip
+    graph = _graph(net, y)
+    for name, scale in zip("wr", scales, strict=True):
+        want = graph.array(name).astype(np.float32) * scale[:, None]
+        np.testing.assert_allclose(real(graph, name), want, rtol=1e-6)
+
+
 def test_one_zero_point_for_every_row() -> None:
     net = Net("integer", opset=21)
     w = net.const(net.rng.integers(0, 99, (6, 6)).astype(np.uint8), "w")
