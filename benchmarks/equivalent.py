@@ -95,7 +95,13 @@ EQUIVALENT: dict[str, str] = {
     r"attention\._resize: 1 becomes 2 in `_counted": "values have the heads of the keys",
     r"attention\._macs: (1 becomes 2|-2 becomes -3)": "keys and values have the same steps, before "
     "and after",
-    r"attention\._heads: 1 becomes 2": "of four axes only the heads of the keys are asked",
+    r"attention\._heads: (1 becomes 2|0 becomes 1)": "of four axes only the heads of the keys are "
+    "asked",
+    r"attention\._rotary: '\*': \* becomes": "there are no positions",
+    r"attention\._projected: 1 becomes 2 in `\(1,\)`": "a size of one broadcasts",
+    r"attention\._resize_projected: 3 becomes 4": "the scale is then written out where "
+    "it is what it stands for",
+    r"control\._scanned: 1 becomes 2 in `max": "what is scanned has axes",
     r"attention\._projected: '\*': \* becomes": "numbers have no axes",
     r"attention\._resize_projected: `3 \* count.* with FloorDiv": "the scale is then written out "
     "where it is what it stands for",

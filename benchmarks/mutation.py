@@ -46,6 +46,7 @@ from tests.ops.test_every_rule import NUMERIC, references
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
 SLOWER = 20  # times as long as without a mutant; a loop without an end counts as killed
 CORPUS = 150  # random graphs
+BESIDE = {"control": ("sequence",), "movement": ("reduce",)}  # whose rows are about it as well
 MODELS = 12  # hazard models and random graphs that one mutant meets, the cheapest
 
 Line = tuple[str, int]  # family, line
@@ -88,7 +89,8 @@ def family_checks(family: str) -> Iterator[Check]:
                 check_law(lone)
 
             yield Check(f"test_every_rule[{op}-{k}]", numeric, ops=frozenset([op]))
-    yield from functions(f"tests.ops.test_{family}")
+    for name in (family, *BESIDE.get(family, ())):
+        yield from functions(f"tests.ops.test_{name}")
 
 
 def functions(path: str) -> Iterator[Check]:

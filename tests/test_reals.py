@@ -163,6 +163,18 @@ def test_a_scale_behind_sixteen_bits() -> None:
     assert of_data(graph, graph.nodes[0], 0) is None  # it is somewhere in that scale
 
 
+def test_data_beside_their_projection() -> None:
+    net = Net("attention", opset=21)
+    x, w = (net.const(net.rng.integers(0, 99, n).astype(np.uint8), m)
+            for n, m in (((1, 5, 6), "x"), ((6, 18), "w")))  # fmt: skip
+    bias = np.zeros(18, np.float32)
+    inputs = [x, w, bias, np.float32(0.5), np.float32(0.25), None, np.uint8(3), np.uint8(4)]
+    y = coded(net, "QAttention", *inputs, shape=[1, 5, 6], dtype=np.float32, num_heads=2)
+    graph = _graph(net, y)
+    np.testing.assert_allclose(real(graph, "x"), (graph.array("x") - 3.0) * 0.5)
+    np.testing.assert_allclose(real(graph, "w"), (graph.array("w") - 4.0) * 0.25)
+
+
 def test_one_scale_for_every_gate() -> None:
     net = Net("gates", opset=21)
     w, r = (net.const(net.rng.integers(0, 99, (2, n, 12)).astype(np.uint8), m)

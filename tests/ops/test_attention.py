@@ -368,8 +368,11 @@ def _projected_sum(speaks: bool = False, axis: int = 2) -> Body:
     return body
 
 
-def _projected_stored(past: bool) -> Body:
-    """Of data in the file the batch may go as well, and no step."""
+def _projected_stored(past: bool, speaks: bool = False) -> Body:
+    """Of data in the file the batch may go as well, and no step.
+
+    speaks: whether what is remembered does where it is removed.
+    """
 
     def body(net: Net, a: Tensor) -> Tensor:
         x = net.const(net.rng.integers(90, 150, (BATCH, STEPS, 8)).astype(np.uint8), "codes")
@@ -377,9 +380,12 @@ def _projected_stored(past: bool) -> Body:
         inputs += [POINT, POINT]
         made = [[BATCH, STEPS, 8], [2, BATCH, 2, 3 + STEPS, 4]][: 1 + past]
         inputs += [net.uniform(-1, 1, 2, BATCH, 2, 3, 4)] if past else []
+        inputs[8:] = [net.sigmoid(held) if speaks else held for held in inputs[8:]]
         y, *more = net.nodes("QAttention", inputs, len(made), shapes=made, num_heads=2,
                              unidirectional=int(past), domain="com.microsoft")  # fmt: skip
         total = net.node("ReduceSum", y, [0, 1], keepdims=1)
+        if speaks:
+            total, more = net.node("ReduceSum", y, [0, 1, 2], keepdims=1), []
         for present in more:
             total = net.add(total, net.node("ReduceSum", present, [0, 1, 2, 3, 4], keepdims=0))
         return net.add(net.linear(a, 8), total)
@@ -390,9 +396,24 @@ def _projected_stored(past: bool) -> Body:
 PROJECTED += [
     case("QAttention-stored", 5, _projected_stored(False), shape=TOKENS, typed=True),
     case("QAttention-stored-past", 5, _projected_stored(True), shape=TOKENS, typed=True),
+    case(
+        "QAttention-past-that-speaks-summed",
+        6,
+        _projected_stored(True, True),
+        shape=TOKENS,
+        typed=True,
+        inexact=3,
+    ),
+    case("QAttention-per-column-but-one-point", 3, _projected(True, points=1), shape=TOKENS),
     case("QAttention-summed", 3, _projected_sum(), shape=TOKENS, exact=True),
     case("QAttention-of-what-speaks", 3, _projected_sum(True), shape=TOKENS, exact=True),
 ]
+
+
+def test_heads_that_turn_are_cut_whole() -> None:
+    groups = spa.analyze(Case("turned", 2, _projected(do_rotary=1), TOKENS).model())
+    (heads,) = [group for group in groups if group.kind == "heads"]
+    assert heads.members[0].index[0].tolist() == [*range(4), *range(8, 12), *range(16, 20)]
 
 
 def test_outputs_without_a_name_are_not_there() -> None:
