@@ -108,6 +108,24 @@ EQUIVALENT: dict[str, str] = {
     r"recurrent\._zero: `speaking <= _SILENT` compared": "no node has all six",
     r"blocked\..*: '\((I u 2|P r [bc])\)': (u and 2|r and [bc]) swapped": "the inside of a unit "
     "has no order",
+    r"blocked\..*: -1 becomes -2": "any number below zero means the rest",
+    r"blocked\..*: '\((2 )?[IC] v\)': (v becomes V|[IC] and v swapped)": "a unit is one byte there",
+    r"blocked\.(_experts|_expert_numbers|QMoE): (3 becomes 4 in `(k|position) // 3|.* without `8 % "
+    "bits)": "the same for two, four and eight bits, and for three matrices",
+    r"blocked\.(_blocks|_expert_sizes|gather|_expert_macs): 8 becomes 9": "the same for two, four "
+    "and eight bits",
+    r"blocked\.(_expert_sizes|_expert_packed): 1[123] becomes": "zero points of all matrices come "
+    "together",
+    r"blocked\._experts: `op.has\(k\) and op.activation": "what is absent is not made",
+    r"blocked\._resize_experts: (`picked > |1 becomes 2 in `node)": "the number of all of them is "
+    "then written out, which is right too",
+    r"blocked\._bnb4(_numbers)?: 1 becomes 2 in `(op|node).attr": "any number but zero is yes",
+    r"blocked\.gather: without `op.lock": "kept whole by the pattern, only without the reason",
+    r"blocked\.GatherBlockQuantized: 8 becomes 9": "no table has as many axes",
+    r"control\.if_: without `(if not op.node.bodies|return _alone)": "then it is refused, which "
+    "locks the same",
+    r"control\.loop: 0 becomes 1 in `first > 0": "a Loop gives two inputs before its states",
+    r"contrib_attention\._projected: .*' -> .*becomes [A-Z]": "axes that no input has are whole",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

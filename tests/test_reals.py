@@ -233,6 +233,8 @@ def _bytes(net: Net, *shape: int, name: str = "codes") -> Tensor:
 
 def _check_round_trip(graph: Graph, name: str) -> None:
     np.testing.assert_array_equal(stored(graph, name, real(graph, name)), graph.array(name))
+    assert (stored(graph, name, real(graph, name) + 1e3) == 255).all()
+    assert (stored(graph, name, real(graph, name) - 1e3) == 0).all()
 
 
 @pytest.mark.parametrize("bits", [None, 2, 4, 8])
@@ -301,6 +303,8 @@ def test_experts_in_bytes(bits: int | None, block: int, points: bool) -> None:
         shape = (experts, width, width // block) if block else (experts, width)
         zeros[k] = _bytes(net, *shape[:-1], -(-shape[-1] // per))
         inputs.append(zeros[k])
+    inputs += [None] * (14 - len(inputs))
+    inputs.append(net.input("shares", (3, experts)))
     made = coded(
         net, "QMoE", *inputs, shape=[3, width], dtype=np.float32, expert_weight_bits=bits,
         block_size=block or None,
@@ -326,13 +330,14 @@ def test_experts_in_bytes(bits: int | None, block: int, points: bool) -> None:
         _check_round_trip(graph, f"w{k}")
 
 
+@pytest.mark.parametrize("code", range(16))
 @pytest.mark.parametrize("quant_type", [0, 1])
-def test_sixteen_numbers(quant_type: int) -> None:
+def test_sixteen_numbers(quant_type: int, code: int) -> None:
     """The tables of FP4 and NF4 against onnxruntime."""
     import onnxruntime as ort
 
     net = Net("sixteen", opset=21)
-    w = net.rng.integers(0, 256, 3 * 32 // 2).astype(np.uint8)
+    w = np.full(3 * 32 // 2, 17 * code, np.uint8)
     y = coded(
         net, "MatMulBnb4", net.input("x", (1, 32)), net.const(w, "w"), net.uniform(0.1, 0.2, 6),
         shape=[1, 3], dtype=np.float32, N=3, K=32, block_size=16, quant_type=quant_type,

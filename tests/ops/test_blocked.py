@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import spa
 from models.builder import Net, Tensor
@@ -24,9 +25,10 @@ def _n_bits(
     points: str = "",
     flat: bool = False,
     bias: bool = True,
+    order: bool = False,
     **attrs: Any,
 ) -> Body:
-    """A wide linear layer and what reads it in few bits."""
+    """A wide linear layer and what reads it in few bits; order: its columns are in another one."""
 
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.relu(net.linear(a, columns)) if a.shape[2] != columns else a
@@ -41,7 +43,8 @@ def _n_bits(
         elif points == "floats":
             more = [net.uniform(6, 9, *shape)]
         return coded(
-            net, "MatMulNBits", a, w, net.uniform(0.01, 0.02, *shape), *more, None,
+            net, "MatMulNBits", a, w, net.uniform(0.01, 0.02, *shape), *more,
+            net.const(np.arange(columns, dtype=np.int32) // BLOCK) if order else None,
             net.uniform(-1, 1, out) if bias else None, shape=[*a.shape[:-1], out],
             dtype=np.float32, N=out, K=columns, bits=bits, block_size=BLOCK, **attrs,
         )  # fmt: skip
@@ -54,11 +57,18 @@ def _chained(net: Net, a: Tensor) -> Tensor:
     return _n_bits(6, 32)(net, net.relu(_n_bits(32)(net, a)))
 
 
-def _bnb4(out: int = 6, columns: int = 64, **attrs: Any) -> Body:
+def _bnb4(
+    out: int = 6, columns: int = 64, *, speaks: str = "", flat: bool = True, **attrs: Any
+) -> Body:
+    """speaks: whether x or the scale do where an index is removed."""
+
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.relu(net.linear(a, columns))
-        w = net.const(net.rng.integers(0, 256, out * columns // 2).astype(np.uint8))
+        a = net.sigmoid(a) if speaks == "x" else a
+        shape = (out * columns // 2,) if flat else (out * columns // 2, 1)
+        w = net.const(net.rng.integers(0, 256, shape).astype(np.uint8))
         scale = net.uniform(0.1, 0.2, -(-out * columns // BLOCK))
+        scale = net.sigmoid(scale) if speaks == "s" else scale
         return coded(
             net, "MatMulBnb4", a, w, scale, shape=[*a.shape[:-1], out], dtype=np.float32, N=out,
             K=columns, block_size=BLOCK, **{"quant_type": 1} | attrs,
@@ -92,12 +102,13 @@ def _table(
 def _experts(
     bits: int | None = 4, *, block: int = 0, points: bool = False, fusion: int | None = 0,
     experts: int = 4, width: int = 32, inner: int = 0, gate: bool = False, speaks: int = 0,
-    **attrs: Any,
+    made: int = 0, shares: bool = False, **attrs: Any,
 ) -> Body:  # fmt: skip
     """Experts in few bits between two layers; what is routed comes from the producer too.
 
     inner: the width of an expert, if another. gate: a third matrix. speaks: the input that holds
-    something where an index is removed.
+    something where an index is removed. made: the weight that depends on what is read. shares: of
+        the experts, apart from what picks them.
     """
     size, inner = bits or 4, inner or width
 
@@ -124,6 +135,12 @@ def _experts(
                 inputs.append(stored(net, experts, *held))
         if speaks:
             inputs[speaks] = net.sigmoid(inputs[speaks])
+        if made:
+            whole = net.mul(net.cast(inputs[made], 1), net.cast(net.node("Size", a), 1))
+            inputs[made] = net.cast(whole, int(TensorProto.UINT8))
+        if shares:
+            inputs += [None] * (14 - len(inputs))
+            inputs.append(net.softmax(net.reshape(net.linear(a, experts), [-1, experts])))
         kind = "swiglu" if fusion else "relu"
         return coded(
             net, "QMoE", *inputs, shape=x.shape, dtype=np.float32, activation_type=kind,
@@ -174,6 +191,7 @@ BLOCKED = [
     case("experts-of-sizes-that-do-not-fit", 1, _experts(block=16, points=True, width=48),
          shape=TOKENS),
     case("bnb4", 3, _bnb4(), shape=TOKENS, exact=True),
+    *(case(f"bnb4-where-{k}-speaks", 3, _bnb4(speaks=k), shape=TOKENS, exact=True) for k in "xs"),
     case("bnb4-fp4", 3, _bnb4(quant_type=0), shape=TOKENS, exact=True),
     case("bnb4-blocks-across-rows", 1, _bnb4(columns=40), shape=TOKENS, exact=True),
     case("table", 3, _table(), shape=TOKENS, exact=True),
@@ -213,11 +231,41 @@ def test_every_axis_of_experts(bits: int, block: int, fusion: int) -> None:
     wanted = [{(k, at) for k, axes in laid.items() for at, a in enumerate(axes) if a == letter}
               for letter in "EIC"]  # fmt: skip
     assert sorted(map(sorted, found.values())) == sorted(map(sorted, wanted))
+    for group in groups:
+        for member in group.members:
+            k = node.inputs.index(member.tensor) if member.tensor in node.inputs else 0
+            if k > 1 and not (fusion and k in (2, 3, 4, 11) and member.axis == 1):
+                assert member.index[0].tolist() == list(range(member.index.shape[1]))
     (units,) = [groups[g] for g, axes in found.items() if axes == wanted[1]]
     (first,) = [m for m in units.members if (m.tensor, m.axis) == (node.inputs[2], 1)]
     half = first.index.shape[1] // (2 if fusion else 1)
     rest = {0: 0, 1: half, 2: 192}[fusion]
     assert set(first.index[0].tolist()) == {*range(half), *range(rest, rest + half)}
+    if not block:
+        (zeros,) = [m for m in units.members if (m.tensor, m.axis) == (node.inputs[11], 1)]
+        assert set(zeros.index[0].tolist()) == {0, (0, 1, 192 * bits // 8)[fusion]}
+
+
+@pytest.mark.parametrize(
+    ("body", "sizes"),
+    [
+        (_n_bits(), [8, 4, 6]), (_n_bits(points="packed"), [8, 2, 6]),
+        (_n_bits(points="packed", bits=8), [8, 4, 6]), (_n_bits(order=True), [8, 6]),
+        (_n_bits(weight_prepacked=1), [8]), (_bnb4(), [8, 4, 6]), (_bnb4(transB=0), [8]),
+        (_bnb4(flat=False), [8]), (_table(), [8, 4, 6]), (_table(points=True), [8, 2, 6]),
+        (_experts(), [8, 16, 4, 16]), (_experts(shares=True), [8, 16, 4, 16]),
+        (_experts(block=16), [8, 2, 4, 2]), (_experts(points=True), [8, 16, 4, 16]),
+        (_experts(quant_type="fp4"), [8]), (_experts(made=2), [8]), (_experts(made=5), [8]),
+        *((_experts(**{f"fc{k}_expert_weight_bits": 8}), [8]) for k in (1, 2, 3)),
+        (_experts(inner=24, block=16, points=True), [8]),
+        (_experts(width=96, inner=48, block=16), [8, 6, 4, 3]),
+        (_experts(width=48, inner=64, block=16, points=True), [8]),
+    ],
+)  # fmt: skip
+def test_how_many_units_there_are(body: Body, sizes: list[int]) -> None:
+    """Also of forms that no kernel takes; the columns of what is behind are a group too."""
+    groups = spa.analyze(Case("", 0, body, TOKENS, typed=True).model())
+    assert sorted(group.size for group in groups) == sorted(sizes)
 
 
 @pytest.mark.parametrize(
@@ -244,14 +292,18 @@ def test_no_more_experts_are_picked_than_are_left() -> None:
 @pytest.mark.parametrize(
     ("body", "macs", "kinds"),
     [
-        (_n_bits(columns=8), 10 * 8 * 6, {"linear"}), (_bnb4(), 10 * (8 + 6) * 64, {"linear"}),
+        (_n_bits(columns=8), 10 * 8 * 6, {"linear"}), (_n_bits(), 10 * 64 * 6, {"linear"}),
+        (_table(), 10 * (64 + 8) * 6, {"embedding", "linear"}),
+        (_bnb4(), 10 * (8 + 6) * 64, {"linear"}),
         (_experts(), 10 * (8 * 32 + 8 * 4 + 2 * 32 * 32), {"linear"}),
         (_experts(8), 10 * (8 * 32 + 8 * 4 + 2 * 32 * 32), {"linear"}),
+        (_experts(None, gate=True), 10 * (8 * 32 + 8 * 4 + 3 * 32 * 32), {"linear"}),
     ],
 )  # fmt: skip
 def test_costs(body: Body, macs: int, kinds: set[str]) -> None:
     net = Net("alone")
-    made = body(net, net.input("x", [2, 5, 8]))
+    width = 64 if macs == 10 * 64 * 6 else 8  # then its own columns have no other name
+    made = body(net, net.mul(net.input("x", [2, 5, 1]), net.uniform(0.5, 1, width)))
     assert isinstance(made, Tensor)
     groups = spa.analyze(net.model(net.node("ReduceSum", made, [-1])))
     assert CostModel(groups)().macs == macs

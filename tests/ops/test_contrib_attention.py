@@ -188,8 +188,10 @@ MULTI = [
 def _grouped(
     heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
     together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
-    past: int = 0, speaks: str = "", **attrs: Any,
+    past: int = 0, speaks: str = "", coded: str = "", **attrs: Any,
 ) -> Body:  # fmt: skip
+    """coded: which of past keys and values are stored in eight bits."""
+
     def body(net: Net, a: Tensor) -> Any:
         a = net.slice(a, 0, 1, axis=1) if past else a  # of more steps it takes one batch alone
         counts = [heads + 2 * keys] if together else [heads, keys, keys]
@@ -206,6 +208,7 @@ def _grouped(
         inputs += turned if attrs.get("do_rotary") else [None, None]
         inputs += [None, _scores(net, scores, total) if scores else None]
         inputs += [net.uniform(-1, 1, heads) if sink else None]
+        inputs += [np.ones(1, np.float32) if name in coded else None for name in "kv"]
         shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
         sizes = {"num_heads": heads, "kv_num_heads": keys}
         made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
@@ -310,7 +313,13 @@ def _rotary(
     return body
 
 
+def _sum_of_turned(net: Net, a: Tensor) -> Tensor:
+    turned = _turn(net, net.linear(a, 16), 8, "MRotaryEmbedding", True, num_heads=2)
+    return net.node("ReduceSum", turned, [-1])
+
+
 ROTARY = [
+    case("three-positions-summed", 2, _sum_of_turned, shape=TOKENS, exact=True),
     case("halves", 4, _rotary(), shape=TOKENS, exact=True),
     case("interleaved", 4, _rotary(interleaved=1), shape=TOKENS, exact=True),
     case("from-one-position", 4, _rotary(each=False), shape=TOKENS, exact=True),
@@ -344,6 +353,13 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
          {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 4], "scale": 0.5}),
         (_projected(scale=0.3), "Attention", "head-dim", {"scale": pytest.approx(0.3)}),
         (_multi(), "MultiHeadAttention", "heads", {"num_heads": 1, "scale": None}),
+        *((body, op, kind, {"num_heads": 1 + (kind == "head-dim"), "scale": scale})
+          for body, op in ((_multi(laid="in one"), "MultiHeadAttention"),
+                           (_multi(laid="cache"), "MultiHeadAttention"),
+                           (_multi(laid="keys and values in one"), "MultiHeadAttention"),
+                           (_tokens(together=False), "PackedMultiHeadAttention"),
+                           (_tokens(together=True), "PackedMultiHeadAttention"))
+          for kind, scale in (("heads", None), ("head-dim", 0.5))),
         (_multi(), "MultiHeadAttention", "head-dim", {"num_heads": 2, "scale": 0.5}),
         (_grouped(size=16), "GroupQueryAttention", "head-dim",
          {"num_heads": 4, "kv_num_heads": 2, "scale": 0.25}),
@@ -352,3 +368,9 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
 def test_stored_sizes_follow(body: Body, op_type: str, kind: str, expected: dict[str, Any]) -> None:
     attrs = _cut(body, op_type, kind)
     assert {name: attrs.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("coded", ["k", "v"])
+def test_caches_in_eight_bits_keep_heads_whole(coded: str) -> None:
+    groups = spa.analyze(Case("", 1, _grouped(coded=coded), TOKENS, typed=True).model())
+    assert [group.size for group in groups] == [8]
