@@ -138,6 +138,29 @@ def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
     return body
 
 
+def check_axes(body: Body, op_type: str, letters: str, *terms: str, shape: Any = TOKENS) -> None:
+    """A group for every letter, with just those axes of a node's stored inputs that it stands for.
+
+    terms: an item for each axis of an input; of several letters where it is a product.
+    """
+    groups = spa.analyze(Case("", 0, body, shape, typed=True).model())
+    (node,) = [n for n in groups.graph.nodes if n.op_type == op_type]
+    found = [
+        sorted(
+            (k, member.axis)
+            for member in group.members
+            for k, name in enumerate(node.inputs)
+            if name == member.tensor
+        )
+        for group in groups
+    ]
+    wanted = [
+        [(k, at) for k, term in enumerate(terms) for at, a in enumerate(term.split()) if x in a]
+        for x in letters
+    ]
+    assert sorted(filter(None, found)) == sorted(wanted)
+
+
 def check_as_if_never_there(row: Case, gone: list[int]) -> None:
     """Where channels are picked by their size the law is inexact, and a stronger equation holds:
     without some, what is made is what it would be if these were the smallest by far."""

@@ -11,7 +11,7 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
-from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, contrib
+from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, check_axes, contrib
 
 BATCH, STEPS, WIDTH = 2, 5, 8
 CACHED = 3
@@ -374,3 +374,64 @@ def test_stored_sizes_follow(body: Body, op_type: str, kind: str, expected: dict
 def test_caches_in_eight_bits_keep_heads_whole(coded: str) -> None:
     groups = spa.analyze(Case("", 1, _grouped(coded=coded), TOKENS, typed=True).model())
     assert [group.size for group in groups] == [8]
+
+
+def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) -> Body:
+    """All inputs are stored; lists of lengths have one axis at most, and end in a total.
+
+    What is made is summed over the batch and the steps.
+    """
+
+    def stored(net: Net, shape: tuple[int, ...] | None, k: int) -> Tensor | None:
+        whole = (op == "GroupQueryAttention" and k in (5, 6)) or (op == "Attention" and k == 3)
+        if shape is None:
+            return None
+        return net.const(np.full(shape, STEPS, np.int32)) if whole else net.uniform(-1, 1, *shape)
+
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        inputs = [stored(net, shape, k) for k, shape in enumerate(shapes)]
+        total = STEPS + CACHED
+        y, *presents = {
+            "Attention": [(BATCH, STEPS, 8), (2, BATCH, 2, total, 4)],
+            "MultiHeadAttention": [(BATCH, STEPS, 8), *[(BATCH, 2, total, 4)] * 2],
+            "GroupQueryAttention": [(BATCH, STEPS, 96), *[(BATCH, 2, total, 16)] * 2],
+            "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
+        }[op]
+        made = contrib(net, op, inputs, y, *presents, **attrs)
+        read = [net.node("ReduceSum", t, [*range(len(t.shape) - 1)], keepdims=0) for t in made]
+        return net.linear(a, 3), *(net.linear(net.unsqueeze(t, 0), 3) for t in read)
+
+    return body
+
+
+PAST = (BATCH, 2, CACHED, 4)
+SCORES = (BATCH, 2, STEPS, STEPS + CACHED)
+
+
+def test_every_axis_of_attention() -> None:
+    tokens, cache = (BATCH, STEPS, 8), (BATCH, 2, CACHED, 16)
+    check_axes(
+        _from_the_file("MultiHeadAttention", [tokens] * 3 + [(24,), None, SCORES, PAST, PAST],
+                       num_heads=2),
+        "MultiHeadAttention", "BHD", "B s HD", "B t HD", "B t HD", "HD", "", "B H s t",
+        "B H p D", "B H p D",
+    )  # fmt: skip
+    check_axes(
+        _from_the_file("Attention", [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST),
+                                     SCORES], num_heads=2),
+        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t",
+    )  # fmt: skip
+    check_axes(
+        _from_the_file(
+            "GroupQueryAttention",
+            [(BATCH, STEPS, 96), *[(BATCH, STEPS, 32)] * 2, cache, cache, (BATCH,), (1,), None,
+             None, None, (BATCH, 6, STEPS, STEPS + CACHED), (6,)], num_heads=6, kv_num_heads=2),
+        "GroupQueryAttention", "BHGD", "B s HGD", "B t HD", "B t HD", "B H p D", "B H p D", "B",
+        "", "", "", "", "B HG s t", "HG",
+    )  # fmt: skip
+    check_axes(
+        _from_the_file(
+            "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), (2, 5), (3,), (
+                1, 2, STEPS, STEPS)], num_heads=2),
+        "PackedMultiHeadAttention", "HDE", "t HD", "t HD", "t HE", "HDE", "", "", "1 H s t",
+    )  # fmt: skip
