@@ -21,6 +21,8 @@ EQUIVALENT: dict[str, str] = {
     r"movement\._resize_gather_nd: `rows.* without `len": "the same positions come out",
     r"movement\.(split|slice_|gather): `is_whole.* without `is_whole": "a part of a whole axis is "
     "whole",
+    r"movement\.(slice_: 1 becomes 2 in `op.shape|_resize_slice: 1 becomes 2 in `op.has)": "there "
+    "are as many ends as starts",
     r"movement\.pad: 2 becomes 3 in `max": "more ids than are used",
     r"movement\._lane: (-1 becomes -2|1 becomes 2 in `:1)": "any number below zero means the rest; "
     "neighbours that are tied in a row are tied",
@@ -126,6 +128,8 @@ EQUIVALENT: dict[str, str] = {
     "locks the same",
     r"control\.loop: 0 becomes 1 in `first > 0": "a Loop gives two inputs before its states",
     r"contrib_attention\._projected: .*' -> .*becomes [A-Z]": "axes that no input has are whole",
+    r"recurrent\._dynamic: ' -> .*': (s becomes|d becomes|s and d)": "axes that no input "
+    "has are whole",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

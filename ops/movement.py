@@ -108,7 +108,7 @@ def _edges(op: Op) -> list[NDArray[Any]]:
 def _moving(op: Op) -> set[int] | None:
     """The axes cut at positions that free sizes decide; None where a position is not known."""
     known = [op.values[k] is not None for k in (1, 2) if op.has(k)]
-    if not all(known) or any(op.has(k) and op.fixed(k) is None for k in (3, 4)):
+    if not all(known) or (op.has(4) and op.fixed(4) is None):
         return None
     cuts, moved = _slices(op), set[int]()
     for k in (1, 2):
@@ -148,8 +148,8 @@ def slice_(op: Op) -> list[Axes]:
     moving = _moving(op)
     if moving is None:
         for k, (axis, n) in enumerate(zip(op.input(), op.out_shape(), strict=True)):
-            axes = op.fixed(3) if op.has(3) else np.arange(op.shape(1)[0])
-            if axes is None or k in np.ravel(axes) % len(out):
+            axes = op.value(3) if op.has(3) else np.arange(op.shape(1)[0])
+            if k in np.ravel(axes) % len(out):
                 op.lock(axis, "sliced at positions computed at run time")
                 out[k] = whole(n)
         return [out]
@@ -334,7 +334,7 @@ def _resize_pad(node: Sized) -> Resized:
 @rule("Pad", resize=_resize_pad)
 @rule("Pad", resize=_resize_pad, domain=MICROSOFT)
 def pad(op: Op) -> list[Axes]:
-    op.need(1, 3)
+    op.need(1)
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists sizes")
     constant = op.attr("mode", b"constant") == b"constant"

@@ -163,6 +163,17 @@ def test_a_scale_behind_sixteen_bits() -> None:
     assert of_data(graph, graph.nodes[0], 0) is None  # it is somewhere in that scale
 
 
+def test_parts_that_are_joined() -> None:
+    net = Net("parts", opset=21)
+    x, w = net.input("x", (1, 6), np.uint8), net.const(np.arange(8, dtype=np.uint8)[None], "w")
+    inputs = [np.float32(1), np.uint8(0), x, np.float32(0.5), np.uint8(3)]
+    y = coded(
+        net, "QLinearConcat", *inputs, w, np.float32(0.25), np.uint8(4), axis=1, shape=[1, 14]
+    )
+    graph = _graph(net, y)
+    np.testing.assert_allclose(real(graph, "w"), (graph.array("w") - 4.0) * 0.25)
+
+
 def test_data_beside_their_projection() -> None:
     net = Net("attention", opset=21)
     x, w = (net.const(net.rng.integers(0, 99, n).astype(np.uint8), m)

@@ -138,12 +138,13 @@ def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
     return body
 
 
-def check_axes(body: Body, op_type: str, letters: str, *terms: str, shape: Any = TOKENS) -> None:
+def check_axes(body: Body, op_type: str, letters: str, *terms: str, beside: str = "") -> None:
     """A group for every letter, with just those axes of a node's stored inputs that it stands for.
 
     terms: an item for each axis of an input; of several letters where it is a product.
+    beside: the letters that constants behind the node stand for, one for each.
     """
-    groups = spa.analyze(Case("", 0, body, shape, typed=True).model())
+    groups = spa.analyze(Case("", 0, body, TOKENS, typed=True).model())
     (node,) = [n for n in groups.graph.nodes if n.op_type == op_type]
     found = [
         sorted(
@@ -159,6 +160,9 @@ def check_axes(body: Body, op_type: str, letters: str, *terms: str, shape: Any =
         for x in letters
     ]
     assert sorted(filter(None, found)) == sorted(wanted)
+    for x, axes in zip(letters, wanted, strict=True):
+        members = groups[found.index(axes)].members
+        assert len([m for m in members if m.tensor.startswith("behind")]) == beside.count(x)
 
 
 def check_as_if_never_there(row: Case, gone: list[int]) -> None:

@@ -379,7 +379,7 @@ def test_caches_in_eight_bits_keep_heads_whole(coded: str) -> None:
 def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) -> Body:
     """All inputs are stored; lists of lengths have one axis at most, and end in a total.
 
-    What is made is summed over the batch and the steps.
+    What is made is summed over the batch and the steps, weighted with a constant behind it.
     """
 
     def stored(net: Net, shape: tuple[int, ...] | None, k: int) -> Tensor | None:
@@ -398,7 +398,12 @@ def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) 
             "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
         }[op]
         made = contrib(net, op, inputs, y, *presents, **attrs)
-        read = [net.node("ReduceSum", t, [*range(len(t.shape) - 1)], keepdims=0) for t in made]
+        read = []
+        for t in made:  # of its batch, and of the heads of a present
+            weights = {2: (1, 1), 3: (BATCH, 1, 1), 4: (*t.shape[:2], 1, 1),
+                       5: (1, *t.shape[1:3], 1, 1)}[len(t.shape)]  # fmt: skip
+            t = net.mul(t, net.const(net.rng.uniform(1, 2, weights).astype(np.float32), "behind"))
+            read.append(net.node("ReduceSum", t, [*range(len(t.shape) - 1)], keepdims=0))
         return net.linear(a, 3), *(net.linear(net.unsqueeze(t, 0), 3) for t in read)
 
     return body
@@ -414,12 +419,12 @@ def test_every_axis_of_attention() -> None:
         _from_the_file("MultiHeadAttention", [tokens] * 3 + [(24,), None, SCORES, PAST, PAST],
                        num_heads=2),
         "MultiHeadAttention", "BHD", "B s HD", "B t HD", "B t HD", "HD", "", "B H s t",
-        "B H p D", "B H p D",
+        "B H p D", "B H p D", beside="BBBHH"
     )  # fmt: skip
     check_axes(
         _from_the_file("Attention", [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST),
                                      SCORES], num_heads=2),
-        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t",
+        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t", beside="BBH"
     )  # fmt: skip
     check_axes(
         _from_the_file(
@@ -427,7 +432,7 @@ def test_every_axis_of_attention() -> None:
             [(BATCH, STEPS, 96), *[(BATCH, STEPS, 32)] * 2, cache, cache, (BATCH,), (1,), None,
              None, None, (BATCH, 6, STEPS, STEPS + CACHED), (6,)], num_heads=6, kv_num_heads=2),
         "GroupQueryAttention", "BHGD", "B s HGD", "B t HD", "B t HD", "B H p D", "B H p D", "B",
-        "", "", "", "", "B HG s t", "HG",
+        "", "", "", "", "B HG s t", "HG", beside="BBBHH"
     )  # fmt: skip
     check_axes(
         _from_the_file(

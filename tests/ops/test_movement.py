@@ -309,6 +309,9 @@ INDEXED = [
         net.node("GatherND", net.weight(8, 8, 8, 4), at), 1)), shape=ROWS),
     case("numbers-looked-up", 1, lambda net, a: net.mul(a, net.unsqueeze(net.gather(
         net.uniform(0, 1, 10), net.input("ids", (2, 5), np.int64)), 2)), shape=TOKENS, exact=True),
+    case("GatherND-square", 2, lambda net, a: net.transpose(net.node("GatherND", net.transpose(
+        net.matmul(net.weight(8, 4), a), 1, 0), np.array([[5], [0], [-1], [2], [1]])), 1, 0),
+        shape=ROWS),
     case("GatherND-one", 1, lambda net, a: net.unsqueeze(net.node(
         "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([2])), 1), exact=True),
     case("GatherND-opset-11", 0, lambda net, a: net.node(
@@ -484,9 +487,16 @@ def test_what_is_sliced_where_an_input_says(given: str, axis: int, groups: int) 
     """Nothing else than the axes that it may be."""
 
     def body(net: Net, a: Tensor) -> Tensor:
-        held = {"starts": 0, "ends": FAR, "axes": axis, "steps": 1}
-        inputs = [net.input(name, (1,), np.int64) if name == given else [value]
-                  for name, value in held.items()]  # fmt: skip
+        held = {
+            "starts": 0,
+            "ends": FAR,
+            "axes": axis,
+            **({"steps": 1} if given == "steps" else {}),
+        }
+        inputs = [
+            net.input(name, (1,), np.int64) if name == given else [value]
+            for name, value in held.items()
+        ]
         return net.node("Slice", a, *inputs, shape=a.shape)
 
     assert len(spa.analyze(Case("", groups, body, typed=True).model())) == groups

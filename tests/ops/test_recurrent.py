@@ -257,6 +257,7 @@ def test_recurrent(row: Case) -> None:
         ("LSTM", ("Sigmoid", "Tanh", "Tanh") * 2, True), ("GRU", ("Sigmoid", "Tanh") * 2, True),
         ("LSTM", ("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Tanh", "Sigmoid"), False),
         ("GRU", ("Sigmoid", "Tanh", "Tanh", "Sigmoid"), False),
+        ("LSTM", ("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Sigmoid", "Tanh"), False),
     ],
 )  # fmt: skip
 def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> None:
@@ -271,6 +272,7 @@ def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> 
         (("Sigmoid", "Sigmoid", "Tanh"), False), (("Sigmoid", "Tanh", "Sigmoid"), False),
         (("Sigmoid", "Tanh", "Tanh"), True), (("Sigmoid", "Tanh", "Tanh") * 2, True),
         (("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Tanh", "Sigmoid"), False),
+        (("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Sigmoid", "Tanh"), False),
     ],
 )  # fmt: skip
 def test_activations_of_eight_bits_may_speak(names: tuple[str, ...], exact: bool) -> None:
@@ -303,7 +305,10 @@ def test_every_axis_of_eight_bits(each: bool) -> None:
         shapes=[[steps, ways, batch, HIDDEN], *[[ways, batch, HIDDEN]] * 2],
         domain="com.microsoft",
     )  # fmt: skip
-    outputs = [net.linear(net.node("ReduceSum", y, [*range(len(y.shape) - 1)]), 5) for y in made]
+    outputs = []
+    for y in made:
+        weighted = net.mul(y, net.uniform(1, 2, batch, 1))
+        outputs.append(net.linear(net.node("ReduceSum", weighted, [*range(len(y.shape) - 1)]), 5))
     groups = spa.analyze(net.model(*outputs))
     laid = ["sBI", "dIH", "dHH", "dH", "B", "dBH", "dBH", "dH", *["dH" if each else "d"] * 4]
     (node,) = [n for n in groups.graph.nodes if n.op_type == "DynamicQuantizeLSTM"]
@@ -323,6 +328,10 @@ def test_every_axis_of_eight_bits(each: bool) -> None:
     assert sorted(map(sorted, found)) == sorted(map(sorted, wanted))
     (hidden,) = [g for g, axes in zip(groups, found, strict=True) if (2, 1) in axes]
     assert len({m.tensor for m in hidden.members} & {f"MatMul_{k}.weight" for k in range(3)}) == 3
+    (images,) = [g for g, axes in zip(groups, found, strict=True) if (4, 0) in axes]
+    assert len([m for m in images.members if m.tensor not in node.inputs]) == len(made)
+    for m in hidden.members:
+        assert m.index[0].tolist() == [k * HIDDEN for k in range(m.index.shape[1])]
 
 
 @pytest.mark.parametrize("op", GATES)
