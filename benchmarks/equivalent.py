@@ -80,6 +80,21 @@ EQUIVALENT: dict[str, str] = {
     r"reshape\._(split: without `if len\(var|merge: without `if len\(live)": "a grid of one line "
     "is that line",
     r"reshape\.regrid: without `if old": "the same",
+    r"reshape\._wanted: (0 becomes 1 in `size > 0|.* without `size == 0`)": "an axis of size one "
+    "stays, and -1 is then written out, which is right too",
+    r"reshape\._wanted: .* without `copies`": "nothing is removed from an empty tensor",
+    r"reshape\._name_axes: .* without `sum": "the axes are then named, which is right too",
+    r"reshape\._blocks: (.*i < len\(old\)`?( or j| compared)|.* without `(i|j) < len)": "both "
+    "shapes have one product, so that every run ends",
+    r"reshape\._blocks: `(left < right|right < left|j < len.*)` compared": "the same",
+    r"reshape\._blocks: (without `raise|`right < left.*(: and|without)|0 becomes 1 in `sl)": "the "
+    "same",
+    r"reshape\._factors: `0 in old or 0 in new` without": "nothing is removed from an empty tensor",
+    r"reshape\._split: (without `return \[Axis|`len\(varying\) <= 1` comp|`grid != )": "a grid of "
+    "one line is that line",
+    r"reshape\._split: (0 becomes 1 in `\[0\]`|`varying or)": "the same",
+    r"reshape\._split: (0 becomes 1 in `\(:, 0|-1 becomes -2)": "all lines of it are the same",
+    r"reshape\._merge: without `return Axis": "a grid of one line is that line",
     r"linear\._q?gemm: '\*': \* becomes": "there is no bias",
     r"linear\._(per|quantised|qgemm): '[^A-Z]*( -> M N)?': \* becomes": "numbers have no axes",
     r"reduce\.one_hot: False for True'": "the group of what is picked is inexact already",
@@ -130,6 +145,8 @@ EQUIVALENT: dict[str, str] = {
     r"contrib_attention\._projected: .*' -> .*becomes [A-Z]": "axes that no input has are whole",
     r"recurrent\._dynamic: ' -> .*': (s becomes|d becomes|s and d)": "axes that no input "
     "has are whole",
+    r"norm\.qlinear_softmax: 13 becomes 14": "onnxruntime wants opset to be given",
+    r"conv\.module: 0 becomes 1 in `\(0,\)`''": "a bias has one axis",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

@@ -186,6 +186,13 @@ def test_data_beside_their_projection() -> None:
     np.testing.assert_allclose(real(graph, "w"), (graph.array("w") - 4.0) * 0.25)
 
 
+def test_an_image_with_a_zero_point() -> None:
+    net = Net("integer", opset=21)
+    x, w = (net.const(net.rng.integers(0, 99, (2, 3, 4, 4)).astype(np.uint8), n) for n in "xw")
+    graph = _graph(net, net.node("ConvInteger", x, w, np.uint8(7), np.uint8(9)))
+    np.testing.assert_allclose(real(graph, "x"), graph.array("x") - 7.0)
+
+
 def test_one_scale_for_every_gate() -> None:
     net = Net("gates", opset=21)
     w, r = (net.const(net.rng.integers(0, 99, (2, n, 12)).astype(np.uint8), m)
