@@ -331,6 +331,7 @@ CAUTIOUS = {
     "CropAndResize": "boxes that lie within the picture",
     "MoE": "weights of an expert that are all zero",
     "Hardmax": "exact by luck",
+    "QLinearSoftmax": "shares of many are less than a step of eight bits",
     "LRN": "exact as far as a small share of a neighbour can tell",
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), "the first of equal indices"),
     **dict.fromkeys(
