@@ -142,7 +142,12 @@ EQUIVALENT: dict[str, str] = {
     r"control\.if_: without `(if not op.node.bodies|return _alone)": "then it is refused, which "
     "locks the same",
     r"control\.loop: 0 becomes 1 in `first > 0": "a Loop gives two inputs before its states",
-    r"contrib_attention\._projected: .*' -> .*becomes [A-Z]": "axes that no input has are whole",
+    r"contrib_attention\..*: '(\),| ->) .*: (u becomes U|s becomes S|2 becomes 3)": "axes that no "
+    "input has are whole",
+    r"contrib_attention\._projected: '\), \*, ': \* becomes": "a list of lengths holds no weight",
+    r"contrib_attention\._grouped: '\*': \* becomes": "numbers, and what is absent, have no axes",
+    r"contrib_attention\._grouped: .*' -> \*, \*, \*, \*'` with Sub": "then it is refused, "
+    "which locks the same",
     r"recurrent\._dynamic: ' -> .*': (s becomes|d becomes|s and d)": "axes that no input "
     "has are whole",
     r"norm\.qlinear_softmax: 13 becomes 14": "onnxruntime wants opset to be given",

@@ -116,9 +116,7 @@ def _size(op: Op) -> int:
 
 
 def _sizes(op: Op) -> dict[str, int]:
-    size, keys = _size(op), _keys(op)
-    value = op.shape(2)[-1] // (keys if len(op.shape(2)) < 4 else 1) if op.has(2) else size
-    return {"H": keys, "G": _heads(op) // keys, "D": size, "E": value}
+    return {"H": _keys(op), "G": _heads(op) // _keys(op)}
 
 
 def _scores(op: Op, k: int, heads: str, batch: str = "B") -> str:
@@ -187,7 +185,7 @@ def _resize(node: Sized) -> Resized:
     op, kept = node.op, node.kept[0]
     assert kept is not None
     size, heads, rank = _size(op), _heads(op), len(op.shape())
-    if rank > 3 or (rank == 3 and op.node.op_type == "PackedMultiHeadAttention"):
+    if rank > 3:
         at = 2 if rank == 5 else 1
         count, new = len(kept[at]), len(kept[-1])
     else:
@@ -214,8 +212,7 @@ def _macs(op: Op) -> list[Product]:
     if len(op.out_shape()) == 2:
         steps = 0  # tokens without padding
     keys = (-2, 2) if len(op.out_shapes) > 1 and op.out_shapes[1] else (int(op.has(1)), steps)
-    flat = op.has(1) and len(op.shape()) == len(op.out_shape())
-    query = [(0, k) for k in range(len(op.shape()))] if flat else output
+    query = [(0, k) for k in range(len(op.shape()))] if op.has(1) else output
     return [[*query, keys], [*output, keys]]
 
 

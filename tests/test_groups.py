@@ -214,6 +214,9 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),
     "Attention": (lambda net: _attention(net, 2), {"heads", "head-dim"}),
     "Attention-shared": (lambda net: _attention(net, 6), {"heads", "head-dim"}),
+    "onnxruntime's Attention": (lambda net: _summed(net, contrib(net, "Attention", [
+        _tokens(net), net.weight(6, 24), net.uniform(-1, 1, 24)], (2, 5, 8), num_heads=2)[0]),
+        {"heads", "head-dim", "linear"}),
     "RotaryEmbedding": (_rotary, {"heads", "head-dim"}),
     "LSTM": (lambda net: _summed(net, _lstm(net, net.input("x", [5, 2, 3]))), {"recurrent"}),
     "LSTM-input": (lambda net: _summed(

@@ -393,15 +393,23 @@ def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) 
         total = STEPS + CACHED
         y, *presents = {
             "Attention": [(BATCH, STEPS, 8), (2, BATCH, 2, total, 4)],
-            "MultiHeadAttention": [(BATCH, STEPS, 8), *[(BATCH, 2, total, 4)] * 2],
-            "GroupQueryAttention": [(BATCH, STEPS, 96), *[(BATCH, 2, total, 16)] * 2],
+            "MultiHeadAttention": [
+                (BATCH, STEPS, 8),
+                *[(BATCH, 2, total, 4)] * 2,
+                (BATCH, 2, STEPS, total),
+            ],
+            "GroupQueryAttention": [
+                (BATCH, STEPS, 96),
+                *[(BATCH, 2, total, 16)] * 2,
+                (BATCH, 6, STEPS, total),
+            ],
             "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
         }[op]
         made = contrib(net, op, inputs, y, *presents, **attrs)
         read = []
-        for t in made:  # of its batch, and of the heads of a present
-            weights = {2: (1, 1), 3: (BATCH, 1, 1), 4: (*t.shape[:2], 1, 1),
-                       5: (1, *t.shape[1:3], 1, 1)}[len(t.shape)]  # fmt: skip
+        for t in made:  # but for steps, and the sizes of what is remembered
+            kept = {2: (1,), 3: (0, 2), 4: (0, 1), 5: (1, 2)}[len(t.shape)]
+            weights = [n if k in kept else 1 for k, n in enumerate(t.shape)]
             t = net.mul(t, net.const(net.rng.uniform(1, 2, weights).astype(np.float32), "behind"))
             read.append(net.node("ReduceSum", t, [*range(len(t.shape) - 1)], keepdims=0))
         return net.linear(a, 3), *(net.linear(net.unsqueeze(t, 0), 3) for t in read)
@@ -413,30 +421,44 @@ PAST = (BATCH, 2, CACHED, 4)
 SCORES = (BATCH, 2, STEPS, STEPS + CACHED)
 
 
-def test_every_axis_of_attention() -> None:
+@pytest.mark.parametrize("lengths", [(BATCH,), (BATCH, 1)])
+def test_every_axis_of_attention(lengths: tuple[int, ...]) -> None:
     tokens, cache = (BATCH, STEPS, 8), (BATCH, 2, CACHED, 16)
     check_axes(
         _from_the_file("MultiHeadAttention", [tokens] * 3 + [(24,), None, SCORES, PAST, PAST],
                        num_heads=2),
         "MultiHeadAttention", "BHD", "B s HD", "B t HD", "B t HD", "HD", "", "B H s t",
-        "B H p D", "B H p D", beside="BBBHH"
+        "B H p D", "B H p D", beside="BBBBHHHHD"
     )  # fmt: skip
     check_axes(
         _from_the_file("Attention", [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST),
                                      SCORES], num_heads=2),
-        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t", beside="BBH"
+        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t", beside="BBHHD"
     )  # fmt: skip
     check_axes(
         _from_the_file(
             "GroupQueryAttention",
-            [(BATCH, STEPS, 96), *[(BATCH, STEPS, 32)] * 2, cache, cache, (BATCH,), (1,), None,
+            [(BATCH, STEPS, 96), *[(BATCH, STEPS, 32)] * 2, cache, cache, lengths, (1,), None,
              None, None, (BATCH, 6, STEPS, STEPS + CACHED), (6,)], num_heads=6, kv_num_heads=2),
-        "GroupQueryAttention", "BHGD", "B s HGD", "B t HD", "B t HD", "B H p D", "B H p D", "B",
-        "", "", "", "", "B HG s t", "HG", beside="BBBHH"
+        "GroupQueryAttention", "BHGD", "B s HGD", "B t HD", "B t HD", "B H p D", "B H p D",
+        "B 1", "", "", "", "", "B HG s t", "HG", beside="BBBBHHHHGGD"
     )  # fmt: skip
     check_axes(
         _from_the_file(
             "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), (2, 5), (3,), (
                 1, 2, STEPS, STEPS)], num_heads=2),
         "PackedMultiHeadAttention", "HDE", "t HD", "t HD", "t HE", "HDE", "", "", "1 H s t",
+        beside="HE",
     )  # fmt: skip
+    check_axes(
+        _from_the_file(
+            "PackedMultiHeadAttention", [(BATCH * STEPS, 2, 3, 4), None, None, (24,), (2, 5), (3,),
+                                         (1, 2, STEPS, STEPS)], num_heads=2),
+        "PackedMultiHeadAttention", "HD", "t H 3 D", "", "", "HD", "", "", "1 H s t", beside="HD",
+    )  # fmt: skip
+
+
+def test_what_groups_of_queries_are_called() -> None:
+    groups = spa.analyze(Case("", 4, _grouped(6, 2), TOKENS).model())
+    kinds = sorted((group.kind, group.size) for group in groups)
+    assert kinds == [("head-dim", 4), ("heads", 2), ("heads", 3), ("linear", 8)]
