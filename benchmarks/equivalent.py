@@ -152,6 +152,14 @@ EQUIVALENT: dict[str, str] = {
     "has are whole",
     r"norm\.qlinear_softmax: 13 becomes 14": "onnxruntime wants opset to be given",
     r"conv\.module: 0 becomes 1 in `\(0,\)`''": "a bias has one axis",
+    r"blocked\._experts: `(odd or made.* without `(inner|op.shape)|op.shape\(5)": "then it is "
+    "refused, which locks the same",
+    r"blocked\._bnb4: (.*without `len|1 becomes 2 in `(len|op.shape))": "the same",
+    r"blocked\.(n_bits|gather): '\*, \*, .*: \* becomes": "the same",
+    r"blocked\._experts: (' -> \*'|'\*'): \* becomes": "axes that no input has, and what is absent",
+    r"blocked\._experts: 6 becomes 7": "more than there are inputs",
+    r"blocked\._expert_sizes: .* without `block`": "r is asked of blocks alone",
+    r"blocked\._table_numbers: .* without `node": "nothing comes behind the zero points",
     r"experts\._moe: ' I -> \* C': \* becomes": "axes that no input has are whole",
     r"experts\._inexact: 'E C': E and C swapped": "a list of letters has no order",
     r"experts\._resize: (`picked > |1 becomes 2 in `node)": "the number of all of them is then "

@@ -253,6 +253,10 @@ def _check_round_trip(graph: Graph, name: str) -> None:
     np.testing.assert_array_equal(stored(graph, name, real(graph, name)), graph.array(name))
     assert (stored(graph, name, real(graph, name) + 1e3) == 255).all()
     assert (stored(graph, name, real(graph, name) - 1e3) == 0).all()
+    numbers = real(graph, name)
+    numbers[..., ::2], numbers[..., 1::2] = 1e3, -1e3  # the first of two in a byte
+    if numbers.size > graph.array(name).size:
+        assert set(np.unique(stored(graph, name, numbers))) <= {0x0F, 0x33}
 
 
 @pytest.mark.parametrize("bits", [None, 2, 4, 8])

@@ -21,7 +21,7 @@ def _n_bits(
     out: int = 6,
     columns: int = 64,
     *,
-    bits: int = 4,
+    bits: int | None = 4,
     points: str = "",
     flat: bool = False,
     bias: bool = True,
@@ -32,12 +32,12 @@ def _n_bits(
 
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.relu(net.linear(a, columns)) if a.shape[2] != columns else a
-        blocks = -(-columns // BLOCK)
-        w = net.const(net.rng.integers(0, 256, (out, blocks, BLOCK * bits // 8)).astype(np.uint8))
+        blocks, size = -(-columns // BLOCK), bits or 4
+        w = net.const(net.rng.integers(0, 256, (out, blocks, BLOCK * size // 8)).astype(np.uint8))
         shape = (out * blocks,) if flat else (out, blocks)
         more: list[Any] = [None]
         if points == "packed":
-            held = (out, -(-blocks * bits // 8))
+            held = (out, -(-blocks * size // 8))
             held = (held[0] * held[1],) if flat else held
             more = [net.const(net.rng.integers(0, 256, held).astype(np.uint8))]
         elif points == "floats":
@@ -162,6 +162,7 @@ def _summed(body: Body) -> Body:
 # The producer, the wide layer (its columns by blocks), the columns of what is in few bits.
 BLOCKED = [
     case("four-bits", 3, _n_bits(), shape=TOKENS, exact=True),
+    case("bits-by-default", 3, _n_bits(bits=None, points="packed"), shape=TOKENS, exact=True),
     case("two-bits", 3, _n_bits(bits=2), shape=TOKENS, exact=True),
     case("eight-bits", 3, _n_bits(bits=8), shape=TOKENS, exact=True),
     case("no-bias", 3, _n_bits(bias=False), shape=TOKENS, exact=True),
