@@ -146,13 +146,14 @@ def other_checks() -> Iterator[Check]:
 
 
 def later_checks() -> Iterator[Check]:
-    """Hazard models, then random graphs."""
+    """Hazard models, mixtures of experts, then random graphs."""
     from models.hazards import HAZARDS
     from tests.models import test_hazards as hazards
 
     for name in HAZARDS:
         ops = frozenset(n.op_type for n in HAZARDS[name][0]().graph.node)
         yield Check(f"test_hazards[{name}]", lambda n=name: hazards.test_hazard(n), ops=ops)
+    yield from functions("tests.models.test_mixtures")
     yield from _random_checks()
 
 

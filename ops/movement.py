@@ -269,8 +269,7 @@ def gather_nd(op: Op) -> list[Axes]:
         op.lock(picked, "the index picked here")
         return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    alone = first == 1 and not op.attr("batch_dims", 0)
-    for axis in () if alone and op.indexes(1, data[0]) else data[:first]:
+    for axis in () if first == 1 and op.indexes(1, data[0]) else data[:first]:
         op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 

@@ -373,6 +373,9 @@ PAD = [
         "Pad", a, _SPACE, mode="reflect")), exact=True),
     case("axes-of-input", 0, lambda net, a: net.node("Pad", a, [1, 1], None, net.input(
         "axes", (1,), np.int64), shape=[2, 8, 6, 8]), opset=18, typed=True, refused=True),
+    # What is added to an axis that is whole is whole too.
+    case("tokens", 1, lambda net, a: net.matmul(net.weight(4, 7), net.node(
+        "Pad", a, [0, 1, 0, 0, 1, 0])), shape=TOKENS, exact=True),
     case("space-edge", 1, _moved("Pad", _SPACE, mode="edge"), exact=True),
     case("space-wrap", 1, _moved("Pad", _SPACE, mode="wrap"), opset=19, exact=True),
     case("space-axes", 1, _moved("Pad", [1, 1, 1, 1], None, [2, 3]), opset=18, exact=True),
@@ -497,7 +500,8 @@ def test_what_is_sliced_where_an_input_says(given: str, axis: int, groups: int) 
             net.input(name, (1,), np.int64) if name == given else [value]
             for name, value in held.items()
         ]
-        return net.node("Slice", a, *inputs, shape=a.shape)
+        cut = [n - (k == axis and given in ("starts", "ends")) for k, n in enumerate(a.shape)]
+        return net.node("Slice", a, *inputs, shape=cut)
 
     assert len(spa.analyze(Case("", groups, body, typed=True).model())) == groups
 
