@@ -8,8 +8,6 @@ EQUIVALENT: dict[str, str] = {
     "weight is none",
     r"movement\..*: without `for k in range\(1, len\(op.axes\)\): op.lock_input": "likewise",
     r"movement\..*: 1 becomes 2 in `range\(1, len\(op.axes\)\)`": "likewise",
-    r"reduce\.reduce: .*lock_input": "likewise",
-    r"reduce\.(top_k|one_hot): .*lock_input": "likewise",
     r"repeat\.Constant: Constant dropped": "constants are not walked over",
     r"movement\._resize_split: .*`new == .*": "then the sizes are written out, which is right too",
     r"movement\._resize_split: without `if new == ": "likewise",
@@ -33,7 +31,6 @@ EQUIVALENT: dict[str, str] = {
     r"movement\._lane: (`step < 0` compared|0 becomes 1 in `step < 0`|`0 <= start < step`)": "the "
     "same",
     r"pool\.(MaxUnpool|AffineGrid): silent at zero": "all of its axes are whole",
-    r"pool\.(MaxUnpool|AffineGrid): .*\* becomes \.\.\.": "nothing runs that could tell",
     r"pool\.(MaxRoiPool|RoiAlign): .*r and \* swapped": "both are whole",
     r"pool\.resize: b'' becomes another": "any value but one means the same",
     r"reduce\._without: 1 becomes 2 in `op.attr\('keepdims', 1\)`": "any number but zero is yes",
@@ -59,9 +56,7 @@ EQUIVALENT: dict[str, str] = {
     "where it is what it stands for",
     r"norm\.LRN: without zero": "its group is inexact already",
     r"quantize\.(De)?[Qq]uantizeLinear: without sizes": "the shape of the scales says the same",
-    r"quantize\._pattern: `len.* without `scale\[0\] > 1`": "a size of one broadcasts",
     r"quantize\._block: (`size` negated|0 becomes 1 in)": "likewise",
-    r"quantize\._pattern: `scale\[0\] > 1` compared by GtE": "a size of one broadcasts",
     r"quantize\._pattern: ', \*, \* -> ': \* becomes": "numbers have no axes",
     r"recurrent\._(lstm|gru|rnn): '(B s d|s d B) H': (s becomes S|d becomes D|s and d)": "a letter "
     "that no input has is whole, as is one in lower case",

@@ -44,7 +44,17 @@ def _as_far_as_channels_say(net: Net, a: Tensor) -> Tensor:
     return net.mul(a, net.reshape(net.mean(table), [8, 1, 1]))
 
 
+def _where_channels_say(net: Net, a: Tensor) -> Tensor:
+    """One row is written into each of eight caches, at a place that one channel says."""
+    at = net.node("Clip", net.node("ReduceMax", a, [0, 2, 3], keepdims=0), 0.0, 4.0)
+    rows, at = net.uniform(-1, 1, 8, 1, 3), net.cast(at, TensorProto.INT64)
+    caches = net.node("TensorScatter", net.uniform(-1, 1, 8, 5, 3), rows, at, axis=1)
+    return net.mul(a, net.reshape(net.node("ReduceMean", caches, [1, 2]), [8, 1, 1]))
+
+
 ALONG = [
+    case("TensorScatter-where-channels-say", 1, _where_channels_say,
+         opset=24),
     case("ReverseSequence-as-channels-say", 0, _as_far_as_channels_say),
     case("DFT-19-default", 0, _spectrum, opset=19),
     case("TensorScatter-default", 1, _cache(2), opset=24, exact=True),

@@ -328,6 +328,11 @@ INDEXED = [
     case("ScatterElements-adds", 1, lambda net, a: net.node(
         "ScatterElements", net.const(np.zeros((2, 8, 6, 6), np.float32)),
         np.zeros((2, 8, 6, 6), np.int64), a, axis=-1, reduction="add"), exact=True),
+    # Each channel says where a row of a table is written to; the columns of it may go.
+    case("ScatterND-where-channels-say", 1, lambda net, a: net.mul(a, net.node(
+        "ReduceMean", net.node("ScatterND", net.uniform(-1, 1, 9, 4), net.cast(net.unsqueeze(
+            net.node("Clip", net.node("ReduceMax", a, axes=[0, 2, 3], keepdims=0), 0.0, 8.0), 1),
+            7), net.uniform(-1, 1, 8, 4)), keepdims=0))),
     case("ScatterND-rows", 1, lambda net, a: net.transpose(net.node(
         "ScatterND", net.transpose(a, 2, 0, 1, 3), np.array([[3], [1]]),
         net.uniform(0, 1, 2, 2, 8, 6)), 1, 2, 0, 3), exact=True),
