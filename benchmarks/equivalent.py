@@ -140,7 +140,19 @@ EQUIVALENT: dict[str, str] = {
     r"contrib_attention\..*: '(\),| ->) .*: (u becomes U|s becomes S|2 becomes 3)": "axes that no "
     "input has are whole",
     r"contrib_attention\._projected: '\), \*, ': \* becomes": "a list of lengths holds no weight",
-    r"contrib_attention\._grouped: '\*': \* becomes": "numbers, and what is absent, have no axes",
+    r"contrib_attention\._(grouped|multi_head|rotary): '\*': \* becomes": "numbers, lists, and "
+    "what "
+    "is absent have no axes that weights have",
+    r"contrib_attention\._packed: 't H 3 D, \*, \*, .*\* becomes": "what is absent has no axes",
+    r"contrib_attention\._(packed|grouped): 1 becomes 2 in `op.has": "keys and values come "
+    "together",
+    r"contrib_attention\._resize_projected: 0 becomes 1 in `parts": "keys have the heads of "
+    "queries",
+    r"contrib_attention\._resize_rotary: 0 becomes 1 in `op.attr": "the number is then written "
+    "out, "
+    "which is right too",
+    r"contrib_attention\._turned: 'D 8 2': 8 and 2 swapped": "the inside of a unit has no order",
+    r"contrib_attention\._grouped: ' -> \*, \*, \*, \*': \* becomes": "axes that no input has",
     r"contrib_attention\._grouped: .*' -> \*, \*, \*, \*'` with Sub": "then it is refused, "
     "which locks the same",
     r"recurrent\._dynamic: ' -> .*': (s becomes|d becomes|s and d)": "axes that no input "

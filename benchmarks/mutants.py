@@ -135,6 +135,8 @@ def _served(statement: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, .
     readers = {
         _statement(n, parents) for n in parents if isinstance(n, ast.Name) and n.id in names
     } - {statement}
+    if any(isinstance(reader, ast.FunctionDef) for reader in readers):
+        return ()  # whoever calls it
     found = [_named(reader) for reader in readers]
     return tuple(op for ops in found for op in ops) if all(found) else ()
 

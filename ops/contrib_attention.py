@@ -50,10 +50,11 @@ def _hidden(op: Op) -> list[int]:
 
 def _projected(op: Op) -> str:
     """B s I, I (H D + H D + H E), (H D + H D + H E), *, 2 B H p D, B H * -> B s (H E), 2 B H u D"""
-    state = op.has(4) or len(op.node.outputs) > 1
+    packed = op.node.op_type == "PackedAttention"
+    state = not packed and (op.has(4) or len(op.node.outputs) > 1)
     size = "d" if op.attr("do_rotary", 0) else "D"
     qkv = _PACKED.replace("D", size).replace("E", size if state or size == "d" else "E")
-    if op.node.op_type == "PackedAttention":
+    if packed:
         return f"t I, I ({qkv}), ({qkv}), *, *, b H * -> t ({qkv[-3:]})"
     past = f"2 B H p {size}, B H *, *"
     return f"B s I, I ({qkv}), ({qkv}), *, {past} -> B s ({qkv[-3:]}), 2 B H u {size}"

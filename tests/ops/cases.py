@@ -138,31 +138,34 @@ def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
     return body
 
 
-def check_axes(body: Body, op_type: str, letters: str, *terms: str, beside: str = "") -> None:
-    """A group for every letter, with just those axes of a node's stored inputs that it stands for.
+def check_axes(
+    body: Body, op_type: str, letters: str, terms: Sequence[str], made: Sequence[str] = ()
+) -> None:
+    """A group for every letter, with just those axes of what is stored that it stands for.
 
-    terms: an item for each axis of an input; of several letters where it is a product.
-    beside: the letters that constants behind the node stand for, one for each.
+    terms: for each input of a node an item for each axis, the letters of a product or one size;
+        a digit in a product is a size too. made: the same for the constants behind it, in order.
     """
     groups = spa.analyze(Case("", 0, body, TOKENS, typed=True).model())
     (node,) = [n for n in groups.graph.nodes if n.op_type == op_type]
-    found = [
-        sorted(
-            (k, member.axis)
-            for member in group.members
-            for k, name in enumerate(node.inputs)
-            if name == member.tensor
-        )
-        for group in groups
-    ]
-    wanted = [
-        [(k, at) for k, term in enumerate(terms) for at, a in enumerate(term.split()) if x in a]
-        for x in letters
-    ]
-    assert sorted(filter(None, found)) == sorted(wanted)
-    for x, axes in zip(letters, wanted, strict=True):
-        members = groups[found.index(axes)].members
-        assert len([m for m in members if m.tensor.startswith("behind")]) == beside.count(x)
+    behind = [f"behind_{k}" if k else "behind" for k in range(len(made))]
+    laid = {
+        (name, axis): factors
+        for name, term in zip((*node.inputs, *behind), (*terms, *made), strict=False)
+        for axis, factors in enumerate(term.split())
+    }
+    found = [{p for m in g.members if (p := (m.tensor, m.axis)) in laid} for g in groups]
+    wanted = [{place for place, factors in laid.items() if x in factors} for x in letters]
+    assert sorted(map(sorted, filter(None, found))) == sorted(map(sorted, wanted))
+    size = {x: groups[found.index(places)].size for x, places in zip(letters, wanted, strict=True)}
+    for x, places in zip(letters, wanted, strict=True):
+        for member in groups[found.index(places)].members:
+            factors = laid.get((member.tensor, member.axis), "")
+            n = groups.graph.constants[member.tensor].shape[member.axis]
+            dims = [size.get(f) or int(f) for f in factors if f in size or f.isdigit()]
+            if x in factors and len(dims) == len(factors) and n % np.prod(dims) == 0:
+                first = np.arange(n).reshape(-1, *dims).take(0, axis=1 + factors.index(x))
+                assert sorted(member.index[0].tolist()) == first.ravel().tolist(), factors
 
 
 def check_as_if_never_there(row: Case, gone: list[int]) -> None:

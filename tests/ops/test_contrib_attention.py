@@ -82,7 +82,7 @@ PROJECTED = [
     case("past-no-bias", 3, _projected(past=True, bias=False), shape=TOKENS, exact=True),
     case("present-is-output", 1, _projected(shown=True), shape=TOKENS, exact=True),
     case("turned", 2, _projected(2, 16, do_rotary=1), shape=TOKENS, exact=True, **UNSEEN),
-    case("packed", 4, _packed, shape=TOKENS, exact=True, **UNSEEN),
+    case("packed", 5, _packed, shape=TOKENS, exact=True, **UNSEEN),
 ]  # fmt: skip
 
 
@@ -188,9 +188,10 @@ MULTI = [
 def _grouped(
     heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
     together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
-    past: int = 0, speaks: str = "", coded: str = "", **attrs: Any,
+    past: int = 0, speaks: str = "", coded: str = "", scaled: bool = False,
+    **attrs: Any,
 ) -> Body:  # fmt: skip
-    """coded: which of past keys and values are stored in eight bits."""
+    """coded: which of past keys and values are in eight bits. scaled: queries and keys are."""
 
     def body(net: Net, a: Tensor) -> Any:
         a = net.slice(a, 0, 1, axis=1) if past else a  # of more steps it takes one batch alone
@@ -209,6 +210,7 @@ def _grouped(
         inputs += [None, _scores(net, scores, total) if scores else None]
         inputs += [net.uniform(-1, 1, heads) if sink else None]
         inputs += [np.ones(1, np.float32) if name in coded else None for name in "kv"]
+        inputs += [net.uniform(0.5, 1, size) if scaled else None for _ in "qk"]
         shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
         sizes = {"num_heads": heads, "kv_num_heads": keys}
         made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
@@ -229,6 +231,8 @@ GROUPED = [
     case("grouped-interleaved", 4, _grouped(do_rotary=1, rotary_interleaved=1), shape=TOKENS,
          exact=True),
     case("grouped-a-part-turns", 3, _grouped(do_rotary=1, part=16), shape=TOKENS, exact=True),
+    case("grouped-queries-and-keys-scaled", 4, _grouped(scaled=True), shape=TOKENS, inexact=1,
+         typed=True, **UNSEEN),
     case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
     case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
     case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
@@ -264,6 +268,7 @@ SPEAKING = [
         ("multi", _multi, 4, {}, {}, "q k", "qk"),
         ("multi-past", _multi, 3, {"past": True}, {}, "q k v K V", "qk qK"),
         ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
+        ("multi-two-in-one", _multi, 3, {"laid": "keys and values in one"}, UNSEEN, "q k", "qk"),
         ("masked", _masked, 3, {}, {}, "q k v", "qk"),
         ("masked-past", _masked, 3, {"past": True}, {}, "q k v K V", "qk qK"),
         ("grouped", _grouped, 4, {}, {}, "q k v", "qk"),
@@ -318,7 +323,21 @@ def _sum_of_turned(net: Net, a: Tensor) -> Tensor:
     return net.node("ReduceSum", turned, [-1])
 
 
+def _turned_from_the_file(apart: bool) -> Body:
+    """Of what is stored the batch and the steps may go as well."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.weight(*((BATCH, 2, STEPS, 8) if apart else (BATCH, STEPS, 16)), fan=8)
+        x = _turn(net, x, 8, "RotaryEmbedding", True)
+        total = net.node("ReduceSum", x, [0, 2] if apart else [0, 1], keepdims=1)
+        return net.add(net.linear(a, 16), net.reshape(total, [1, 1, 16]))
+
+    return body
+
+
 ROTARY = [
+    *(case(f"stored-{apart=}", 5, _turned_from_the_file(apart), shape=TOKENS, exact=True)
+      for apart in (False, True)),
     case("three-positions-summed", 2, _sum_of_turned, shape=TOKENS, exact=True),
     case("halves", 4, _rotary(), shape=TOKENS, exact=True),
     case("interleaved", 4, _rotary(interleaved=1), shape=TOKENS, exact=True),
@@ -404,6 +423,7 @@ def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) 
                 (BATCH, 6, STEPS, total),
             ],
             "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
+            "PackedAttention": [(BATCH * STEPS, 8)],
         }[op]
         made = contrib(net, op, inputs, y, *presents, **attrs)
         read = []
@@ -421,41 +441,68 @@ PAST = (BATCH, 2, CACHED, 4)
 SCORES = (BATCH, 2, STEPS, STEPS + CACHED)
 
 
+_HELD = ["B H p D", "B H p D"]
+_MADE = ["B 1 HD", "B H 1 1", "B H 1 1", "B H 1 1"]
+_MULTI: list[tuple[Any, list[str]]] = [
+    ([(BATCH, STEPS, 8)] * 3, ["B s HD", "B t HD", "B t HD"]),
+    ([(BATCH, STEPS, 2, 3, 4), None, None], ["B s H 3 D", "", ""]),
+    ([(BATCH, STEPS, 8), (BATCH, STEPS, 2, 2, 4), None], ["B s HD", "B t H 2 D", ""]),
+    ([(BATCH, STEPS, 24), None, None], ["B s HD", "", ""]),
+]
+
+
+@pytest.mark.parametrize(("shapes", "terms"), _MULTI)
+def test_every_axis_of_multi_head_attention(shapes: Any, terms: list[str]) -> None:
+    body = _from_the_file(
+        "MultiHeadAttention", [*shapes, (24,), None, SCORES, PAST, PAST], num_heads=2
+    )
+    terms = [*terms, "HD", "", "B H s t", *_HELD]
+    check_axes(body, "MultiHeadAttention", "BHD", terms, _MADE)
+
+
+def test_every_axis_of_projected_attention() -> None:
+    shapes = [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST), SCORES]
+    terms = ["B s I", "I HD", "HD", "", "2 B H p D", "B H s t"]
+    body = _from_the_file("Attention", shapes, num_heads=2)
+    check_axes(body, "Attention", "BIHD", terms, ["B 1 HD", "1 B H 1 1"])
+    scores = (1, 2, STEPS, STEPS)
+    body = _from_the_file(
+        "PackedAttention", [(BATCH * STEPS, 6), (6, 24), (24,), (2, 5), (3,), scores], num_heads=2
+    )
+    terms = ["t I", "I HDE", "HDE", "", "", "1 H s t"]
+    check_axes(body, "PackedAttention", "IHDE", terms, ["1 HE"])
+
+
 @pytest.mark.parametrize("lengths", [(BATCH,), (BATCH, 1)])
-def test_every_axis_of_attention(lengths: tuple[int, ...]) -> None:
-    tokens, cache = (BATCH, STEPS, 8), (BATCH, 2, CACHED, 16)
-    check_axes(
-        _from_the_file("MultiHeadAttention", [tokens] * 3 + [(24,), None, SCORES, PAST, PAST],
-                       num_heads=2),
-        "MultiHeadAttention", "BHD", "B s HD", "B t HD", "B t HD", "HD", "", "B H s t",
-        "B H p D", "B H p D", beside="BBBBHHHHD"
+@pytest.mark.parametrize("together", [False, True])
+def test_every_axis_of_grouped_attention(lengths: tuple[int, ...], together: bool) -> None:
+    parts = [(BATCH, STEPS, 160), None, None] if together else [(BATCH, STEPS, 96), *[
+        (BATCH, STEPS, 32)] * 2]  # fmt: skip
+    cache, scores = (BATCH, 2, CACHED, 16), (BATCH, 6, STEPS, STEPS + CACHED)
+    body = _from_the_file(
+        "GroupQueryAttention",
+        [*parts, cache, cache, lengths, (1,), None, None, None, scores, (6,)],
+        num_heads=6, kv_num_heads=2,
     )  # fmt: skip
-    check_axes(
-        _from_the_file("Attention", [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST),
-                                     SCORES], num_heads=2),
-        "Attention", "BIHD", "B s I", "I HD", "HD", "", "2 B H p D", "B H s t", beside="BBHHD"
+    first = ["B s HGD8", "", ""] if together else ["B s HGD8", "B t HD8", "B t HD8"]
+    terms = [*first, "B H p D8", "B H p D8", "B 1", "", "", "", "", "B HG s t", "HG"]
+    made = ["B 1 HGD8", "B H 1 1", "B H 1 1", "B HG 1 1"]
+    check_axes(body, "GroupQueryAttention", "BHGD", terms, made)
+
+
+def test_every_axis_of_packed_attention() -> None:
+    beside = [(2, 5), (3,), (1, 2, STEPS, STEPS)]
+    body = _from_the_file(
+        "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), *beside], num_heads=2
+    )
+    terms = ["t HD", "t HD", "t HE", "HDE", "", "", "1 H s t"]
+    check_axes(body, "PackedMultiHeadAttention", "HDE", terms, ["1 HE"])
+    body = _from_the_file(
+        "PackedMultiHeadAttention",
+        [(BATCH * STEPS, 2, 3, 4), None, None, (24,), *beside], num_heads=2,
     )  # fmt: skip
-    check_axes(
-        _from_the_file(
-            "GroupQueryAttention",
-            [(BATCH, STEPS, 96), *[(BATCH, STEPS, 32)] * 2, cache, cache, lengths, (1,), None,
-             None, None, (BATCH, 6, STEPS, STEPS + CACHED), (6,)], num_heads=6, kv_num_heads=2),
-        "GroupQueryAttention", "BHGD", "B s HGD", "B t HD", "B t HD", "B H p D", "B H p D",
-        "B 1", "", "", "", "", "B HG s t", "HG", beside="BBBBHHHHGGD"
-    )  # fmt: skip
-    check_axes(
-        _from_the_file(
-            "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), (2, 5), (3,), (
-                1, 2, STEPS, STEPS)], num_heads=2),
-        "PackedMultiHeadAttention", "HDE", "t HD", "t HD", "t HE", "HDE", "", "", "1 H s t",
-        beside="HE",
-    )  # fmt: skip
-    check_axes(
-        _from_the_file(
-            "PackedMultiHeadAttention", [(BATCH * STEPS, 2, 3, 4), None, None, (24,), (2, 5), (3,),
-                                         (1, 2, STEPS, STEPS)], num_heads=2),
-        "PackedMultiHeadAttention", "HD", "t H 3 D", "", "", "HD", "", "", "1 H s t", beside="HD",
-    )  # fmt: skip
+    terms = ["t H 3 D", "", "", "HD", "", "", "1 H s t"]
+    check_axes(body, "PackedMultiHeadAttention", "HD", terms, ["1 HD"])
 
 
 def test_what_groups_of_queries_are_called() -> None:
