@@ -26,6 +26,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_axes,
     coded,
     codes,
     contrib,
@@ -447,3 +448,19 @@ def test_an_embedding_in_eight_bits() -> None:
     for name in tables:
         stored = groups.graph.array(name).astype(np.float32)
         np.testing.assert_allclose(real(groups.graph, name), (stored - POINT) * SCALE, rtol=1e-5)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_every_axis_of_a_group_norm(each: bool) -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        skip = (2, 8) if each else (2, 6, 6, 8)
+        inputs = [net.weight(2, 6, 6, 8), *(net.uniform(0.5, 1, 8) for _ in "gb")]
+        inputs += [net.uniform(-1, 1, *skip), net.uniform(-1, 1, 8)]
+        made = contrib(net, "SkipGroupNorm", inputs, *[(2, 6, 6, 8)] * 2, groups=2, activation=0,
+                       channels_last=1)  # fmt: skip
+        behind = (net.rng.uniform(1, 2, (2, 1, 1, 8)).astype(np.float32) for _ in made)
+        read = [net.mul(y, net.const(b, "behind")) for y, b in zip(made, behind, strict=True)]
+        return net.linear(a, 3), *(net.node("ReduceSum", y, [0, 1, 2, 3]) for y in read)
+
+    terms = ["N h w GC", "GC", "GC", "N GC" if each else "N h w GC", "GC"]
+    check_axes(body, "SkipGroupNorm", "NGC", terms, ["N 1 1 GC"] * 2)
