@@ -141,16 +141,16 @@ EQUIVALENT: dict[str, str] = {
     "input has are whole",
     r"contrib_attention\._projected: '\), \*, ': \* becomes": "a list of lengths holds no weight",
     r"contrib_attention\._(grouped|multi_head|rotary): '\*': \* becomes": "numbers, lists, and "
-    "what "
-    "is absent have no axes that weights have",
+    "what is absent have no axes that weights have",
     r"contrib_attention\._packed: 't H 3 D, \*, \*, .*\* becomes": "what is absent has no axes",
     r"contrib_attention\._(packed|grouped): 1 becomes 2 in `op.has": "keys and values come "
     "together",
     r"contrib_attention\._resize_projected: 0 becomes 1 in `parts": "keys have the heads of "
     "queries",
     r"contrib_attention\._resize_rotary: 0 becomes 1 in `op.attr": "the number is then written "
-    "out, "
-    "which is right too",
+    "out, which is right too",
+    r"contrib_attention\._projected: `op.has\(4\) or .* without `op.has": "what is remembered "
+    "comes back",
     r"contrib_attention\._turned: 'D 8 2': 8 and 2 swapped": "the inside of a unit has no order",
     r"contrib_attention\._grouped: ' -> \*, \*, \*, \*': \* becomes": "axes that no input has",
     r"contrib_attention\._grouped: .*' -> \*, \*, \*, \*'` with Sub": "then it is refused, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -12,7 +13,7 @@ import spa
 from models.builder import Net, Tensor
 from spa.cost import CostModel
 from spa.rewrite import rewrite
-from tests.ops.cases import TOKENS, Body, Case, case, coded
+from tests.ops.cases import TOKENS, Body, Case, case, check_axes, coded
 
 BLOCK = 16
 
@@ -309,3 +310,52 @@ def test_costs(body: Body, macs: int, kinds: set[str]) -> None:
     groups = spa.analyze(net.model(net.node("ReduceSum", made, [-1])))
     assert CostModel(groups)().macs == macs
     assert {group.kind for group in groups} == kinds
+
+
+@pytest.mark.parametrize(
+    ("shape", "picks", "axes", "letters", "term", "made"),
+    [
+        ((10, 6, 64), (3,), (0, 2), "XP", "v X P", "1 X P16"),
+        ((10, 6, 64), (2, 3), (0, 2), "XP", "v X P", "1 1 X P16"),
+        ((64, 10), (3,), (1, 0), "P", "P v", "P16 1"),
+        ((64, 10), (2, 3), (1, 0), "P", "P v", "P16 1 1"),
+        ((6, 10, 64), (3,), (1, 2), "XP", "X v P", "X 1 P16"),
+        ((10, 64), (3,), (1, 1), "", "w v", "1 1"),
+    ],
+)  # fmt: skip
+def test_every_axis_of_a_table(
+    shape: tuple[int, ...], picks: tuple[int, ...], axes: tuple[int, int], letters: str, term: str,
+    made: str,
+) -> None:  # fmt: skip
+    """Of four bits each, with zero points in as many; blocks along an axis of any place."""
+    picked, at = axes
+    out = (*shape[:picked], *picks, *shape[picked + 1 :])
+
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        blocks = [n // BLOCK if k == at else n for k, n in enumerate(shape)]
+        data, points = (
+            net.const(net.rng.integers(0, 8, n).astype(ml_dtypes.uint4)) for n in (shape, blocks)
+        )
+        inputs = [data, net.input("at", picks, np.int64), net.uniform(0.1, 0.2, *blocks), points]
+        y = coded(
+            net, "GatherBlockQuantized", *inputs, shape=out, dtype=np.float32, block_size=BLOCK,
+            gather_axis=picked, quantize_axis=at,
+        )  # fmt: skip
+        sizes = [1 if f == "1" else n for f, n in zip(made.split(), out, strict=True)]
+        y = net.mul(y, net.const(net.rng.uniform(1, 2, sizes).astype(np.float32), "behind"))
+        return net.linear(a, 3), net.node("ReduceSum", y, [*range(len(out))])
+
+    spread = term.replace("P", "P16")
+    check_axes(body, "GatherBlockQuantized", letters, [spread, "", term, term], [made])
+
+
+def test_blocks_are_of_128_by_default() -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        data = net.const(net.rng.integers(0, 8, (10, 256)).astype(ml_dtypes.uint4))
+        inputs = [data, net.input("at", (3,), np.int64), net.uniform(0.1, 0.2, 10, 2)]
+        y = coded(net, "GatherBlockQuantized", *inputs, shape=(3, 256), dtype=np.float32,
+                  gather_axis=0, quantize_axis=1)  # fmt: skip
+        return net.linear(a, 3), net.linear(y, 3)
+
+    groups = spa.analyze(Case("", 2, body, TOKENS, typed=True).model())
+    assert sorted(group.size for group in groups) == [2, 8]
