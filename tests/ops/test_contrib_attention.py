@@ -107,7 +107,8 @@ def _multi(
         if laid == "keys and values in one":
             parts = [parts[0], net.reshape(parts[1], [0, 0, heads, 2, size]), None]
         total = 2 * heads * size + heads * v
-        inputs = [*parts, net.uniform(-1, 1, total) if bias else None, None]
+        inputs = [*parts, *_some(net, [net.uniform(-1, 1, total) if bias else None], "b", speaks)]
+        inputs += [None]
         inputs += [_scores(net, scores, keys) if scores else None]
         if past:
             held = [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
@@ -137,7 +138,7 @@ def _masked(
         held = [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
         inputs += _some(net, held, "KV", speaks)
         inputs += [_lengths(net, CACHED - 1) if past else None, None, None]
-        inputs += [net.uniform(-1, 1, 24) if bias else None]
+        inputs += _some(net, [net.uniform(-1, 1, 24) if bias else None], "b", speaks)
         shapes: list[tuple[int, ...]] = [(BATCH, 1, 8)]
         shapes += [(BATCH, 2, CACHED, 4)] * 2 if past else []
         attrs = {"num_heads": 2, "past_present_share_buffer": int(past)}
@@ -270,6 +271,8 @@ SPEAKING = [
         ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
         ("multi-two-in-one", _multi, 3, {"laid": "keys and values in one"}, UNSEEN, "q k", "qk"),
         ("masked", _masked, 3, {}, {}, "q k v", "qk"),
+        ("multi-bias", _multi, 4, {"bias": True}, {}, "", "b"),
+        ("masked-bias", _masked, 3, {"bias": True}, {}, "", "b"),
         ("masked-past", _masked, 3, {"past": True}, {}, "q k v K V", "qk qK"),
         ("grouped", _grouped, 4, {}, {}, "q k v", "qk"),
         ("grouped-in-one", _grouped, 4, {"together": True}, {}, "", "q"),
