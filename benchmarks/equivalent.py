@@ -152,9 +152,10 @@ EQUIVALENT: dict[str, str] = {
     r"contrib_attention\._projected: `op.has\(4\) or .* without `op.has": "what is remembered "
     "comes back",
     r"contrib_attention\._inexact: 14 becomes 15": "queries and keys are scaled together",
-    r"contrib_attention\._macs: 1 becomes 2 in `(op.has|len)": "keys and values come "
+    r"contrib_attention\._macs: 1 becomes 2 in `(op|len)": "keys and values come "
     "together, before and after",
-    r"contrib_attention\._multi_head: 6 becomes 7 in `op.has": "the same",
+    r"contrib_attention\._multi_head: (6 becomes 7 in `op.has|1 becomes 2 in `op)": "the same",
+    r"contrib_attention\._turned: 7 becomes 8": "as many sines as cosines",
     r"contrib_attention\._kept_keys: `q.* compared by Gt": "a head has eight elements at least",
     r"contrib_attention\._turned: '\*': \* becomes": "nothing is turned, and there are no angles",
     r"blocked\.gather: without `(if picked == at|return follow)": "then it is refused, which locks "

@@ -264,8 +264,8 @@ SPEAKING = [
     case(f"{name}-where-{speaks}-speaks", groups, body(speaks=speaks, **options), shape=TOKENS,
          inexact=inexact, **runnable)
     for name, body, groups, options, runnable, silent, heard in (
-        ("plain", _projected, 4, {}, {}, "", "wb"),
-        ("past", _projected, 3, {"past": True}, {}, "p", "wb"),
+        ("plain", _projected, 4, {}, {}, "", "w b"),
+        ("past", _projected, 3, {"past": True}, {}, "p", "w b"),
         ("multi", _multi, 4, {}, {}, "q k", "qk"),
         ("multi-past", _multi, 3, {"past": True}, {}, "q k v K V", "qk qK"),
         ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
@@ -361,7 +361,7 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
     """The attributes of a node, with one unit of every group of a kind removed."""
     groups = spa.analyze(Case(op_type, 0, body, TOKENS).model())
     chosen = {g: np.arange(1) for g in range(len(groups)) if groups[g].kind == kind}
-    (node,) = [n for n in rewrite(groups, chosen).graph.node if n.op_type == op_type]
+    node, *_ = [n for n in rewrite(groups, chosen).graph.node if n.op_type == op_type]
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -374,6 +374,9 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
         (_projected(value=3), "Attention", "head-dim",
          {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 4], "scale": 0.5}),
         (_projected(scale=0.3), "Attention", "head-dim", {"scale": pytest.approx(0.3)}),
+        *((_rotary(apart=apart, part=8), "RotaryEmbedding", kind,
+           {"num_heads": 1 + (kind == "head-dim"), "rotary_embedding_dim": size})
+          for apart in (False, True) for kind, size in (("heads", 8), ("head-dim", 6))),
         (_multi(), "MultiHeadAttention", "heads", {"num_heads": 1, "scale": None}),
         *((body, op, kind, {"num_heads": 1 + (kind == "head-dim"), "scale": scale})
           for body, op in ((_multi(laid="in one"), "MultiHeadAttention"),
