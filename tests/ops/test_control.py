@@ -379,7 +379,24 @@ def _sum_of_the_last(net: Net, x: Tensor, h: Tensor) -> list[Tensor]:
     return [net.sigmoid(net.add(_linear(net, x, HIDDEN), total))]
 
 
+def _of_unknown_size(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+    """What every round leaves beside its state has a size that the data decide."""
+    h = _variable(net, "state", [2, HIDDEN])
+    i, on = _variable(net, "round", [], np.int64), _variable(net, "on", [], np.bool_)
+    with net.body(i, on, h) as body:
+        left = _rnn(net, net.gather(a, i, axis=1), h)
+        found = net.node(
+            "NonZero", net.unsqueeze(net.add(i, np.int64(1)), 0), shape=[1, None], dtype=np.int64
+        )
+        body.outputs = [net.node("Identity", on), *left, found]
+    first = [np.int64(a.shape[1]), np.array(True), _state(net, [2, HIDDEN])]
+    last, lists = net.nodes("Loop", first, 2, shapes=[[2, HIDDEN], [5, 1, None]], body=body)
+    lists.dtype = np.dtype(np.int64)
+    return net.linear(last, 5), net.node("Size", lists, shape=[], dtype=np.int64)
+
+
 LOOP = [
+    case("Loop-of-unknown-size", 2, _of_unknown_size, shape=TOKENS),
     case("Loop-sum-of-the-last", 2, _last(_sum_of_the_last), shape=TOKENS, inexact=1),
     case("Loop-rnn", 2, _looped(_rnn), shape=TOKENS, exact=True),
     case("Loop-gru", 2, _looped(_gru), shape=TOKENS, exact=True),
