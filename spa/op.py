@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Pick, Recorder, Shape, is_whole, whole
@@ -39,6 +40,11 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
+
+    def tensor(self, name: str) -> NDArray[Any] | None:
+        """What an attribute holds that is a tensor; None where it is absent."""
+        value = self.attr(name)
+        return None if value is None else numpy_helper.to_array(value)
 
     def shape(self, k: int = 0) -> Shape:
         """The shape of input k, which must be present."""
