@@ -79,11 +79,22 @@ def mutants(family: str) -> Iterator[Mutant]:
             change(piece)
             if ast.dump(piece) != ast.dump(node):
                 seen.add(name)
-                first = getattr(node, "lineno", 0)
-                last = getattr(node, "end_lineno", first)
+                lines = _lines(node, parents)
                 whole = _statement(node, parents)
                 source = sha1(ast.dump(whole).encode()).hexdigest()[:12]
-                yield Mutant(family, (first, last), ops, name, at, change, source)
+                yield Mutant(family, lines, ops, name, at, change, source)
+
+
+def _lines(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[int, int]:
+    """First and last; those of a decorator run to the end of what it decorates."""
+    first = getattr(node, "lineno", 0)
+    last = getattr(node, "end_lineno", first)
+    while node in parents:
+        at = parents[node]
+        if isinstance(at, ast.FunctionDef) and node in at.decorator_list:
+            return first, at.end_lineno or last
+        node = at
+    return first, last
 
 
 def _owner(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, tuple[str, ...]]:
@@ -124,6 +135,8 @@ def _served(statement: ast.AST, parents: dict[ast.AST, ast.AST]) -> tuple[str, .
     readers = {
         _statement(n, parents) for n in parents if isinstance(n, ast.Name) and n.id in names
     } - {statement}
+    if any(isinstance(reader, ast.FunctionDef) for reader in readers):
+        return ()  # whoever calls it
     found = [_named(reader) for reader in readers]
     return tuple(op for ops in found for op in ops) if all(found) else ()
 

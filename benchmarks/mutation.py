@@ -44,8 +44,9 @@ from tests.numeric import Lone, Partition
 from tests.ops.test_every_rule import NUMERIC, references
 
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
-SECONDS = 120  # of CPU, for one mutant; a loop without an end counts as killed
+SLOWER = 20  # times as long as without a mutant; a loop without an end counts as killed
 CORPUS = 150  # random graphs
+BESIDE = {"control": ("sequence",), "movement": ("reduce",)}  # whose rows are about it as well
 MODELS = 12  # hazard models and random graphs that one mutant meets, the cheapest
 
 Line = tuple[str, int]  # family, line
@@ -88,7 +89,8 @@ def family_checks(family: str) -> Iterator[Check]:
                 check_law(lone)
 
             yield Check(f"test_every_rule[{op}-{k}]", numeric, ops=frozenset([op]))
-    yield from functions(f"tests.ops.test_{family}")
+    for name in (family, *BESIDE.get(family, ())):
+        yield from functions(f"tests.ops.test_{name}")
 
 
 def functions(path: str) -> Iterator[Check]:
@@ -126,7 +128,13 @@ def _operators(given: dict[str, Any]) -> frozenset[str]:
 def other_checks() -> Iterator[Check]:
     """Kinds, costs, sites and quantised numbers, which the law does not see."""
     from tests import test_cost, test_groups
+    from tests.ops import test_every_rule
 
+    for every in (
+        test_every_rule.test_every_operator_of_onnx_has_a_rule,
+        test_every_rule.test_every_operator_of_onnxruntime_has_a_rule,
+    ):
+        yield Check(every.__name__, every)
     for name in test_groups.NAMED:
         yield Check(f"test_kinds[{name}]", lambda n=name: test_groups.test_kinds(n))
     for name in test_cost.MACS:
@@ -134,16 +142,18 @@ def other_checks() -> Iterator[Check]:
     yield from functions("tests.test_sites")
     yield from functions("tests.test_reals")
     yield from functions("tests.test_states")
+    yield from functions("tests.test_picks")
 
 
 def later_checks() -> Iterator[Check]:
-    """Hazard models, then random graphs."""
+    """Hazard models, mixtures of experts, then random graphs."""
     from models.hazards import HAZARDS
     from tests.models import test_hazards as hazards
 
     for name in HAZARDS:
         ops = frozenset(n.op_type for n in HAZARDS[name][0]().graph.node)
         yield Check(f"test_hazards[{name}]", lambda n=name: hazards.test_hazard(n), ops=ops)
+    yield from functions("tests.models.test_mixtures")
     yield from _random_checks()
 
 
@@ -196,11 +206,11 @@ def traced(check: Check) -> Check | None:
     def watched(op_type: str, function: Any) -> Any:
         """Only rules are traced: the rest of a check takes far longer."""
 
-        def call(given: Any) -> Any:
+        def call(*given: Any) -> Any:
             ran.add(op_type)
             sys.settrace(outside)
             try:
-                return function(given)
+                return function(*given)
             finally:
                 sys.settrace(None)
 
@@ -210,9 +220,19 @@ def traced(check: Check) -> Check | None:
     start = time.perf_counter()
     for key, rule in before.items():
         clauses = {
-            name: watched(rule.op_type, getattr(rule, name)) for name in ("run", "resize", "macs")
+            name: watched(rule.op_type, getattr(rule, name))
+            for name in ("run", "resize", "macs", "enter")
         }
-        RULES[key] = replace(rule, **clauses)
+        held = {
+            k: replace(
+                how,
+                axes=watched(rule.op_type, how.axes) if callable(how.axes) else how.axes,
+                unpack=watched(rule.op_type, how.unpack),
+                pack=watched(rule.op_type, how.pack),
+            )
+            for k, how in rule.quantised.items()
+        }
+        RULES[key] = replace(rule, **clauses, quantised=held)
     try:
         check.run()
     except Exception as error:
@@ -244,6 +264,7 @@ def judge(mutant: Mutant, checks: Iterable[Check]) -> str:
     except Exception as error:
         return f"import: {error}"
     for check in checks:
+        signal.setitimer(signal.ITIMER_PROF, 5 + SLOWER * check.seconds)
         try:
             check.run()
         except Exception:
@@ -274,7 +295,6 @@ def judge_apart(
     reader, writer = multiprocessing.Pipe(duplex=False)
 
     def child() -> None:
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)

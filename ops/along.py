@@ -15,7 +15,7 @@ def _held(op: Op) -> list[int]:
     elif kind == "DFT":  # of real and imaginary parts, which are the last axis
         held = [int(op.value(2)) if op.has(2) else op.attr("axis", -2 if op.opset > 19 else 1), -1]
     else:
-        held = [int(np.ravel(op.value(1))[0]) if op.has(1) else op.attr("axis", 0)]
+        held = [int(np.ravel(op.value(1))[0])]
     return [int(k) % rank for k in held]
 
 

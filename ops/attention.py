@@ -48,8 +48,7 @@ def _flex(op: Op) -> str:
 def _linear(op: Op) -> str:
     """B t (H G D), B t (H D), B t (H E), B H D E, B t (H D), B t H -> B t (H G E), B H D E"""
     each = op.has(4) and op.shape(4)[2] != _heads(op)[1]
-    decay, beta = "(H D)" if each else "H", "H" if op.has(5) and op.shape(5)[2] > 1 else "*"
-    state = f"B H D E, B t {decay}, B t {beta}"
+    state = f"B H D E, B t {'(H D)' if each else 'H'}, B t H"
     return f"B t (H G D), B t (H D), B t (H E), {state} -> B t (H G E), B H D E"
 
 
@@ -136,7 +135,9 @@ def _projected_macs(op: Op) -> list[Product]:
 declare(
     "QAttention",
     _projected,
-    zero="0 1 + 2",
+    zero="0 1 + 2 + 8",
+    # Queries and keys are multiplied along D, which values have too.
+    inexact=lambda op: "D" if op.speaks((1,), (2,)) else "",
     sizes=lambda op: {"H": int(op.attr("num_heads"))},
     kinds=lambda op: _kinds(op) | {"I": "linear"},
     resize=_resize_projected,

@@ -47,21 +47,21 @@ def _packed(codes: Value, bits: int) -> Value:
 def _blocks(op: Op) -> dict[str, int]:
     size, bits = int(op.attr("block_size")), int(op.attr("bits", 4))
     blocks = -(-int(op.attr("K")) // size)
-    count = int(np.prod(op.shape(3))) if op.has(3) else 0
-    shared = 8 // bits if op.has(3) and count < int(op.attr("N")) * blocks else 1
-    return {"N": int(op.attr("N")), "r": shared, "b": size, "p": blocks, "z": -(-blocks // shared)}
+    shared = 1
+    if op.has(3) and np.prod(op.shape(3)) < int(op.attr("N")) * blocks:
+        shared = 8 // bits
+    return {"r": shared, "b": size, "p": blocks, "z": -(-blocks // shared)}
 
 
 def _n_bits_numbers(node: Any, position: int, stored: Value) -> Value:
-    rows, bits = int(node.attrs["N"]), int(node.attrs.get("bits", 4))
-    blocks = -(-int(node.attrs["K"]) // int(node.attrs["block_size"]))
+    bits = int(node.attrs.get("bits", 4))
     if position == 1:
         codes = _unpacked(stored, bits).reshape(*stored.shape[:2], -1)
         given = len(node.inputs) > 3 and node.inputs[3]
         return codes if given else codes.astype(np.int16) - (1 << (bits - 1))
     if stored.dtype == np.uint8:
         stored = _unpacked(stored, bits)
-    return stored.reshape(rows, -1)[:, :blocks]
+    return stored.reshape(int(node.attrs["N"]), -1)
 
 
 def _n_bits_packed(node: Any, numbers: Value) -> Value:
@@ -91,12 +91,13 @@ def n_bits(op: Op) -> list[Axes]:
     elif size["p"] == size["r"]:
         why = "goes by whole blocks, and there is but one"
     x, w, z = ("k", "p", "z") if why else ("(P r b)", "(P r)", "P")
-    if why:
-        op.lock(op.input(0)[-1], why)
     scales = f"N {w}" if len(op.shape(2)) > 1 else f"(N {w.strip('()')})"
     points = f"N {z}" if op.has(3) and len(op.shape(3)) > 1 else f"(N {z})"
     text = f"... {x}, N {'' if why else w} *, {scales}, {points}, *, N -> ... N"
-    return follow(op, text, "0 2 + 5", "", size, _kinds(op))
+    outputs = follow(op, text, "0 2 + 5", "", size, _kinds(op))
+    if why:
+        op.lock(op.input(0)[-1], why)
+    return outputs
 
 
 # The sixteen numbers of NF4 (Dettmers et al. 2023, QLoRA, appendix E) and of FP4.
@@ -118,7 +119,7 @@ def _bnb4(op: Op) -> str:
 
 def _bnb4_sizes(op: Op) -> dict[str, int]:
     size = int(op.attr("block_size"))
-    return {"N": int(op.attr("N")), "b": size, "c": size // 2}
+    return {"b": size, "c": size // 2}
 
 
 def _bnb4_numbers(node: Any, position: int, stored: Value) -> Value:
@@ -170,7 +171,7 @@ def gather(op: Op) -> list[Axes]:
     shared = 1
     if op.has(3) and op.shape(3)[at] != op.shape(2)[at]:
         shared = 8 // int(op.attr("bits", 4))
-    fits = size > 0 and made % (size * shared) == 0 and op.shape(2)[at] * size == made
+    fits = made % (size * shared) == 0
 
     def spell(block: str, place: str) -> str:
         axes = [f"X{k}" for k in range(rank)]
@@ -271,7 +272,7 @@ declare(
     "QMoE",
     _experts,
     zero="5 6 + 7",
-    inexact="E e",  # the others share what its probability was
+    inexact="E",  # the others share what its probability was
     sizes=_expert_sizes,
     kinds=lambda op: dict.fromkeys("EI", "linear"),
     resize=_resize_experts,

@@ -4,12 +4,12 @@ H is a head of keys and values, G one of the queries that share it, D the size o
 and keys, E that of values. Queries, keys and values may lie behind one another on one axis.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.patterns import PatternError
 from spa.rules import MICROSOFT, Op, Product, Resized, Sized, declare
 
 _PACKED = "H D + H D + H E"
@@ -50,10 +50,11 @@ def _hidden(op: Op) -> list[int]:
 
 def _projected(op: Op) -> str:
     """B s I, I (H D + H D + H E), (H D + H D + H E), *, 2 B H p D, B H * -> B s (H E), 2 B H u D"""
-    state = op.has(4) or len(op.node.outputs) > 1
+    packed = op.node.op_type == "PackedAttention"
+    state = not packed and (op.has(4) or len(op.node.outputs) > 1)
     size = "d" if op.attr("do_rotary", 0) else "D"
     qkv = _PACKED.replace("D", size).replace("E", size if state or size == "d" else "E")
-    if op.node.op_type == "PackedAttention":
+    if packed:
         return f"t I, I ({qkv}), ({qkv}), *, *, b H * -> t ({qkv[-3:]})"
     past = f"2 B H p {size}, B H *, *"
     return f"B s I, I ({qkv}), ({qkv}), *, {past} -> B s ({qkv[-3:]}), 2 B H u {size}"
@@ -87,16 +88,20 @@ def _projected_macs(op: Op) -> list[Product]:
     return [[*((0, k) for k in rank), (1, 1)], [*output, keys], [*output, keys]]
 
 
-for _op, _zero in (("Attention", "0 1 + 2 + 4"), ("PackedAttention", "0 1 + 2")):
+for _op, _states, _zero in (
+    ("Attention", {4: 1}, "0 1 + 2 + 4"),
+    ("PackedAttention", {}, "0 1 + 2"),
+):
     declare(
         _op,
         _projected,
         zero=_zero,
+        inexact=lambda op: "D" if op.speaks((1,), (2,)) else "",
         sizes=_projected_sizes,
         kinds=_kinds,
         resize=_resize_projected,
         macs=_projected_macs,
-        states={4: 1},
+        states=_states,
         domain=MICROSOFT,
     )
 
@@ -112,9 +117,7 @@ def _size(op: Op) -> int:
 
 
 def _sizes(op: Op) -> dict[str, int]:
-    size, keys = _size(op), _keys(op)
-    value = op.shape(2)[-1] // (keys if len(op.shape(2)) < 4 else 1) if op.has(2) else size
-    return {"H": keys, "G": _heads(op) // keys, "D": size, "E": value}
+    return {"H": _keys(op), "G": _heads(op) // _keys(op)}
 
 
 def _scores(op: Op, k: int, heads: str, batch: str = "B") -> str:
@@ -168,9 +171,7 @@ def _turned(op: Op) -> tuple[str, str]:
     size = _size(op)
     if not op.attr("do_rotary", 0):
         return ("D 8", "*") if size % 8 == 0 else ("d", "*")
-    if not op.has(7):
-        raise PatternError("the cosines are not given")
-    if 2 * op.shape(7)[1] != size or size % 16:
+    if 2 * op.shape(7)[1] != size:
         return "d", "*"
     return "D 8 2" if op.attr("rotary_interleaved", 0) else "2 D 8", "c (D 8)"
 
@@ -185,7 +186,7 @@ def _resize(node: Sized) -> Resized:
     op, kept = node.op, node.kept[0]
     assert kept is not None
     size, heads, rank = _size(op), _heads(op), len(op.shape())
-    if rank > 3 or (rank == 3 and op.node.op_type == "PackedMultiHeadAttention"):
+    if rank > 3:
         at = 2 if rank == 5 else 1
         count, new = len(kept[at]), len(kept[-1])
     else:
@@ -212,25 +213,33 @@ def _macs(op: Op) -> list[Product]:
     if len(op.out_shape()) == 2:
         steps = 0  # tokens without padding
     keys = (-2, 2) if len(op.out_shapes) > 1 and op.out_shapes[1] else (int(op.has(1)), steps)
-    flat = op.has(1) and len(op.shape()) == len(op.out_shape())
-    query = [(0, k) for k in range(len(op.shape()))] if flat else output
+    query = [(0, k) for k in range(len(op.shape()))] if op.has(1) else output
     return [[*query, keys], [*output, keys]]
 
 
-for _op, _pattern, _each, _states, _zero in (
-    ("MultiHeadAttention", _multi_head, _sizes, {6: 1, 7: 2},
+def _inexact(added: tuple[tuple[int, ...], ...], op: Op) -> str:
+    """Queries and keys are multiplied along D, which values may have too.
+
+    added: what else goes into the scores, a bias of both or keys that are remembered.
+    """
+    both = (0, 1) if op.has(1) else (0,)
+    return "D" if op.speaks(both, *added) or op.has(14) else ""  # 14 scales queries
+
+
+for _op, _pattern, _each, _states, _added, _zero in (
+    ("MultiHeadAttention", _multi_head, _sizes, {6: 1, 7: 2}, ((3,), (0, 6)),
      "0 1 + 2 + 3 + 6 + 7, 1 + 3 + 6, 2 + 3 + 7, "),
-    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes, {5: 1, 6: 2},
+    ("DecoderMaskedMultiHeadAttention", _multi_head, _sizes, {5: 1, 6: 2}, ((10,), (0, 5)),
      "0 1 + 2 + 5 + 6 + 10, 1 + 5 + 10, 2 + 6 + 10, "),
-    ("PackedMultiHeadAttention", _packed, _sizes, {}, "0 1 + 2 + 3"),
-    ("GroupQueryAttention", _grouped, _grouped_sizes, {3: 1, 4: 2},
+    ("PackedMultiHeadAttention", _packed, _sizes, {}, ((3,),), "0 1 + 2 + 3"),
+    ("GroupQueryAttention", _grouped, _grouped_sizes, {3: 1, 4: 2}, ((0, 3),),
      "0 1 + 2 + 3 + 4, 1 + 3, 2 + 4, "),
 ):  # fmt: skip
     declare(
         _op,
         _pattern,
         zero=_zero,
-        inexact="" if _op != "GroupQueryAttention" else lambda op: "D" if op.has(14) else "",
+        inexact=partial(_inexact, _added),
         sizes=_each,
         kinds=_kinds,
         resize=_resize,

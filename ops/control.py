@@ -37,14 +37,13 @@ def _one(op: Op, out: int, inputs: list[int], why: str) -> Axes:
 def if_(op: Op) -> list[Axes]:
     if not op.node.bodies:
         return _alone(op)
-    op.lock_input(0, "decides which branch runs")
     count, decided = len(op.out_shapes), op.fixed(0)
     outputs = []
     for k in range(count):
         ends = [1 + k, 1 + count + k]
         if decided is not None:  # the other branch never runs, but is kept in step where it can be
             taken = ends[not decided.all()]
-            ends = [end for end in ends if end == taken or op.shapes[end] == op.shapes[taken]]
+            ends = [end for end in ends if op.shapes[end] == op.shapes[taken]]
         outputs.append(_one(op, k, ends, _SHAPES))
     return outputs
 
@@ -91,8 +90,6 @@ def loop(op: Op) -> list[Axes]:
         return _alone(op)
     first, count = _states(op)
     given = op.node.given
-    for k in (0, 1, given)[: 3 * (first > 0)]:
-        op.lock_input(k, "decides how often the body runs")
     ends = given + (first > 0)
     outputs = []
     for k in range(count):

@@ -43,7 +43,7 @@ def _scalar(op: Op, k: int, attr: str) -> float:
     if not op.has(k):
         return outermost
     value = op.fixed(k)
-    return float(value.item()) if value is not None and value.size == 1 else -outermost
+    return -outermost if value is None else float(value.item())
 
 
 @rule("Pow", text="..., ... -> ...")
@@ -84,14 +84,15 @@ def _asked(op: Op) -> tuple[int, NDArray[Any]] | None:
 
 def _resize_equal(node: Sized) -> Resized:
     asked = _asked(node.op)
-    left = None if asked is None else node.pointed[asked[0]]
-    if asked is None or left is None:
+    if asked is None:
         return Resized()
     k, stored = asked
+    left = node.pointed[k]
+    assert left is not None
     if stored.size == 1:  # where it goes, so does all that is made from it
         new = np.searchsorted(left, stored).astype(stored.dtype)
     else:
-        shape = [len(left) if n > 1 else 1 for n in stored.shape]
+        shape = [len(left) if n == stored.size else 1 for n in stored.shape]
         new = np.arange(len(left), dtype=stored.dtype).reshape(shape)
     return Resized(inputs={1 - k: new})
 
@@ -104,7 +105,7 @@ def equal(op: Op) -> list[Axes]:
         if stored.size == 1:
             op.asks_for(k, int(stored.item()))
         else:
-            op.indexes(k, next(axis for axis in op.input(1 - k) if len(axis.ids) > 1))
+            op.indexes(k, max(op.input(1 - k), key=lambda axis: len(axis.ids)))
     return follow(op, "..., ... -> ...")
 
 

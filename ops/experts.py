@@ -13,8 +13,7 @@ def _moe(op: Op) -> str:
 
 def _inexact(op: Op) -> str:
     """The others share what the probability of an expert was; what is read has to meet zero."""
-    met = all(op.input(k)[-1].zero for k in (2, 6) if op.has(k))
-    return "E e" if met or op.input(0)[-1].zero else "E e C"
+    return "E C" if op.speaks((0, 2), (0, 6)) else "E"
 
 
 def _resize(node: Sized) -> Resized:

@@ -191,9 +191,9 @@ def _fused(op: Op) -> str:
 
 def _turned(op: Op, which: str, term: str) -> str:
     letters = term.split()
-    if len(letters) > 1 and op.attr(f"trans{which}", 0):
+    if op.attr(f"trans{which}", 0):
         letters[-2:] = letters[:-3:-1]
-    if len(letters) > 1 and op.attr(f"transBatch{which}", 0):
+    if op.attr(f"transBatch{which}", 0):
         letters = [letters[-2], "...", letters[-1]]
     return " ".join(letters)
 
@@ -201,7 +201,7 @@ def _turned(op: Op, which: str, term: str) -> str:
 def _fused_macs(op: Op) -> list[Product]:
     rank = len(op.shape(0))
     turned, batch = op.attr("transA", 0), op.attr("transBatchA", 0)
-    at = rank - 1 if not turned or rank == 1 else 0 if batch else rank - 2
+    at = rank - 1 if not turned else 0 if batch else rank - 2
     return [[*((-1, k) for k in range(len(op.out_shape()))), (0, at)]]
 
 

@@ -125,7 +125,7 @@ def _edges(op: Op) -> list[NDArray[Any]]:
 def _moving(op: Op) -> set[int] | None:
     """The axes cut at positions that free sizes decide; None where a position is not known."""
     known = [op.values[k] is not None for k in (1, 2) if op.has(k)]
-    if not all(known) or any(op.has(k) and op.fixed(k) is None for k in (3, 4)):
+    if not all(known) or (op.has(4) and op.fixed(4) is None):
         return None
     cuts, moved = _slices(op), set[int]()
     for k in (1, 2):
@@ -144,7 +144,7 @@ def _resize_slice(node: Sized) -> Resized:
     starts, ends = [], []
     for axis, start, end, step in _slices(op):
         size, left = op.shape()[axis], len(kept[axis])
-        if left != size and abs(step) == 1 and axis not in moving:
+        if abs(step) == 1:
             edges, back = slice(start, end, step).indices(size)[:2], int(step < 0)
             new = tuple(int(np.searchsorted(kept[axis], e + back)) - back for e in edges)
             if slice(start, end, step).indices(left)[:2] != new:
@@ -165,17 +165,14 @@ def slice_(op: Op) -> list[Axes]:
     moving = _moving(op)
     if moving is None:
         for k, (axis, n) in enumerate(zip(op.input(), op.out_shape(), strict=True)):
-            axes = op.fixed(3) if op.has(3) else np.arange(op.shape(1)[0])
-            if axes is None or k in np.ravel(axes) % len(out):
+            axes = op.value(3) if op.has(3) else np.arange(op.shape(1)[0])
+            if k in np.ravel(axes) % len(out):
                 op.lock(axis, "sliced at positions computed at run time")
                 out[k] = whole(n)
         return [out]
     for at in moving:
         op.lock(out[at], "sliced at positions computed at run time")
-        out[at] = whole(op.out_shape()[at])
     for at, start, end, step in _slices(op):
-        if at in moving:
-            continue
         axis = out[at]
         ids = axis.ids[start:end:step]
         first = range(len(axis.ids))[start:end:step]
@@ -282,15 +279,14 @@ _PICKS = "picks by a stored list, else locks the axes it indexes; the axes behin
 def gather_nd(op: Op) -> list[Axes]:
     data, indices, rows = op.input(0), op.input(1), _rows(op)
     op.lock_input(1, "lists positions")
-    if rows is not None and not is_whole(data[0]):
+    if rows is not None:
         picked = data[0]._replace(ids=data[0].ids[np.atleast_1d(rows)])
         if rows.ndim:
             return [[picked, *data[1:]]]
         op.lock(picked, "the index picked here")
         return [data[1:]]
     first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    alone = first == 1 and not op.attr("batch_dims", 0)
-    for axis in () if alone and op.indexes(1, data[0]) else data[:first]:
+    for axis in () if first == 1 and op.indexes(1, data[0]) else data[:first]:
         op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 
@@ -354,12 +350,12 @@ def _resize_pad(node: Sized) -> Resized:
 @rule("Pad", resize=_resize_pad)
 @rule("Pad", resize=_resize_pad, domain=MICROSOFT)
 def pad(op: Op) -> list[Axes]:
-    op.need(1, 3)
+    op.need(1)
     for k in range(1, len(op.axes)):
         op.lock_input(k, "lists sizes")
     constant = op.attr("mode", b"constant") == b"constant"
     filler = op.fixed(2) if op.has(2) else op.attr("value", 0)
-    silent = constant and filler is not None and not np.any(filler)
+    silent = filler is not None and not np.any(filler)
     out = [axis._replace(zero=axis.zero and silent) for axis in op.input()]
     if op.has(1) and op.fixed(1) is None:  # then only the axes that keep their size pass
         return [[_same_size(op, a, n) for a, n in zip(out, op.out_shape(), strict=True)]]

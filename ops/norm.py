@@ -25,7 +25,7 @@ def batch_norm(op: Op) -> list[Axes]:
 
 
 declare("InstanceNormalization", "N C ..., C, C -> N C ...", zero="1 0 + 2", inexact="...")
-declare("LRN", "N C * -> N C *", zero="0", inexact="C")
+declare("LRN", "N C ... -> N C ...", zero="0", inexact="C")
 
 
 @rule(

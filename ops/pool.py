@@ -80,7 +80,7 @@ declare("AffineGrid", "*, * -> *")
 def _resize_sizes(node: Sized) -> Resized:
     """The wanted `sizes`: what the output has after pruning, on the axes that `axes` names."""
     position = 3
-    if not node.op.has(position) or node.op.values[position] is None:
+    if not node.op.has(position):
         return Resized()
     new = node.new_out[0]
     assert new is not None

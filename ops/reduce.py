@@ -64,7 +64,6 @@ def arg(op: Op) -> list[Axes]:
 @rule("TopK", text="the second result holds positions on axis, of which k stay; inexact")
 def top_k(op: Op) -> list[Axes]:
     at = op.axis(-1)
-    op.need(1)
     op.points(op.input()[at], 1)
     op.inexact(op.input()[at])
     if op.has(1) and op.fixed(1) is None:
@@ -94,7 +93,7 @@ def one_hot(op: Op) -> list[Axes]:
     out = [axis._replace(zero=False) for axis in op.input()]
     at = int(op.attr("axis", -1)) % (len(out) + 1)
     made, depth = whole(op.out_shape()[at]), op.fixed(1)
-    if depth is not None and op.pointed(0) is not None:
+    if depth is not None:
         fresh = op.fresh(op.out_shape()[at], zero=False)
         made = fresh if op.indexes(0, fresh) else made
     return [[*out[:at], made, *out[at:]]]

@@ -54,8 +54,8 @@ def tile(op: Op) -> list[Axes]:
 @rule("ConstantOfShape", resize=lambda node: Resized(inputs={0: _wanted_shape(node, 0)}))
 def constant_of_shape(op: Op) -> list[Axes]:
     op.lock_input(0, "lists sizes")
-    value = op.attr("value")
-    silent = value is None or (not any(value.raw_data) and not any(value.float_data))
+    value = op.tensor("value")
+    silent = value is None or not value.any()
     return [[op.fresh(n, zero=silent) for n in op.out_shape()]]
 
 

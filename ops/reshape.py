@@ -11,22 +11,19 @@ from spa.rules import MICROSOFT, Axes, Axis, Op, Resized, Shape, Sized, is_whole
 
 def _wanted(node: Sized) -> Resized:
     """The stored shape with every live size brought up to date; -1 and 0 keep their meaning."""
-    stored = node.op.values[1] if node.op.has(1) else node.op.attr("shape")
-    old, new, x = np.array(stored), node.new_out[0], node.new_in[0]
+    old, new, x = np.array(node.op.values[1]), node.new_out[0], node.new_in[0]
     assert new is not None and x is not None
     copies = not node.op.attr("allowzero", 0)
     for k, size in enumerate(old):
         if size > 0 or (size == 0 and copies and x[k] != new[k]):
             old[k] = new[k]
-    if "shape" in node.op.node.attrs:
-        return Resized(attrs={"shape": old.tolist()})
     return Resized(inputs={1: old})
 
 
 @rule("Reshape", resize=_wanted, text="splits and merges axes; one factor of each stays live")
 def reshape(op: Op) -> list[Axes]:
     op.lock_input(1, "lists sizes")
-    if "shape" not in op.node.attrs and op.values[1] is None:
+    if op.values[1] is None:
         for axis in op.input():  # its wanted shape could not be told: keep what it reads whole
             op.lock(axis, "reshaped to sizes that depend on the data")
     return [regrid(op, op.input(), op.out_shape())]

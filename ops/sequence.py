@@ -1,18 +1,14 @@
 """Sequences whose elements have one shape: the axes of a sequence are those of every element."""
 
+from spa.patterns import PatternError
 from spa.rules import Axes, Op, rule, whole
-
-_WHY = "puts tensors of different or unknown shapes into one sequence"
 
 
 def _together(op: Op, inputs: list[int]) -> list[Axes]:
     """The elements of one sequence, which go together."""
-    shape = op.out_shapes[0]
     known = [k for k in inputs if k not in op.empty]
-    if shape is None or any(op.shapes[k] != shape for k in known):
-        for k in known:
-            op.lock_input(k, _WHY)
-        return op.whole_outputs()
+    if any(op.shapes[k] != op.out_shapes[0] for k in known):
+        raise PatternError("puts tensors of different or unknown shapes into one sequence")
     made = list(op.input(known[0]))
     for k in known[1:]:
         for at, axis in enumerate(op.input(k)):
@@ -26,7 +22,7 @@ def empty(op: Op) -> list[Axes]:
     return op.whole_outputs()
 
 
-@rule("SequenceConstruct", partial=True, text="ties the elements")
+@rule("SequenceConstruct", text="ties the elements")
 def construct(op: Op) -> list[Axes]:
     return _together(op, list(range(len(op.axes))))
 

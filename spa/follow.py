@@ -58,7 +58,8 @@ def follow(
             outputs.append([whole(n) for n in shape or ()])
             continue
         term = patterns.lay(pattern.outputs[k], len(shape), text)
-        shown.update(f for factors in term for f in factors)
+        if not shown:  # the first output that is there; the others may hold what goes into it
+            shown.update(f for factors in term for f in factors)
         zero_here = partial(zero_at, products=silent[min(k, len(silent) - 1)])
         outputs.append(
             [bound.spread(factors, n, zero_here) for factors, n in zip(term, shape, strict=True)]

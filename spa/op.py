@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from spa import patterns
 from spa.axes import Axes, Axis, Grid, Ids, Join, Pick, Recorder, Shape, is_whole, whole
@@ -39,6 +40,11 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
+
+    def tensor(self, name: str) -> NDArray[Any] | None:
+        """What an attribute holds that is a tensor; None where it is absent."""
+        value = self.attr(name)
+        return None if value is None else numpy_helper.to_array(value)
 
     def shape(self, k: int = 0) -> Shape:
         """The shape of input k, which must be present."""
@@ -93,6 +99,15 @@ class Op:
         """The attribute ``axis``, counted from the front of input k."""
         axis = int(self.attr("axis", default))
         return axis + len(self.shape(k)) if axis < 0 else axis
+
+    def speaks(self, *products: tuple[int, ...]) -> bool:
+        """Whether a removed index of the last axis adds something to a sum of products of inputs;
+        a product of which one is absent is none."""
+        return any(
+            not any(self.input(k)[-1].zero for k in product)
+            for product in products
+            if all(map(self.has, product))
+        )
 
     # What a rule can say -------------------------------------------------------------------
 

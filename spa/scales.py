@@ -69,6 +69,8 @@ def coding(graph: Graph, name: str, value: Value) -> Coding | None:
     pack = partial(how.pack, node) if how.pack is not None else None
     shape = value.shape if unpack is None else unpack(value).shape
     scale, point = _scale(graph, read), _held(graph, read, how.point)
+    if unpack is not None and scale is not None and point is not None:
+        point = point[tuple(map(slice, scale.shape))]  # a last byte may hold more than there are
     scale, point = (_at_each(graph, read, shape, v) for v in (scale, point))
     return Coding(scale, point, unpack, pack)
 

@@ -172,7 +172,8 @@ def is_exempt(op: Op) -> bool:
             return True
         case "Conv":  # one row of one channel: likewise
             return op.shape(1)[:2] == (1, 1) and len(op.shape(1)) == 3
-        case "TensorScatter":  # where it writes is taken to be computed at run time
+        case "TensorScatter" | "Scatter" | "ScatterElements" | "ScatterND":
+            # Where it writes is taken to be computed at run time.
             return True
         case "MoE":  # what goes in and what comes out have one width
             return True
@@ -330,6 +331,7 @@ CAUTIOUS = {
     "CropAndResize": "boxes that lie within the picture",
     "MoE": "weights of an expert that are all zero",
     "Hardmax": "exact by luck",
+    "QLinearSoftmax": "shares of many are less than a step of eight bits",
     "LRN": "exact as far as a small share of a neighbour can tell",
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), "the first of equal indices"),
     **dict.fromkeys(

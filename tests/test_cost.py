@@ -82,6 +82,46 @@ def _attention(*shapes: list[int], past: int = 0) -> Body:
     return body
 
 
+def _experts(net: Net) -> Tensor:
+    x, router = net.input("x", [2, 5, 8]), net.input("r", [10, 4])
+    inputs: list[Any] = [x, router, net.weight(4, 6, 8), None, net.weight(4, 8, 6)]
+    return contrib(net, "MoE", inputs, (2, 5, 8))[0]
+
+
+def _heads(op: str, *shapes: tuple[int, ...], past: int = 0, **attrs: int) -> Body:
+    """Attention of onnxruntime's own on inputs of these shapes; the last one is made."""
+
+    def body(net: Net) -> Tensor:
+        *given, made = shapes
+        inputs: list[Any] = [net.input(f"x{k}", list(shape)) for k, shape in enumerate(given)]
+        inputs += [None] * ((6 if op[0] == "M" else 3) - len(inputs)) if past else []
+        size = made[-1] // attrs.get("num_heads", 2)
+        heads = attrs.get("kv_num_heads", 2)
+        steps = given[-1][1] if len(given) > 1 else made[1]
+        more = [(2, heads, steps + past, size)] * 2 if past else []
+        inputs += [net.input(f"p{k}", [2, heads, past, size]) for k in "kv"] if past else []
+        if op[0] == "G":
+            inputs += [net.const(np.full(n, steps + past - 1, np.int32)) for n in (2, 1)]
+        return contrib(net, op, inputs, made, *more, **{"num_heads": 2, **attrs})[0]
+
+    return body
+
+
+def _onto(op: str, *rows: int, past: int = 0) -> Body:
+    """Attention with its projection inside."""
+
+    def body(net: Net) -> Tensor:
+        inputs: list[Any] = [net.input("x", [*rows, 6]), net.weight(6, 24), net.weight(24)]
+        if op == "PackedAttention":
+            places = np.arange(10, dtype=np.int32).reshape(2, 5)
+            inputs += [net.const(places), net.const(np.asarray([0, 5, 10], np.int32))]
+        more = [(2, 2, 2, rows[1] + past, 4)] if past else []
+        inputs += [None, net.input("p", [2, 2, 2, past, 4])] if past else []
+        return contrib(net, op, inputs, (*rows, 8), *more, num_heads=2)[0]
+
+    return body
+
+
 def _recurrent(op: str, gates: int, ways: int = 1) -> Body:
     def body(net: Net) -> Tensor:
         more: dict[str, Any] = {"direction": "bidirectional"} if ways == 2 else {}
@@ -102,6 +142,14 @@ def _scan(net: Net) -> Tensor:
     return net.node(
         "Scan", start, x, shape=[2, 4], body=body, num_scan_inputs=1, scan_input_axes=[1]
     )
+
+
+def _eight_bits(net: Net) -> Tensor:
+    w, r, code = codes(net, 2, 6, 16), codes(net, 2, 4, 16), [np.full(2, c) for c in CODE]
+    inputs = [net.input("x", [5, 2, 6]), w, r, *[None] * 5, *code, *code]
+    shape = (5, 2, 2, 4)
+    way = "bidirectional"
+    return contrib(net, "DynamicQuantizeLSTM", inputs, shape, hidden_size=4, direction=way)[0]
 
 
 MACS: dict[str, tuple[Body, int]] = {
@@ -136,10 +184,36 @@ MACS: dict[str, tuple[Body, int]] = {
         _attention([2, 2, 5, 4], [2, 2, 7, 4], [2, 2, 7, 3]), 2 * 2 * 5 * 7 * (4 + 3)),
     "Attention-past": (
         _attention([2, 5, 8], [2, 7, 8], [2, 7, 6], past=9), 2 * 5 * 16 * (8 + 6)),
+    "MultiHeadAttention": (_heads(
+        "MultiHeadAttention", (2, 5, 8), (2, 7, 8), (2, 7, 6), (2, 5, 6)), 2 * 5 * 7 * (8 + 6)),
+    "MultiHeadAttention-cache": (_heads(
+        "MultiHeadAttention", (2, 5, 8), (2, 2, 7, 4), (2, 2, 7, 4), (2, 5, 8)), 2 * 5 * 7 * 16),
+    "MultiHeadAttention-past": (_heads(
+        "MultiHeadAttention", (2, 5, 8), (2, 7, 8), (2, 7, 8), (2, 5, 8), past=9), 2 * 5 * 16 * 16),
+    "MultiHeadAttention-in-one": (_heads(
+        "MultiHeadAttention", (2, 5, 2, 3, 4), (2, 5, 8)), 2 * 5 * 5 * 16),
+    "MultiHeadAttention-keys-and-values-in-one": (_heads(
+        "MultiHeadAttention", (2, 5, 8), (2, 7, 2, 2, 4), (2, 5, 8)), 2 * 5 * 7 * 16),
+    "PackedMultiHeadAttention": (_heads(
+        "PackedMultiHeadAttention", (10, 8), (10, 8), (10, 6), (10, 6)), 10 * 10 * (8 + 6)),
+    "PackedMultiHeadAttention-in-one": (_heads(
+        "PackedMultiHeadAttention", (10, 2, 3, 4), (10, 8)), 10 * 10 * 16),
+    "GroupQueryAttention": (_heads(
+        "GroupQueryAttention", (2, 1, 32), (2, 1, 16), (2, 1, 16), (2, 1, 32), past=6, num_heads=4,
+        kv_num_heads=2), 2 * 1 * 7 * 64),
+    "GroupQueryAttention-in-one": (_heads(
+        "GroupQueryAttention", (2, 1, 64), (2, 1, 32), past=6, num_heads=4, kv_num_heads=2),
+        2 * 1 * 7 * 64),
+    "onnxruntime's Attention": (_onto("Attention", 2, 5), 2 * 5 * 6 * 24 + 2 * 2 * 5 * 8 * 5),
+    "onnxruntime's Attention-past": (
+        _onto("Attention", 2, 5, past=9), 2 * 5 * 6 * 24 + 2 * 2 * 5 * 8 * 14),
+    "PackedAttention": (_onto("PackedAttention", 10), 10 * 6 * 24 + 2 * 10 * 8 * 10),
     "LSTM": (_recurrent("LSTM", 4), 5 * 2 * 16 * (6 + 4)),
     "LSTM-both-ways": (_recurrent("LSTM", 4, 2), 5 * 2 * 2 * 16 * (6 + 4)),
     "GRU": (_recurrent("GRU", 3), 5 * 2 * 12 * (6 + 4)),
     "RNN": (_recurrent("RNN", 1), 5 * 2 * 4 * (6 + 4)),
+    "DynamicQuantizeLSTM": (_eight_bits, 5 * 2 * 2 * 16 * (6 + 4)),
+    "MoE": (_experts, 10 * 2 * 6 * 8),
     "Scan": (_scan, 5 * 2 * 6 * 4),
     "Relu": (lambda net: net.relu(net.input("x", [2, 3])), 0),
 }  # fmt: skip

@@ -18,7 +18,7 @@ from models.builder import Net, Tensor
 from models.hazards import HAZARDS
 from spa.groups import explain
 from tests.conftest import DIGITS
-from tests.ops.cases import CODE, codes, contrib, quantise
+from tests.ops.cases import CODE, coded, codes, contrib, dequantise, quantise
 
 Cli = Callable[..., Result]
 STEM, FIRST, SECOND = (f"{n}.weight" for n in ("stem.0", "stage1.first.0", "stage1.second.0"))
@@ -97,6 +97,13 @@ def _lstm(net: Net, x: Tensor) -> Tensor:
     return net.nodes("LSTM", [x, w, r], 1, hidden_size=4)[0]
 
 
+def _eight_bits(net: Net, x: Tensor) -> Tensor:
+    w, r, code = codes(net, 1, 6, 16), codes(net, 1, 4, 16), [np.full(1, c) for c in CODE]
+    inputs = [x, w, r, *[None] * 5, *code, *code]
+    y = contrib(net, "DynamicQuantizeLSTM", inputs, (5, 2, 1, 4), hidden_size=4)[0]
+    return _summed(net, y)
+
+
 def _image(net: Net) -> Tensor:
     return net.mul(net.input("x", [2, 1, 4, 4]), net.uniform(0.5, 1, 6, 1, 1))
 
@@ -150,6 +157,22 @@ def _embedded(net: Net) -> Tensor:
     return net.linear(contrib(net, "EmbedLayerNormalization", inputs, (2, 5, 6), (2,))[0], 3)
 
 
+def _experts(net: Net) -> Tensor:
+    x, router = net.input("x", [2, 5, 8]), net.mul(net.input("r", [10, 1]), net.uniform(0, 1, 4))
+    inputs = [x, router, net.weight(4, 6, 8), None, net.weight(4, 8, 6)]
+    return contrib(net, "MoE", inputs, (2, 5, 8))[0]
+
+
+def _less_mean(net: Net, y: Tensor, quantised: bool = False) -> Tensor:
+    """Less what a pool over all but two axes makes of it."""
+    shape = [*y.shape[:2], *[1] * (len(y.shape) - 2)]
+    if not quantised:
+        return net.relu(net.sub(y, net.global_avg_pool(y)))
+    inputs = [quantise(net, y), *CODE, *CODE]
+    mean = coded(net, "QLinearGlobalAveragePool", *inputs, shape=shape)
+    return net.relu(net.sub(y, dequantise(net, mean)))
+
+
 def _skipped(net: Net) -> Tensor:
     x = net.linear(net.input("x", [2, 5, 3]), 6)
     inputs = [x, net.input("y", [2, 5, 1]), net.uniform(0.5, 1, 6)]
@@ -179,15 +202,29 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "MatMul-input": (lambda net: net.linear(_tokens(net), 3), {"linear"}),
     "MatMul-left": (lambda net: _summed(
         net, net.matmul(net.weight(6, 5), net.input("x", [2, 5, 3])), 1), {"linear"}),
+    "MatMul-of-activations": (lambda net: _summed(net, net.matmul(net.transpose(
+        _tokens(net), 0, 2, 1), net.input("y", [2, 5, 3])), 1), {"head-dim"}),
     "Einsum": (lambda net: net.node(
         "Einsum", _tokens(net), net.weight(6, 3), equation="bsd,de->bse"), {"linear"}),
+    "Einsum-capitals": (lambda net: net.node(
+        "Einsum", _tokens(net), net.weight(6, 3), equation="BSD,DE->BSE"), {"linear"}),
+    "Einsum-heads": (lambda net: net.node("ReduceSum", net.node("Einsum", *(net.mul(net.input(
+        name, [2, 5, 1, 4]), net.uniform(0.5, 1, 6, 1)) for name in "qk"),
+        equation="bqhd,bkhd->bhqk"), [1]), {"heads"}),
     "Einsum-attention": (_einsum_attention, {"heads", "head-dim"}),
     "Attention": (lambda net: _attention(net, 2), {"heads", "head-dim"}),
     "Attention-shared": (lambda net: _attention(net, 6), {"heads", "head-dim"}),
+    "onnxruntime's Attention": (lambda net: _summed(net, contrib(net, "Attention", [
+        _tokens(net), net.weight(6, 24), net.uniform(-1, 1, 24)], (2, 5, 8), num_heads=2)[0]),
+        {"heads", "head-dim", "linear"}),
     "RotaryEmbedding": (_rotary, {"heads", "head-dim"}),
     "LSTM": (lambda net: _summed(net, _lstm(net, net.input("x", [5, 2, 3]))), {"recurrent"}),
     "LSTM-input": (lambda net: _summed(
         net, _lstm(net, net.transpose(_tokens(net), 1, 0, 2))), {"linear", "recurrent"}),
+    "DynamicQuantizeLSTM": (
+        lambda net: _eight_bits(net, net.input("x", [5, 2, 6])), {"recurrent"}),
+    "DynamicQuantizeLSTM-input": (lambda net: _eight_bits(
+        net, net.transpose(_tokens(net), 1, 0, 2)), {"linear", "recurrent"}),
     "LayerNormalization": (lambda net: net.linear(net.layer_norm(net.linear(
         net.input("x", [2, 5, 3]), 6)), 3), {"hidden"}),
     "SkipLayerNormalization": (lambda net: _skipped(net), {"hidden"}),
@@ -201,10 +238,23 @@ NAMED: dict[str, tuple[Callable[[Net], Tensor], set[str]]] = {
     "mean over channels": (lambda net: _read(net, net.mul(y := net.conv(net.input(
         "x", [2, 3, 4, 4]), 6), net.mean(y, 1))), {"conv"}),
     "embedding, normalised": (_embedded, {"hidden"}),
+    **{
+        f"pool over {'pixels' if image else 'channels'}, {quantised=}": (
+            lambda net, image=image, quantised=quantised: net.node(
+                "ReduceSum", _less_mean(net, net.transpose(net.conv(
+                    net.input("x", [2, 3, 4, 4]), 6), 0, 2, 1, 3), quantised), [2])
+            if image else net.linear(_less_mean(net, net.linear(
+                net.input("x", [2, 5, 3]), 6), quantised), 3),
+            {"conv"} if image else {"hidden"},
+        )
+        for quantised in (False, True)
+        for image in (False, True)
+    },
     "maximum over the last axis": (lambda net: net.linear(net.mul(y := net.linear(net.input(
         "x", [2, 5, 3]), 6), net.node("ReduceMax", y, [-1])), 3), {"linear"}),
     "rows of what is computed": (lambda net: net.linear(net.gather(net.linear(net.input(
         "x", [2, 5, 3]), 6), np.array([[0, 1]]), axis=1), 3), {"linear"}),
+    "MoE": (_experts, {"linear"}),
     "embedding": (lambda net: net.linear(net.gather(
         net.weight(9, 6), net.input("x", [2, 5], np.int64)), 3), {"embedding"}),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 from onnx import ModelProto, TensorProto
+from onnxruntime.capi import onnxruntime_pybind11_state as state_schemas
 
 import spa
 from models.builder import Net, Tensor
@@ -20,7 +22,9 @@ from spa import states
 from spa.compare import compare as spa_compare
 from spa.errors import PlanError, UsageError, ValidationError
 from spa.groups import Groups
+from spa.propagate import load_rules
 from spa.rewrite import rewrite
+from spa.rules import RULES
 from spa.settings import ALL_KINDS, Settings
 from spa.validate import check_file, verify
 from tests.conftest import CUT, PLAIN
@@ -294,6 +298,26 @@ def test_states_go_with_what_they_hold(name: str) -> None:
         assert {n: again.shapes.shapes[n] for n in groups.graph.inputs} == {
             n: kept.shape(n) for n in groups.graph.inputs
         }
+
+
+def test_operators_have_states_where_the_schema_has_them() -> None:
+    """An input called past or initial, and the output that has the same name for present."""
+    load_rules()
+    schemas = {(s.domain, s.name): s for s in state_schemas.get_all_operator_schema()}
+
+    def stems(names: list[str], start: str) -> dict[str, int]:
+        found = [re.fullmatch(f"(?:{start})_?(.*)", name.lower()) for name in names]
+        return {m.group(1): k for k, m in enumerate(found) if m}
+
+    seen = 0
+    for key, rule in RULES.items():
+        if rule.states:
+            before = stems([i.name for i in schemas[key].inputs], "past|initial")
+            after = stems([o.name for o in schemas[key].outputs], "present|y")
+            wanted = {k: after[name] for name, k in before.items() if name in after}
+            assert rule.states == wanted, key
+            seen += 1
+    assert seen > 13
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -27,13 +27,18 @@ def _packed(
     mask: tuple[int, ...] | None = None,
     outputs: int = 1,
     past: int = 0,
+    speaks: str = "",
     **attrs: Any,
 ) -> Body:
-    """Queries, keys and values from linear layers, all heads on the last axis."""
+    """Queries, keys and values from linear layers, all heads on the last axis.
+
+    speaks: which of these hold something where an index is removed.
+    """
     keys = keys or heads
 
     def body(net: Net, a: Tensor) -> Any:
         inputs: list[Any] = [net.linear(a, n) for n in (heads * size, keys * size, keys * value)]
+        inputs = [net.sigmoid(x) if n in speaks else x for n, x in zip("qkv", inputs, strict=True)]
         inputs.append(None if mask is None else net.uniform(-1, 1, *mask))
         if past:
             inputs += [net.uniform(-1, 1, BATCH, keys, past, n) for n in (size, value)]
@@ -151,6 +156,8 @@ ATTENTION = [
          exact=True),
     case("mask-for-all-heads", 4, _packed(mask=(BATCH, 1, STEPS, STEPS)), shape=TOKENS, opset=23,
          exact=True),
+    *(case(f"past-where-{speaks}-speaks", 4, _packed(past=3, speaks=speaks), shape=TOKENS, opset=23,
+           inexact=int(speaks == "qk")) for speaks in ("q", "k", "v", "qk")),
     case("past", 4, _packed(past=3), shape=TOKENS, opset=23, exact=True),
     case("present-is-output", 1, _packed(outputs=3), shape=TOKENS, opset=23, exact=True),
     case("scores-are-output", 1, _packed(outputs=4), shape=TOKENS, opset=23, exact=True),
@@ -267,10 +274,15 @@ def _flex(modified: bool) -> Body:
 
 def _linear(
     rule: str, *, heads: int = 2, keys: int = 2, decay: int = 0, beta: int = 0, past: bool = False,
-    scale: float | None = None,
+    scale: float | None = None, speaks: str = "",
 ) -> Body:  # fmt: skip
+    """speaks: which of q, k and v hold something where an index is removed."""
+
     def body(net: Net, a: Tensor) -> Tensor:
         q, k, v = (net.linear(a, n) for n in (heads * 4, keys * 4, keys * 3))
+        q, k, v = (
+            net.sigmoid(x) if n in speaks else x for n, x in zip("qkv", (q, k, v), strict=True)
+        )
         inputs = [q, k, v, net.uniform(-1, 1, BATCH, keys, 4, 3) if past else None]
         inputs.append(net.sigmoid(net.linear(a, decay)) if decay else None)
         inputs.append(net.sigmoid(net.linear(a, beta)) if beta else None)
@@ -281,6 +293,8 @@ def _linear(
 
 
 NEWER = [
+    *(case(f"linear-where-{speaks}-speaks", 4, _linear("linear", speaks=speaks), shape=TOKENS,
+           opset=27, inexact=int(speaks == "qk")) for speaks in ("q", "k", "v", "qk")),
     case("FlexAttention", 4, _flex(False), shape=TOKENS, opset=26, exact=True, runnable=False),
     case("FlexAttention-modified", 1, _flex(True), shape=TOKENS, opset=26, runnable=False),
     case("linear", 4, _linear("linear"), shape=TOKENS, opset=27, exact=True),
@@ -306,14 +320,22 @@ NEWER = [
 ]  # fmt: skip
 
 
-def _projected(channels: bool = False, past: bool = False, **attrs: Any) -> Body:
-    """Attention with quantised projections inside."""
+def _projected(
+    channels: bool = False, past: bool = False, points: int = 2, speaks: bool = False, **attrs: Any
+) -> Body:
+    """Attention with quantised projections inside.
+
+    points: of how many inputs there are zero points; one for each column takes two.
+    speaks: whether a removed row of the weight does.
+    """
 
     def body(net: Net, a: Tensor) -> Any:
         w = codes(net, a.shape[2], 24)
+        w = quantise(net, net.sigmoid(net.weight(a.shape[2], 24))) if speaks else w
         scale = np.linspace(0.01, 0.02, 24, dtype=np.float32) if channels else np.float32(0.01)
-        point = (np.arange(24) % 5 + 118).astype(np.uint8) if channels else np.uint8(120)
-        inputs = [quantise(net, a), w, net.uniform(-1, 1, 24), SCALE, scale, None, POINT, point]
+        each = (np.arange(24) % 5 + 118).astype(np.uint8)
+        zeros = [POINT, each if channels and points > 1 else np.uint8(120)][: points or 1]
+        inputs = [quantise(net, a), w, net.uniform(-1, 1, 24), SCALE, scale, None, *zeros]
         made = [[*a.shape[:2], 8]]
         if past:
             inputs.append(net.uniform(-1, 1, 2, BATCH, 2, 3, 4))
@@ -328,6 +350,9 @@ def _projected(channels: bool = False, past: bool = False, **attrs: Any) -> Body
 
 
 PROJECTED = [
+    case("QAttention-turned", 2, _projected(do_rotary=1), shape=TOKENS, runnable=True),
+    case("QAttention-one-point", 3, _projected(points=1), shape=TOKENS),
+    case("QAttention-by-what-speaks", 3, _projected(speaks=True), shape=TOKENS, inexact=1),
     case("QAttention", 3, _projected(), shape=TOKENS),
     case("QAttention-per-column", 3, _projected(True), shape=TOKENS),
     case("QAttention-scale", 3, _projected(scale=0.3, unidirectional=1), shape=TOKENS),
@@ -343,8 +368,11 @@ def _projected_sum(speaks: bool = False, axis: int = 2) -> Body:
     return body
 
 
-def _projected_stored(past: bool) -> Body:
-    """Of data in the file the batch may go as well, and no step."""
+def _projected_stored(past: bool, speaks: bool = False) -> Body:
+    """Of data in the file the batch may go as well, and no step.
+
+    speaks: whether what is remembered does where it is removed.
+    """
 
     def body(net: Net, a: Tensor) -> Tensor:
         x = net.const(net.rng.integers(90, 150, (BATCH, STEPS, 8)).astype(np.uint8), "codes")
@@ -352,9 +380,12 @@ def _projected_stored(past: bool) -> Body:
         inputs += [POINT, POINT]
         made = [[BATCH, STEPS, 8], [2, BATCH, 2, 3 + STEPS, 4]][: 1 + past]
         inputs += [net.uniform(-1, 1, 2, BATCH, 2, 3, 4)] if past else []
+        inputs[8:] = [net.sigmoid(held) if speaks else held for held in inputs[8:]]
         y, *more = net.nodes("QAttention", inputs, len(made), shapes=made, num_heads=2,
                              unidirectional=int(past), domain="com.microsoft")  # fmt: skip
         total = net.node("ReduceSum", y, [0, 1], keepdims=1)
+        if speaks:
+            total, more = net.node("ReduceSum", y, [0, 1, 2], keepdims=1), []
         for present in more:
             total = net.add(total, net.node("ReduceSum", present, [0, 1, 2, 3, 4], keepdims=0))
         return net.add(net.linear(a, 8), total)
@@ -365,9 +396,24 @@ def _projected_stored(past: bool) -> Body:
 PROJECTED += [
     case("QAttention-stored", 5, _projected_stored(False), shape=TOKENS, typed=True),
     case("QAttention-stored-past", 5, _projected_stored(True), shape=TOKENS, typed=True),
+    case(
+        "QAttention-past-that-speaks-summed",
+        6,
+        _projected_stored(True, True),
+        shape=TOKENS,
+        typed=True,
+        inexact=3,
+    ),
+    case("QAttention-per-column-but-one-point", 3, _projected(True, points=1), shape=TOKENS),
     case("QAttention-summed", 3, _projected_sum(), shape=TOKENS, exact=True),
     case("QAttention-of-what-speaks", 3, _projected_sum(True), shape=TOKENS, exact=True),
 ]
+
+
+def test_heads_that_turn_are_cut_whole() -> None:
+    groups = spa.analyze(Case("turned", 2, _projected(do_rotary=1), TOKENS).model())
+    (heads,) = [group for group in groups if group.kind == "heads"]
+    assert heads.members[0].index[0].tolist() == [*range(4), *range(8, 12), *range(16, 20)]
 
 
 def test_outputs_without_a_name_are_not_there() -> None:

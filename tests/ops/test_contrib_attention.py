@@ -11,7 +11,7 @@ import pytest
 import spa
 from models.builder import Net, Tensor
 from spa.rewrite import rewrite
-from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, contrib
+from tests.ops.cases import TOKENS, UNSEEN, Body, Case, case, check_axes, contrib
 
 BATCH, STEPS, WIDTH = 2, 5, 8
 CACHED = 3
@@ -21,14 +21,22 @@ def _lengths(net: Net, *values: int) -> Tensor:
     return net.const(np.asarray(values, np.int32), "lengths")
 
 
+def _some(net: Net, parts: list[Any], names: str, speaks: str) -> list[Any]:
+    """Those that are named hold something where an index is removed."""
+    return [net.sigmoid(p) if n in speaks else p for n, p in zip(names, parts, strict=True)]
+
+
 def _scores(net: Net, per_head: int, keys: int) -> Tensor:
     return net.uniform(-1, 1, BATCH, per_head, STEPS, keys)
 
 
 def _projected(
     heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = True,
-    mask: bool = False, scores: int = 0, past: bool = False, shown: bool = False, **attrs: Any,
+    mask: bool = False, scores: int = 0, past: bool = False, shown: bool = False,
+    speaks: str = "", **attrs: Any,
 ) -> Body:  # fmt: skip
+    """speaks: of the weight, the bias and what is remembered those that speak where removed."""
+
     def body(net: Net, a: Tensor) -> Any:
         v = heads * (value or size)
         total = 2 * heads * size + v
@@ -38,6 +46,7 @@ def _projected(
         inputs += [_lengths(net, 4, 5) if mask else None]
         inputs += [net.uniform(-1, 1, 2, BATCH, heads, CACHED, size) if past else None]
         inputs += [_scores(net, scores, keys) if scores else None]
+        inputs = _some(net, inputs, "xwblps", speaks)
         sizes = {} if value is None else {"qkv_hidden_sizes": [heads * size, heads * size, v]}
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, v)]
         if past or shown:
@@ -73,13 +82,14 @@ PROJECTED = [
     case("past-no-bias", 3, _projected(past=True, bias=False), shape=TOKENS, exact=True),
     case("present-is-output", 1, _projected(shown=True), shape=TOKENS, exact=True),
     case("turned", 2, _projected(2, 16, do_rotary=1), shape=TOKENS, exact=True, **UNSEEN),
-    case("packed", 4, _packed, shape=TOKENS, exact=True, **UNSEEN),
+    case("packed", 5, _packed, shape=TOKENS, exact=True, **UNSEEN),
 ]  # fmt: skip
 
 
 def _multi(
     heads: int = 2, size: int = 4, value: int | None = None, *, bias: bool = False,
-    scores: int = 0, past: bool = False, outputs: int = 1, laid: str = "", **attrs: Any,
+    scores: int = 0, past: bool = False, outputs: int = 1, laid: str = "", speaks: str = "",
+    **attrs: Any,
 ) -> Body:  # fmt: skip
     """Queries, keys and values apart; keys and values as in a cache, or all in one tensor."""
 
@@ -88,6 +98,7 @@ def _multi(
         keys = STEPS + CACHED * past
         counts = {"in one": [3 * size], "keys and values in one": [size, 2 * size]}
         parts: list[Any] = [net.linear(a, heads * n) for n in counts.get(laid, [size, size, v])]
+        parts = _some(net, parts, "qkv"[: len(parts)], speaks)
         if laid == "cache":
             parts[1:] = [net.transpose(net.reshape(p, [0, 0, heads, n]), 0, 2, 1, 3)
                          for p, n in zip(parts[1:], (size, v), strict=True)]  # fmt: skip
@@ -96,10 +107,12 @@ def _multi(
         if laid == "keys and values in one":
             parts = [parts[0], net.reshape(parts[1], [0, 0, heads, 2, size]), None]
         total = 2 * heads * size + heads * v
-        inputs = [*parts, net.uniform(-1, 1, total) if bias else None, None]
+        inputs = [*parts, *_some(net, [net.uniform(-1, 1, total) if bias else None], "b", speaks)]
+        inputs += [None]
         inputs += [_scores(net, scores, keys) if scores else None]
         if past:
-            inputs += [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
+            held = [net.uniform(-1, 1, BATCH, heads, CACHED, n) for n in (size, v)]
+            inputs += _some(net, held, "KV", speaks)
         shapes: list[tuple[int, ...]] = [(BATCH, STEPS, heads * v)]
         shapes += [(BATCH, heads, keys, n) for n in (size, v)] if past or outputs > 1 else []
         shapes += [(BATCH, heads, STEPS, keys)] if outputs == 4 else []
@@ -109,19 +122,23 @@ def _multi(
     return body
 
 
-def _masked(*, bias: bool = False, past: bool = False, apart: bool = False) -> Body:
+def _masked(
+    *, bias: bool = False, past: bool = False, apart: bool = False, speaks: str = ""
+) -> Body:
     """One step of a decoder; its keys and values are written into the cache that it is given."""
 
     def body(net: Net, a: Tensor) -> Tensor:
         step = net.slice(a, 0, 1, axis=1)
         rest = a if apart else step
         parts: list[Any] = [net.linear(step, 8), net.linear(rest, 8), net.linear(rest, 8)]
+        parts = _some(net, parts, "qkv", speaks)
         if apart:
             parts[1:] = [net.transpose(net.reshape(p, [0, 0, 2, 4]), 0, 2, 1, 3) for p in parts[1:]]
         inputs = [*parts, None, None]
-        inputs += [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
+        held = [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
+        inputs += _some(net, held, "KV", speaks)
         inputs += [_lengths(net, CACHED - 1) if past else None, None, None]
-        inputs += [net.uniform(-1, 1, 24) if bias else None]
+        inputs += _some(net, [net.uniform(-1, 1, 24) if bias else None], "b", speaks)
         shapes: list[tuple[int, ...]] = [(BATCH, 1, 8)]
         shapes += [(BATCH, 2, CACHED, 4)] * 2 if past else []
         attrs = {"num_heads": 2, "past_present_share_buffer": int(past)}
@@ -172,22 +189,29 @@ MULTI = [
 def _grouped(
     heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
     together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
-    past: int = 0, **attrs: Any,
+    past: int = 0, speaks: str = "", coded: str = "", scaled: bool = False,
+    **attrs: Any,
 ) -> Body:  # fmt: skip
+    """coded: which of past keys and values are in eight bits. scaled: queries and keys are."""
+
     def body(net: Net, a: Tensor) -> Any:
         a = net.slice(a, 0, 1, axis=1) if past else a  # of more steps it takes one batch alone
         counts = [heads + 2 * keys] if together else [heads, keys, keys]
         parts: list[Any] = [net.linear(a, n * size) for n in counts]
+        parts = _some(net, parts, "qkv"[: len(parts)], speaks)
         parts += [None] * (3 - len(parts))
         steps = 1 if past else STEPS
         total = steps + past
         cache = [net.uniform(-1, 1, BATCH, keys, past, size) if past else None for _ in "kv"]
+        cache = _some(net, cache, "KV", speaks)
         inputs = [*parts, *cache, _lengths(net, total - 1, total - 1), _lengths(net, total)]
         angle = net.rng.uniform(-3, 3, (12, (part or size) // 2)).astype(np.float32)
         turned = [net.const(f(angle), f.__name__) for f in (np.cos, np.sin)]
         inputs += turned if attrs.get("do_rotary") else [None, None]
         inputs += [None, _scores(net, scores, total) if scores else None]
         inputs += [net.uniform(-1, 1, heads) if sink else None]
+        inputs += [np.ones(1, np.float32) if name in coded else None for name in "kv"]
+        inputs += [net.uniform(0.5, 1, size) if scaled else None for _ in "qk"]
         shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
         sizes = {"num_heads": heads, "kv_num_heads": keys}
         made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
@@ -208,6 +232,8 @@ GROUPED = [
     case("grouped-interleaved", 4, _grouped(do_rotary=1, rotary_interleaved=1), shape=TOKENS,
          exact=True),
     case("grouped-a-part-turns", 3, _grouped(do_rotary=1, part=16), shape=TOKENS, exact=True),
+    case("grouped-queries-and-keys-scaled", 4, _grouped(scaled=True), shape=TOKENS, inexact=1,
+         typed=True, **UNSEEN),
     case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
     case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
     case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
@@ -230,6 +256,31 @@ def _linear(net: Net, a: Tensor) -> Tensor:
 
 
 LINEAR = [case("linear", 5, _linear, shape=TOKENS, exact=True)]
+
+
+# What a head's element leaves behind where it is removed changes the scores, so that nothing is
+# exact there, unless the other side is zero. The same with values, which are summed by the scores.
+SPEAKING = [
+    case(f"{name}-where-{speaks}-speaks", groups, body(speaks=speaks, **options), shape=TOKENS,
+         inexact=inexact, **runnable)
+    for name, body, groups, options, runnable, silent, heard in (
+        ("plain", _projected, 4, {}, {}, "", "w b"),
+        ("past", _projected, 3, {"past": True}, {}, "p", "w b"),
+        ("multi", _multi, 4, {}, {}, "q k", "qk"),
+        ("multi-past", _multi, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
+        ("multi-two-in-one", _multi, 3, {"laid": "keys and values in one"}, UNSEEN, "q k", "qk"),
+        ("masked", _masked, 3, {}, {}, "q k v", "qk"),
+        ("multi-bias", _multi, 4, {"bias": True}, {}, "", "b"),
+        ("masked-bias", _masked, 3, {"bias": True}, {}, "", "b"),
+        ("masked-past", _masked, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("grouped", _grouped, 4, {}, {}, "q k v", "qk"),
+        ("grouped-in-one", _grouped, 4, {"together": True}, {}, "", "q"),
+        ("grouped-past", _grouped, 4, {"past": 3}, {}, "q k K V", "qk qK"),
+    )
+    for inexact, which in ((0, silent), (1, heard))
+    for speaks in which.split()
+]  # fmt: skip
 
 
 def _turn(net: Net, x: Tensor, size: int, op: str, each: bool, **attrs: Any) -> Tensor:
@@ -270,7 +321,27 @@ def _rotary(
     return body
 
 
+def _sum_of_turned(net: Net, a: Tensor) -> Tensor:
+    turned = _turn(net, net.linear(a, 16), 8, "MRotaryEmbedding", True, num_heads=2)
+    return net.node("ReduceSum", turned, [-1])
+
+
+def _turned_from_the_file(apart: bool) -> Body:
+    """Of what is stored the batch and the steps may go as well."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x = net.weight(*((BATCH, 2, STEPS, 8) if apart else (BATCH, STEPS, 16)), fan=8)
+        x = _turn(net, x, 8, "RotaryEmbedding", True)
+        total = net.node("ReduceSum", x, [0, 2] if apart else [0, 1], keepdims=1)
+        return net.add(net.linear(a, 16), net.reshape(total, [1, 1, 16]))
+
+    return body
+
+
 ROTARY = [
+    *(case(f"stored-{apart=}", 5, _turned_from_the_file(apart), shape=TOKENS, exact=True)
+      for apart in (False, True)),
+    case("three-positions-summed", 2, _sum_of_turned, shape=TOKENS, exact=True),
     case("halves", 4, _rotary(), shape=TOKENS, exact=True),
     case("interleaved", 4, _rotary(interleaved=1), shape=TOKENS, exact=True),
     case("from-one-position", 4, _rotary(each=False), shape=TOKENS, exact=True),
@@ -281,7 +352,7 @@ ROTARY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *LINEAR, *ROTARY])
+@pytest.mark.parametrize("row", [*PROJECTED, *MULTI, *GROUPED, *SPEAKING, *LINEAR, *ROTARY])
 def test_contrib_attention(row: Case) -> None:
     row.check()
 
@@ -290,7 +361,7 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
     """The attributes of a node, with one unit of every group of a kind removed."""
     groups = spa.analyze(Case(op_type, 0, body, TOKENS).model())
     chosen = {g: np.arange(1) for g in range(len(groups)) if groups[g].kind == kind}
-    (node,) = [n for n in rewrite(groups, chosen).graph.node if n.op_type == op_type]
+    node, *_ = [n for n in rewrite(groups, chosen).graph.node if n.op_type == op_type]
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -303,7 +374,17 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
         (_projected(value=3), "Attention", "head-dim",
          {"num_heads": 2, "qkv_hidden_sizes": [6, 6, 4], "scale": 0.5}),
         (_projected(scale=0.3), "Attention", "head-dim", {"scale": pytest.approx(0.3)}),
+        *((_rotary(apart=apart, part=8), "RotaryEmbedding", kind,
+           {"num_heads": 1 + (kind == "head-dim"), "rotary_embedding_dim": size})
+          for apart in (False, True) for kind, size in (("heads", 8), ("head-dim", 6))),
         (_multi(), "MultiHeadAttention", "heads", {"num_heads": 1, "scale": None}),
+        *((body, op, kind, {"num_heads": 1 + (kind == "head-dim"), "scale": scale})
+          for body, op in ((_multi(laid="in one"), "MultiHeadAttention"),
+                           (_multi(laid="cache"), "MultiHeadAttention"),
+                           (_multi(laid="keys and values in one"), "MultiHeadAttention"),
+                           (_tokens(together=False), "PackedMultiHeadAttention"),
+                           (_tokens(together=True), "PackedMultiHeadAttention"))
+          for kind, scale in (("heads", None), ("head-dim", 0.5))),
         (_multi(), "MultiHeadAttention", "head-dim", {"num_heads": 2, "scale": 0.5}),
         (_grouped(size=16), "GroupQueryAttention", "head-dim",
          {"num_heads": 4, "kv_num_heads": 2, "scale": 0.25}),
@@ -312,3 +393,125 @@ def _cut(body: Body, op_type: str, kind: str) -> dict[str, Any]:
 def test_stored_sizes_follow(body: Body, op_type: str, kind: str, expected: dict[str, Any]) -> None:
     attrs = _cut(body, op_type, kind)
     assert {name: attrs.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("coded", ["k", "v"])
+def test_caches_in_eight_bits_keep_heads_whole(coded: str) -> None:
+    groups = spa.analyze(Case("", 1, _grouped(coded=coded), TOKENS, typed=True).model())
+    assert [group.size for group in groups] == [8]
+
+
+def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) -> Body:
+    """All inputs are stored; lists of lengths have one axis at most, and end in a total.
+
+    What is made is summed over the batch and the steps, weighted with a constant behind it.
+    """
+
+    def stored(net: Net, shape: tuple[int, ...] | None, k: int) -> Tensor | None:
+        whole = (op == "GroupQueryAttention" and k in (5, 6)) or (op == "Attention" and k == 3)
+        if shape is None:
+            return None
+        return net.const(np.full(shape, STEPS, np.int32)) if whole else net.uniform(-1, 1, *shape)
+
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        inputs = [stored(net, shape, k) for k, shape in enumerate(shapes)]
+        total = STEPS + CACHED
+        y, *presents = {
+            "Attention": [(BATCH, STEPS, 8), (2, BATCH, 2, total, 4)],
+            "MultiHeadAttention": [
+                (BATCH, STEPS, 8),
+                *[(BATCH, 2, total, 4)] * 2,
+                (BATCH, 2, STEPS, total),
+            ],
+            "GroupQueryAttention": [
+                (BATCH, STEPS, 96),
+                *[(BATCH, 2, total, 16)] * 2,
+                (BATCH, 6, STEPS, total),
+            ],
+            "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
+            "PackedAttention": [(BATCH * STEPS, 8)],
+        }[op]
+        made = contrib(net, op, inputs, y, *presents, **attrs)
+        read = []
+        for t in made:  # but for steps, and the sizes of what is remembered
+            kept = {2: (1,), 3: (0, 2), 4: (0, 1), 5: (1, 2)}[len(t.shape)]
+            weights = [n if k in kept else 1 for k, n in enumerate(t.shape)]
+            t = net.mul(t, net.const(net.rng.uniform(1, 2, weights).astype(np.float32), "behind"))
+            read.append(net.node("ReduceSum", t, [*range(len(t.shape) - 1)], keepdims=0))
+        return net.linear(a, 3), *(net.linear(net.unsqueeze(t, 0), 3) for t in read)
+
+    return body
+
+
+PAST = (BATCH, 2, CACHED, 4)
+SCORES = (BATCH, 2, STEPS, STEPS + CACHED)
+
+
+_HELD = ["B H p D", "B H p D"]
+_MADE = ["B 1 HD", "B H 1 1", "B H 1 1", "B H 1 1"]
+_MULTI: list[tuple[Any, list[str]]] = [
+    ([(BATCH, STEPS, 8)] * 3, ["B s HD", "B t HD", "B t HD"]),
+    ([(BATCH, STEPS, 2, 3, 4), None, None], ["B s H 3 D", "", ""]),
+    ([(BATCH, STEPS, 8), (BATCH, STEPS, 2, 2, 4), None], ["B s HD", "B t H 2 D", ""]),
+    ([(BATCH, STEPS, 24), None, None], ["B s HD", "", ""]),
+]
+
+
+@pytest.mark.parametrize(("shapes", "terms"), _MULTI)
+def test_every_axis_of_multi_head_attention(shapes: Any, terms: list[str]) -> None:
+    body = _from_the_file(
+        "MultiHeadAttention", [*shapes, (24,), None, SCORES, PAST, PAST], num_heads=2
+    )
+    terms = [*terms, "HD", "", "B H s t", *_HELD]
+    check_axes(body, "MultiHeadAttention", "BHD", terms, _MADE)
+
+
+def test_every_axis_of_projected_attention() -> None:
+    shapes = [(BATCH, STEPS, 6), (6, 24), (24,), (BATCH,), (2, *PAST), SCORES]
+    terms = ["B s I", "I HD", "HD", "", "2 B H p D", "B H s t"]
+    body = _from_the_file("Attention", shapes, num_heads=2)
+    check_axes(body, "Attention", "BIHD", terms, ["B 1 HD", "1 B H 1 1"])
+    scores = (1, 2, STEPS, STEPS)
+    body = _from_the_file(
+        "PackedAttention", [(BATCH * STEPS, 6), (6, 24), (24,), (2, 5), (3,), scores], num_heads=2
+    )
+    terms = ["t I", "I HDE", "HDE", "", "", "1 H s t"]
+    check_axes(body, "PackedAttention", "IHDE", terms, ["1 HE"])
+
+
+@pytest.mark.parametrize("lengths", [(BATCH,), (BATCH, 1)])
+@pytest.mark.parametrize("together", [False, True])
+def test_every_axis_of_grouped_attention(lengths: tuple[int, ...], together: bool) -> None:
+    parts = [(BATCH, STEPS, 160), None, None] if together else [(BATCH, STEPS, 96), *[
+        (BATCH, STEPS, 32)] * 2]  # fmt: skip
+    cache, scores = (BATCH, 2, CACHED, 16), (BATCH, 6, STEPS, STEPS + CACHED)
+    body = _from_the_file(
+        "GroupQueryAttention",
+        [*parts, cache, cache, lengths, (1,), None, None, None, scores, (6,)],
+        num_heads=6, kv_num_heads=2,
+    )  # fmt: skip
+    first = ["B s HGD8", "", ""] if together else ["B s HGD8", "B t HD8", "B t HD8"]
+    terms = [*first, "B H p D8", "B H p D8", "B 1", "", "", "", "", "B HG s t", "HG"]
+    made = ["B 1 HGD8", "B H 1 1", "B H 1 1", "B HG 1 1"]
+    check_axes(body, "GroupQueryAttention", "BHGD", terms, made)
+
+
+def test_every_axis_of_packed_attention() -> None:
+    beside = [(2, 5), (3,), (1, 2, STEPS, STEPS)]
+    body = _from_the_file(
+        "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), *beside], num_heads=2
+    )
+    terms = ["t HD", "t HD", "t HE", "HDE", "", "", "1 H s t"]
+    check_axes(body, "PackedMultiHeadAttention", "HDE", terms, ["1 HE"])
+    body = _from_the_file(
+        "PackedMultiHeadAttention",
+        [(BATCH * STEPS, 2, 3, 4), None, None, (24,), *beside], num_heads=2,
+    )  # fmt: skip
+    terms = ["t H 3 D", "", "", "HD", "", "", "1 H s t"]
+    check_axes(body, "PackedMultiHeadAttention", "HD", terms, ["1 HD"])
+
+
+def test_what_groups_of_queries_are_called() -> None:
+    groups = spa.analyze(Case("", 4, _grouped(6, 2), TOKENS).model())
+    kinds = sorted((group.kind, group.size) for group in groups)
+    assert kinds == [("head-dim", 4), ("heads", 2), ("heads", 3), ("linear", 8)]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+import spa
 from models.builder import Net, Tensor
 from tests.ops.cases import TOKENS, Body, Case, case
 
@@ -114,6 +115,19 @@ def _outer_bias(net: Net, a: Tensor) -> Tensor:
     return _branches(net, _flag(net), a, two, layer)
 
 
+def _other_rank_beside(net: Net, a: Tensor) -> Tensor:
+    """Of two outputs one has another rank in the other branch; the other one is cut."""
+    bodies = {}
+    for name in ("then_branch", "else_branch"):
+        with net.body() as body:
+            y = net.conv(a, 4, 1)
+            y = net.node("ReduceMean", y, axes=[2, 3], keepdims=0) if name[0] == "t" else y
+            body.outputs = [net.conv(a, 6, 1), y]
+        bodies[name] = body
+    first, other = net.nodes("If", [_flag(net)], 2, shapes=[[2, 6, 6, 6], []], **bodies)
+    return net.mul(first, net.cast(net.node("Size", other, shape=[]), 1))
+
+
 def _unlike(net: Net, a: Tensor) -> Tensor:
     """Channels in another number: the sum over them has one shape."""
     shape = [2, None, 6, 6]
@@ -171,6 +185,7 @@ def _two_outputs(net: Net, a: Tensor) -> Tensor:
 
 
 IF = [
+    case("If-other-rank-beside", 2, _other_rank_beside),
     case("If-captures", 1, _if(Net.relu, _neg), exact=True),
     case("If-data", 1, _if(Net.relu, _neg, flag="data"), exact=True),
     case("If-layers", 2, _if(_conv(6), _conv(6, 3)), exact=True),
@@ -358,7 +373,31 @@ def _deep(net: Net, a: Tensor) -> Tensor:
     return _looped(cell)(net, a)  # type: ignore[return-value]
 
 
+def _sum_of_the_last(net: Net, x: Tensor, h: Tensor) -> list[Tensor]:
+    """Every round adds up what the last one left, and leaves something where a unit is removed."""
+    total = net.node("ReduceSum", h, [1])
+    return [net.sigmoid(net.add(_linear(net, x, HIDDEN), total))]
+
+
+def _of_unknown_size(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+    """What every round leaves beside its state has a size that the data decide."""
+    h = _variable(net, "state", [2, HIDDEN])
+    i, on = _variable(net, "round", [], np.int64), _variable(net, "on", [], np.bool_)
+    with net.body(i, on, h) as body:
+        left = _rnn(net, net.gather(a, i, axis=1), h)
+        found = net.node(
+            "NonZero", net.unsqueeze(net.add(i, np.int64(1)), 0), shape=[1, None], dtype=np.int64
+        )
+        body.outputs = [net.node("Identity", on), *left, found]
+    first = [np.int64(a.shape[1]), np.array(True), _state(net, [2, HIDDEN])]
+    last, lists = net.nodes("Loop", first, 2, shapes=[[2, HIDDEN], [5, 1, None]], body=body)
+    lists.dtype = np.dtype(np.int64)
+    return net.linear(last, 5), net.node("Size", lists, shape=[], dtype=np.int64)
+
+
 LOOP = [
+    case("Loop-of-unknown-size", 2, _of_unknown_size, shape=TOKENS),
+    case("Loop-sum-of-the-last", 2, _last(_sum_of_the_last), shape=TOKENS, inexact=1),
     case("Loop-rnn", 2, _looped(_rnn), shape=TOKENS, exact=True),
     case("Loop-gru", 2, _looped(_gru), shape=TOKENS, exact=True),
     case("Loop-lstm", 2, _looped(_lstm, 2), shape=TOKENS, exact=True),
@@ -482,3 +521,9 @@ SCAN = [
 @pytest.mark.parametrize("row", [*IF, *LOOP, *SCAN])
 def test_control(row: Case) -> None:
     row.check()
+
+
+@pytest.mark.parametrize("body", [_looped(_rnn), _scanned(_rnn)])
+def test_what_goes_round_is_called_recurrent(body: Body) -> None:
+    kinds = {group.kind for group in spa.analyze(Case("", 2, body, TOKENS).model())}
+    assert kinds == {"linear", "recurrent"}

@@ -18,6 +18,7 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_axes,
     coded,
     contrib,
     dequantise,
@@ -543,3 +544,15 @@ def test_grouped_units_span_the_groups() -> None:
     assert np.array_equal(groups[2].members[0].index, [[0, 1, 2, 3], [4, 5, 6, 7]])
     outputs = next(m for m in groups[2].members if (m.tensor, m.axis) == ("Conv_1.weight", 0))
     assert np.array_equal(outputs.index, [[0, 1, 2], [3, 4, 5]])
+
+
+def test_every_axis_of_a_fused_convolution() -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        inputs = [net.weight(2, 8, 6, 6), net.weight(5, 8, 3, 3), net.uniform(-1, 1, 5)]
+        inputs += [net.uniform(-1, 1, 2, 5, 4, 4)]
+        y = contrib(net, "FusedConv", inputs, (2, 5, 4, 4), activation="Relu")[0]
+        behind = net.const(net.rng.uniform(1, 2, (2, 5, 1, 1)).astype(np.float32), "behind")
+        return net.linear(a, 3), net.node("ReduceSum", net.mul(y, behind), [0, 1, 2, 3])
+
+    terms = ["N I h w", "O I h w", "O", "N O h w"]
+    check_axes(body, "FusedConv", "NIO", terms, ["N O 1 1"])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+import spa
 from models.builder import Net, Tensor
+from spa.rules import MICROSOFT
 from tests.ops.cases import (
     CODE,
     POINT,
@@ -19,11 +21,13 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_as_if_never_there,
     coded,
     codes,
     consume,
     contrib,
     dequantise,
+    of_numbers,
     produce,
     quantise,
     summed,
@@ -216,6 +220,7 @@ BINARY = [
     ),
     case("Pow-root-summed", 1,
          lambda net, a: summed(net, net.node("Pow", _positive(net, a), 0.5)), exact=None),
+    case("Pow-one-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 1.0)), exact=True),
     case("Pow-zero-summed", 1, lambda net, a: summed(net, net.node("Pow", a, 0.0))),
     case("PRelu-channel", 1, _with("PRelu", 8, 1, 1), exact=True),
     case("PRelu-shared", 1, _with("PRelu", 1), exact=True),
@@ -263,6 +268,8 @@ CLIPS = [
     case("Clip-relu6", 1, lambda net, a: net.relu6(a), exact=True),
     case("Clip-relu6-summed", 1, lambda net, a: summed(net, net.relu6(a)), exact=True),
     case("Clip-no-min", 1, lambda net, a: net.node("Clip", a, None, 0.5), exact=True),
+    case("Clip-of-input-summed", 1, lambda net, a: summed(net, net.node(
+        "Clip", a, net.input("low", (), np.float32))), exact=False),
     case("Clip-no-max", 1, lambda net, a: net.node("Clip", a, 0.1), exact=True),
     case("Clip-open", 1, lambda net, a: net.node("Clip", a), exact=True),
     case("Clip-opset-7", 1, lambda net, a: net.node("Clip", a, min=0.0, max=6.0), opset=7),
@@ -398,12 +405,14 @@ def _quantised_where(net: Net, a: Tensor) -> Tensor:
     return dequantise(net, y)
 
 
-def _integers(net: Net, a: Tensor) -> Tensor:
-    stored = codes(net, a.shape[1], 1, 1)
-    y = coded(
-        net, "MulInteger", quantise(net, a), POINT, stored, POINT, shape=a.shape, dtype=np.int32
-    )
-    return net.cast(y, TensorProto.FLOAT)
+def _integers(*speaks: int) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        a, b = (net.sigmoid(x) if k in speaks else x for k, x in enumerate((a, net.conv(a, 8, 1))))
+        inputs = [quantise(net, a), POINT, quantise(net, b), POINT]
+        y = coded(net, "MulInteger", *inputs, shape=a.shape, dtype=np.int32)
+        return net.cast(y, TensorProto.FLOAT)
+
+    return body
 
 
 def _summed(body: Body) -> Body:
@@ -426,7 +435,10 @@ QUANTISED = [
          exact=True),
     case("QLinearWhere", 1, _quantised_where, exact=True),
     case("QLinearWhere-summed", 1, _summed(_quantised_where), exact=True),
-    case("MulInteger", 1, _integers, exact=True, runnable=False, typed=True),
+    case("MulInteger", 1, _integers(), exact=True, runnable=False, typed=True),
+    *(case(f"MulInteger-of-{len(speaks)}-summed-{k}", 1, _summed(_integers(*speaks)),
+           exact=len(speaks) < 2, runnable=False, typed=True)
+      for k, speaks in enumerate(((), (0,), (1,), (0, 1)))),
 ]  # fmt: skip
 
 
@@ -472,8 +484,102 @@ CONTRIB = [
 ]  # fmt: skip
 
 
+def _where_some_speak(
+    op: str, kinds: str, *speaks: int, domain: str = MICROSOFT, out: int = 8
+) -> Body:
+    """A sum over the channels of what an operator makes of silent inputs and of these, which are
+    not; kinds: m for one that is made, b for a stored bias."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        inputs = [net.linear(a, 8) if kind == "m" else net.uniform(-1, 1, 8) for kind in kinds]
+        inputs = [net.sigmoid(x) if k in speaks else x for k, x in enumerate(inputs)]
+        made = net.nodes(op, inputs, 1, shapes=[(2, 5, out)], domain=domain)[0]
+        return net.node("ReduceSum", made, [-1])
+
+    return body
+
+
+# Operators that no kernel is there for: how many groups are inexact of what is made and summed.
+SUMS = [
+    case(f"{op}-{domain}-{kinds}-where-{k}-speaks", 2,
+         _where_some_speak(op, kinds, *(() if k is None else (k,)), domain=domain, out=out),
+         shape=TOKENS, opset=28 if not domain else 17, inexact=int(k in heard), **UNSEEN)
+    for op, domain, kinds, out, heard in (
+        ("BiasAdd", MICROSOFT, "mbm", 8, (0, 1, 2)),
+        ("BiasDropout", MICROSOFT, "mbm", 8, (0, 1, 2)),
+        ("BiasSplitGelu", MICROSOFT, "mb", 4, (0, 1)),
+        ("SwiGLU", MICROSOFT, "m", 4, (0,)),
+        ("SwiGLU", MICROSOFT, "mm", 8, (0,)),
+        ("SwiGLU", "", "mm", 8, ()),
+    )
+    for k in (None, *range(len(kinds)))
+]  # fmt: skip
+
+
+def _compared(other: Any, first: bool = False) -> Body:
+    """The numbers of the three largest channels, compared with others."""
+
+    def read(net: Net, a: Tensor, at: Tensor) -> Tensor:
+        at = net.unsqueeze(at, 2)
+        same = net.node("Equal", other, at) if first else net.node("Equal", at, other)
+        return net.cast(same, TensorProto.FLOAT)
+
+    return of_numbers(read)
+
+
+def _compared_in_a_table(net: Net, a: Tensor, at: Tensor) -> Tensor:
+    same = net.node("Equal", net.unsqueeze(at, 2, 3), np.arange(8).reshape(2, 4))
+    return net.reshape(net.cast(same, TensorProto.FLOAT), [4, 3, 8])
+
+
+def _compared_with_made(net: Net, a: Tensor, at: Tensor) -> Tensor:
+    same = net.node("Equal", at, net.node("ArgMax", a, axis=1))
+    return net.unsqueeze(net.cast(same, TensorProto.FLOAT), 2)
+
+
+COMPARED = [
+    case("TopK-compared", 1, _compared(np.arange(8)), shape=ROWS, inexact=1),
+    case("TopK-compared-from-the-other-side", 1, _compared(np.arange(8).reshape(1, 1, 8), True),
+         shape=ROWS, inexact=1),
+]  # fmt: skip
+# No list: alone, on numbers that are drawn, hardly any two are equal.
+NOT_COMPARED = (
+    case("TopK-compared-with-some", 1, _compared(np.arange(1, 9)), shape=ROWS, inexact=0),
+    case("TopK-compared-with-none", 0, _compared(np.array([8])), shape=ROWS),
+    case("TopK-compared-in-a-table", 2, of_numbers(_compared_in_a_table), shape=ROWS),
+    case("TopK-compared-with-made", 0, of_numbers(_compared_with_made), shape=ROWS),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COMPARED)
+@pytest.mark.parametrize("gone", [[0], [2, 5], [1, 3, 4, 6, 7]])
+def test_compared_as_if_never_there(row: Case, gone: list[int]) -> None:
+    check_as_if_never_there(row, gone)
+
+
+@pytest.mark.parametrize(("op", "kinds"), [("BiasSplitGelu", "mb"), ("SwiGLU", "m")])
+def test_halves_lie_apart(op: str, kinds: str) -> None:
+    groups = spa.analyze(Case("", 2, _where_some_speak(op, kinds, out=4), TOKENS).model())
+    (group,) = [group for group in groups if group.size == 4]
+    pairs = [m.index.tolist() for m in group.members if m.index.shape == (4, 2)]
+    assert pairs == [[[k, k + 4] for k in range(4)]] * (1 + len(kinds))
+
+
 @pytest.mark.parametrize(
-    "case", [*UNARY, *BROADCAST, *VARIADIC, *BINARY, *CLIPS, *OTHERS, *QUANTISED, *CONTRIB]
+    "case",
+    [
+        *SUMS,
+        *COMPARED,
+        *NOT_COMPARED,
+        *UNARY,
+        *BROADCAST,
+        *VARIADIC,
+        *BINARY,
+        *CLIPS,
+        *OTHERS,
+        *QUANTISED,
+        *CONTRIB,
+    ],
 )
 def test_elementwise(case: Case) -> None:
     case.check()

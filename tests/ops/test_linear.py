@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+import spa
 from models.builder import Net, Tensor
+from spa.cost import CostModel
+from spa.rewrite import rewrite
 from spa.rules import MICROSOFT
 from tests.ops.cases import (
     CODE,
@@ -24,6 +27,7 @@ from tests.ops.cases import (
     dequantise,
     quantise,
 )
+from tests.oracle import check_sizes, choices
 
 
 def _times(*shape: int) -> Body:
@@ -139,6 +143,7 @@ GEMM = [
 EINSUM = [
     case("bsd,dh->bsh", 2, _einsum("bsd,dh->bsh", (8, 7)), shape=TOKENS, exact=True),
     case("implicit", 2, _einsum("bsd,dt", (8, 7)), shape=TOKENS, exact=True),
+    case("implicit-ellipsis", 2, _einsum("...d,dh", (8, 7)), shape=TOKENS, exact=True),
     case("ellipsis", 2, _einsum("...d,dh->...h", (8, 7)), shape=TOKENS, exact=True),
     case("capitals", 2, _einsum("bsA,Aa->bsa", (8, 7)), shape=TOKENS, exact=True),
     case("spaces", 2, _einsum("b s d, h d -> b s h", (7, 8)), shape=TOKENS, exact=True),
@@ -188,7 +193,9 @@ def _integer(*points: tuple[int, ...], dynamic: bool = False) -> Body:
     return body
 
 
-def _qlinear(rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> Body:
+def _qlinear(
+    rows: tuple[int, ...] = (), columns: tuple[int, ...] = (), one_point: bool = False
+) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         scale, point = np.float32(0.03), np.uint8(120)
         x = net.node("QuantizeLinear", a, scale, point)
@@ -196,7 +203,8 @@ def _qlinear(rows: tuple[int, ...] = (), columns: tuple[int, ...] = ()) -> Body:
         b_scale = np.full(columns, np.float32(0.01)) if columns else np.float32(0.01)
         y = net.node(
             "QLinearMatMul", x, a_scale, np.full(rows, point) if rows else point,
-            _stored(net, 8, 6), b_scale, _points(columns), np.float32(0.1), np.uint8(99),
+            _stored(net, 8, 6), b_scale, _points(() if one_point else columns), np.float32(0.1),
+            np.uint8(99),
         )  # fmt: skip
         return net.node("DequantizeLinear", y, np.float32(0.1), np.uint8(99))
 
@@ -218,32 +226,137 @@ def _to_float(*columns: int, points: bool = True, bias: bool = True) -> Body:
     return body
 
 
-def _dynamic(*columns: int, bias: bool = True, speaks: bool = False) -> Body:
+def _dynamic(
+    *columns: int, bias: bool = True, speaks: bool = False, one_point: bool = False
+) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.sigmoid(a) if speaks else a
         scale = np.linspace(0.01, 0.02, columns[0] if columns else 1, dtype=np.float32)
         return coded(
             net, "DynamicQuantizeMatMul", a, _stored(net, 8, 6), scale if columns else scale[0],
-            _points(columns), net.uniform(-1, 1, 6) if bias else None, shape=[*a.shape[:-1], 6],
+            _points(() if one_point else columns), net.uniform(-1, 1, 6) if bias else None,
+            shape=[*a.shape[:-1], 6],
             dtype=np.float32,
         )  # fmt: skip
 
     return body
 
 
-def _qgemm(*columns: int, bias: bool = True, back: bool = True, **attrs: Any) -> Body:
+def _made(net: Net, *shape: int) -> Tensor:
+    """A stored weight in eight bits that is not zero where an index of it is removed."""
+    return quantise(net, net.sigmoid(net.weight(*shape)))
+
+
+def _qgemm(
+    *columns: int,
+    bias: tuple[int, ...] | None = (6,),
+    back: bool = True,
+    speaks: str = "",
+    **attrs: Any,
+) -> Body:
+    """speaks: which of x, w and c hold something where an index is removed."""
+
     def body(net: Net, a: Tensor) -> Tensor:
+        a = net.sigmoid(a) if "x" in speaks else a
         x = quantise(net, net.transpose(a, 1, 0) if attrs.get("transA") else a)
-        w = _stored(net, *((6, 8) if attrs.get("transB") else (8, 6)))
+        weight = _made if "w" in speaks else _stored
+        w = weight(net, *((6, 8) if attrs.get("transB") else (8, 6)))
         scale = np.full(columns, 0.01, np.float32) if columns else np.float32(0.01)
-        c = net.const(net.rng.integers(-500, 500, 6).astype(np.int32)) if bias else None
+        c = None
+        if bias is not None:
+            c = net.const(net.rng.integers(-500, 500, bias).astype(np.int32))
+        if "c" in speaks:
+            c = net.cast(net.add(net.uniform(-1, 1, 6), 99.0), TensorProto.INT32)
         made = coded(
-            net, "QGemm", x, *CODE, w, scale, _points(columns), c, *(CODE if back else ()),
+            net, "QGemm", x, *CODE, w, scale, _points(columns), c,
+            *(CODE if back else ()),
             shape=[a.shape[0], 6], dtype=np.uint8 if back else np.float32, **attrs,
         )  # fmt: skip
         return dequantise(net, made) if back else made
 
     return body
+
+
+def _of_columns(net: Net, a: Tensor, **attrs: Any) -> Tensor:
+    """The channels are the rows of what is made."""
+    x = quantise(net, a if attrs else net.transpose(a, 1, 0))
+    c = net.const(net.rng.integers(-500, 500, (8, 6)).astype(np.int32))
+    inputs = [x, *CODE, _stored(net, 4, 6), *CODE, c if attrs else None, *CODE]
+    made = coded(net, "QGemm", *inputs, shape=[8, 6], **attrs)
+    return net.transpose(dequantise(net, made), 1, 0)
+
+
+def _codes(*shape: int) -> list[Any]:
+    return [np.full(shape, CODE[0]), np.full(shape, CODE[1])]
+
+
+def _of_rows(op: str, *rows: int, one_point: bool = False) -> Body:
+    """Scales and zero points for every row, and the channels are the rows; or what is summed."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        summed = op == "MatMulIntegerToFloat"
+        x = quantise(net, a if summed else net.transpose(a, 1, 0))
+        w, (scale, point) = _stored(net, 8 if summed else 4, 6), _codes(*rows)
+        point = CODE[1] if one_point else point
+        inputs = {
+            "QLinearMatMul": [x, scale, point, w, *CODE, *CODE],
+            "MatMulInteger": [x, w, point],
+            "MatMulIntegerToFloat": [x, w, scale, CODE[0], point, CODE[1]],
+        }[op]
+        y = _node(net, op, inputs, (4 if summed else 8, 6))
+        return y if summed else net.transpose(y, 1, 0)
+
+    return body
+
+
+def _of_each(op: str) -> Body:
+    """Scales and zero points for every row and column of every matrix; the channels count these."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x, w = quantise(net, net.transpose(a, 2, 1, 0)), _stored(net, 8, 2, 6)
+        rows, sums, columns = _codes(8, 5, 1), _codes(8, 1, 2), _codes(8, 1, 6)
+        inputs = {
+            "QLinearMatMul": [x, *rows, w, *columns, *CODE],
+            "MatMulInteger": [x, w, rows[1], columns[1]],
+            "MatMulIntegerToFloat": [x, w, sums[0], columns[0], sums[1], columns[1]],
+        }[op]
+        return net.node("ReduceSum", _node(net, op, inputs, (8, 5, 6)), [0], keepdims=0)
+
+    return body
+
+
+def _node(net: Net, op: str, inputs: list[Any], shape: tuple[int, ...]) -> Tensor:
+    """Of either domain, and its floats."""
+    if op == "MatMulIntegerToFloat":
+        return coded(net, op, *inputs, shape=shape, dtype=np.float32)
+    dtype = np.int32 if op == "MatMulInteger" else np.uint8
+    y = net.nodes(op, inputs, shapes=[shape], dtype=dtype)[0]
+    return net.cast(y, TensorProto.FLOAT) if op == "MatMulInteger" else dequantise(net, y)
+
+
+def _from_the_left(op: str) -> Body:
+    """A stored matrix times rows that speak: removed columns hold the zero point."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        x, w = net.transpose(quantise(net, net.sigmoid(a)), 0, 2, 1), _stored(net, 6, 8)
+        points = [np.uint8(123), CODE[1]]
+        if op == "MatMulInteger":
+            y = net.cast(net.node(op, w, x, *points), TensorProto.FLOAT)
+        else:
+            inputs = [w, x, CODE[0], CODE[0], *points]
+            y = coded(net, op, *inputs, shape=[2, 6, 5], dtype=np.float32)
+        return net.transpose(y, 0, 2, 1)
+
+    return body
+
+
+def _summed(body: Body) -> Body:
+    def summed(net: Net, a: Tensor) -> Tensor:
+        made = body(net, a)
+        assert isinstance(made, Tensor)
+        return net.node("ReduceSum", made, [-1])
+
+    return summed
 
 
 def _sixteen(net: Net, a: Tensor) -> Tensor:
@@ -260,13 +373,35 @@ QUANTISED = [
          exact=True),
     case("DynamicQuantizeMatMul", 2, _dynamic(), shape=TOKENS, exact=True),
     case("DynamicQuantizeMatMul-per-column", 2, _dynamic(6), shape=ROWS, exact=True),
+    case("DynamicQuantizeMatMul-per-column-but-one-point", 2, _dynamic(6, one_point=True),
+         shape=ROWS, exact=True),
+    case("QLinearMatMul-per-column-but-one-point", 2, _qlinear(columns=(6,), one_point=True),
+         shape=ROWS, exact=True, typed=True),
     case("DynamicQuantizeMatMul-no-bias", 2, _dynamic(6, bias=False), shape=ROWS, exact=True),
-    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS),
+    case("DynamicQuantizeMatMul-of-what-speaks", 2, _dynamic(speaks=True), shape=ROWS, inexact=1),
     case("QGemm", 2, _qgemm(), shape=ROWS, exact=True),
     case("QGemm-per-column", 2, _qgemm(6), shape=ROWS, exact=True),
     case("QGemm-transposed", 2, _qgemm(6, transA=1, transB=1), shape=ROWS, exact=True),
-    case("QGemm-to-floats", 2, _qgemm(back=False, bias=False), shape=ROWS, exact=True),
+    case("QGemm-to-floats", 2, _qgemm(back=False, bias=None), shape=ROWS, exact=True),
+    case("QGemm-to-floats-with-bias", 2, _qgemm(back=False), shape=ROWS, exact=True),
+    case("QGemm-without-bias", 2, _qgemm(bias=None), shape=ROWS, exact=True),
+    case("QGemm-of-what-speaks", 2, _qgemm(6, speaks="x"), shape=ROWS, exact=True),
+    case("QGemm-transposed-of-what-speaks", 2, _qgemm(6, speaks="x", transB=1), shape=ROWS,
+         exact=True),
+    case("QGemm-by-what-speaks", 2, _qgemm(speaks="w"), shape=ROWS, exact=True),
+    case("QGemm-of-and-by-what-speaks", 2, _qgemm(speaks="xw"), shape=ROWS, inexact=1),
+    *(case(f"QGemm-bias-{len(bias)}", 2, _qgemm(bias=bias), shape=ROWS, exact=True)
+      for bias in ((), (1, 6), (4, 6))),
+    case("QGemm-summed", 2, _summed(_qgemm()), shape=ROWS, exact=True),
+    case("QGemm-and-what-speaks-summed", 2, _summed(_qgemm(speaks="c")), shape=ROWS, inexact=1),
+    case("QGemm-of-columns", 1, _of_columns, shape=ROWS, exact=True),
+    case("QGemm-of-columns-transposed", 1, lambda net, a: _of_columns(net, a, transA=1),
+         shape=ROWS, exact=True),
+    *(case(f"{op}-from-the-left", 2, _from_the_left(op), shape=TOKENS, exact=True)
+      for op in ("MatMulInteger", "MatMulIntegerToFloat")),
     case("MatMulInteger16", 2, _sixteen, shape=TOKENS, exact=True),
+    case("MatMulInteger16-of-what-speaks", 2, lambda net, a: _sixteen(net, net.sigmoid(a)),
+         shape=TOKENS, exact=True),
     case("MatMulInteger", 2, _integer(), shape=ROWS, exact=True),
     case("MatMulInteger-points", 2, _integer((), ()), shape=ROWS, exact=True),
     case("MatMulInteger-of-tokens", 2, _integer((), ()), shape=TOKENS, exact=True),
@@ -281,6 +416,35 @@ QUANTISED = [
     case("QLinearMatMul-per-column", 2, _qlinear(columns=(6,)), shape=ROWS, exact=True),
     case("QLinearMatMul-opset-21", 2, _qlinear(), shape=ROWS, opset=21, exact=True),
 ]  # fmt: skip
+
+# No kernel takes these, and no list for that: only sizes are checked.
+FINE = (
+    *(case(f"{op}-per-row-{len(rows)}", 1 + (op[-1] == "t"), _of_rows(op, *rows), shape=ROWS,
+           typed=True)
+      for op, *forms in (("QLinearMatMul", (8,), (8, 1)), ("MatMulInteger", (8,), (8, 1)),
+                         ("MatMulIntegerToFloat", (8,), (1, 8)))
+      for rows in forms),
+    case("QLinearMatMul-per-row-but-one-point", 1, _of_rows("QLinearMatMul", 8, one_point=True),
+         shape=ROWS, typed=True),
+    *(case(f"{op}-of-each", 2, _of_each(op), shape=TOKENS, typed=True)
+      for op in ("QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", FINE)
+def test_scales_of_rows_and_columns(row: Case) -> None:
+    groups = spa.analyze(row.model())
+    assert len(groups) == row.groups
+    sizes = {group.size for group in groups}
+    live = {
+        (name, k)
+        for name, constant in groups.graph.constants.items()
+        for k, size in enumerate(constant.shape)
+        if size in sizes and name != "MatMul_0.weight"
+    }
+    assert live <= {(member.tensor, member.axis) for group in groups for member in group.members}
+    for removed in choices(groups, 0):
+        check_sizes(groups, rewrite(groups, removed), removed)
 
 
 def _product(
@@ -320,7 +484,7 @@ def _fused_gemm(activation: str, trans_a: bool = False, trans_b: bool = False) -
     def body(net: Net, a: Tensor) -> Tensor:
         a = net.transpose(a, 1, 0) if trans_a else a
         w = net.weight(7, 8) if trans_b else net.weight(8, 7, fan=8)
-        flags: dict[str, Any] = {"transA": int(trans_a), "transB": int(trans_b)}
+        flags: dict[str, Any] = {"transA": int(trans_a) or None, "transB": int(trans_b) or None}
         if activation == "LeakyRelu":
             flags["activation_alpha"] = 0.1
         inputs = [a, w, net.uniform(-1, 1, 7)]
@@ -329,9 +493,13 @@ def _fused_gemm(activation: str, trans_a: bool = False, trans_b: bool = False) -
     return body
 
 
-def _gemm_gelu(net: Net, a: Tensor) -> Tensor:
-    inputs = [a, net.weight(8, 7, fan=8), net.uniform(-1, 1, 7)]
-    return contrib(net, "GemmFastGelu", inputs, (2, 5, 7))[0]
+def _gemm_gelu(speaks: str = "") -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        w, b = net.weight(8, 7, fan=8), net.uniform(-1, 1, 7)
+        inputs = [a, net.sigmoid(w) if "w" in speaks else w, net.sigmoid(b) if speaks == "b" else b]
+        return contrib(net, "GemmFastGelu", inputs, (2, 5, 7))[0]
+
+    return body
 
 
 def _short(net: Net, a: Tensor) -> Tensor:
@@ -359,7 +527,11 @@ CONTRIB = [
         for name in ("Relu", "Tanh", "Sigmoid", "LeakyRelu")
     ),
     case("fused-gemm-a-b", 2, _fused_gemm("Relu", True, True), shape=ROWS, exact=True),
-    case("GemmFastGelu", 2, _gemm_gelu, shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu", 2, _gemm_gelu(), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-by-what-speaks", 2, _gemm_gelu("w"), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-summed", 2, _summed(_gemm_gelu()), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-and-what-speaks-summed", 2, _summed(_gemm_gelu("b")), shape=TOKENS,
+         inexact=1, **UNSEEN),
     case("MatMulInteger16", 2, _short, shape=TOKENS, exact=True),
     case("CDist", 2, lambda net, a: contrib(
         net, "CDist", [a, net.uniform(-1, 1, 5, 8)], (4, 5), metric="sqeuclidean")[0], shape=ROWS,
@@ -388,3 +560,25 @@ def test_a_scale_for_every_row() -> None:
 
     model = Case("rows", 2, _qlinear(rows=(4,)), ROWS).model()
     assert [g.size for g in spa.analyze(model)] == [8, 6]
+
+
+@pytest.mark.parametrize(
+    ("shape", "body"),
+    [
+        ((4, 8), _integer()), ((4, 8), _qlinear()), ((4, 8), _to_float()), ((4, 8), _dynamic()),
+        ((4, 8), _qgemm()), ((4, 8), _qgemm(6, transA=1, transB=1)), ((2, 5, 8), _sixteen),
+        ((4, 8), _fused_gemm("Relu")), ((4, 8), _fused_gemm("Relu", True, True)),
+        ((2, 5, 8), _gemm_gelu()), ((2, 5, 8), _product()), ((2, 5, 8), _product(transA=1)),
+        ((2, 5, 8), _product(transBatchA=1, stored=False)),
+        ((2, 5, 8), _product(transBatchA=1, transA=1, stored=False)),
+    ],
+)  # fmt: skip
+def test_every_product_is_counted_and_named(shape: tuple[int, ...], body: Body) -> None:
+    """Of eight channels that no operator has named yet, and nothing behind it costs."""
+    net = Net("alone")
+    made = body(net, net.mul(net.input("x", [*shape[:-1], 1]), net.uniform(0.5, 1, 8)))
+    assert isinstance(made, Tensor)
+    groups = spa.analyze(net.model(net.node("ReduceSum", made, [-1])))
+    assert {group.kind for group in groups} == {"linear"}
+    assert len(groups) == 2
+    assert CostModel(groups)().macs == np.prod(shape) * made.shape[-1]

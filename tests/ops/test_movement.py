@@ -20,9 +20,12 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_as_if_never_there,
     coded,
+    codes,
     contrib,
     dequantise,
+    of_numbers,
     quantise,
     summed,
 )
@@ -35,10 +38,14 @@ def _moved(op: str, *inputs: Any, **attrs: Any) -> Body:
     return lambda net, a: net.node(op, a, *inputs, **attrs)
 
 
-def _quantised_concat(net: Net, a: Tensor) -> Tensor:
-    q, r = quantise(net, a), quantise(net, net.conv(a, 6, 1))
-    y = coded(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=1, shape=[2, 14, 6, 6])
-    return dequantise(net, y)
+def _quantised_concat(axis: int = 1, stored: bool = False) -> Body:
+    def body(net: Net, a: Tensor) -> Tensor:
+        q = quantise(net, a)
+        r = codes(net, 2, 6, 6, 6) if stored else quantise(net, net.conv(a, 6, 1))
+        y = coded(net, "QLinearConcat", *CODE, q, *CODE, r, *CODE, axis=axis, shape=[2, 14, 6, 6])
+        return dequantise(net, y)
+
+    return body
 
 
 # --- Transpose, Concat
@@ -55,7 +62,9 @@ TRANSPOSE = [
 ]  # fmt: skip
 
 CONCAT = [
-    case("quantised", 2, _quantised_concat, exact=True),
+    case("quantised", 2, _quantised_concat(), exact=True),
+    case("quantised-negative-axis", 2, _quantised_concat(-3), exact=True),
+    case("quantised-with-constant", 2, _quantised_concat(stored=True), exact=True),
     case("two", 2, lambda net, a: net.concat(a, net.conv(net.relu(a), 4)), exact=True),
     case("with-itself", 1, lambda net, a: net.concat(a, a), exact=True),
     case("three", 3, lambda net, a: net.concat(net.conv(a, 4), net.relu(a), net.conv(a, 4))),
@@ -278,6 +287,82 @@ GATHER = [
          shape=TOKENS, exact=True),
 ]  # fmt: skip
 
+
+# --- Read and written to at positions, which may be computed
+
+
+def _scatter(op: str) -> Body:
+    """Writes into the producer's tensor at constant positions."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        if op == "ScatterND":
+            return net.node(op, a, np.array([[0, 1]]), net.uniform(0, 1, 1, 6, 6))
+        return net.node(op, a, np.zeros((1, 1, 1, 1), np.int64), net.uniform(0, 1, 1, 1, 1, 1))
+
+    return body
+
+
+INDEXED = [
+    case("GatherND-list", 2, lambda net, a: net.transpose(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), 1, 0, 2, 3),
+        exact=True),
+    case("GatherND-list-summed", 2, lambda net, a: net.node("ReduceSum", net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), [0]), exact=True),
+    case("GatherND-computed", 1, lambda net, a: net.transpose(net.node("GatherND", net.transpose(
+        a, 2, 0, 1, 3), net.input("at", (2, 1), np.int64)), 1, 2, 0, 3), exact=True),
+    case("GatherElements-as-many", 0, lambda net, a: net.node(
+        "GatherElements", a, np.zeros((2, 8, 6, 6), np.int64), axis=1)),
+    case("ScatterElements-as-many", 0, lambda net, a: net.node(
+        "ScatterElements", a, np.arange(8).reshape(1, 8, 1, 1).repeat(2, 0), net.uniform(
+        0, 1, 2, 8, 1, 1), axis=1)),
+    case("TopK-looked-up-in-a-cube", 1, of_numbers(lambda net, a, at: net.unsqueeze(
+        net.node("GatherND", net.weight(8, 8, 8, 4), at), 1)), shape=ROWS),
+    case("numbers-looked-up", 1, lambda net, a: net.mul(a, net.unsqueeze(net.gather(
+        net.uniform(0, 1, 10), net.input("ids", (2, 5), np.int64)), 2)), shape=TOKENS, exact=True),
+    case("GatherND-square", 2, lambda net, a: net.transpose(net.node("GatherND", net.transpose(
+        net.matmul(net.weight(8, 4), a), 1, 0), np.array([[5], [0], [-1], [2], [1]])), 1, 0),
+        shape=ROWS),
+    case("GatherND-one", 1, lambda net, a: net.unsqueeze(net.node(
+        "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([2])), 1), exact=True),
+    case("GatherND-opset-11", 0, lambda net, a: net.node(
+        "GatherND", a, np.array([[[0]], [[1]]])), opset=11),
+    case("Scatter", 0, lambda net, a: _scatter("Scatter")(net, a), opset=10),
+    case("ScatterElements", 0, _scatter("ScatterElements")),
+    case("ScatterElements-opset-13", 0, _scatter("ScatterElements"), opset=13),
+    case("ScatterND", 0, _scatter("ScatterND")),
+    case("ScatterND-opset-11", 0, _scatter("ScatterND"), opset=11),
+    case("ScatterND-opset-13", 0, _scatter("ScatterND"), opset=13),
+    case("ScatterElements-pixels", 1, lambda net, a: net.node(
+        "ScatterElements", a, np.zeros((2, 8, 6, 2), np.int64), net.uniform(0, 1, 2, 8, 6, 2),
+        axis=3), exact=True),
+    case("ScatterElements-adds", 1, lambda net, a: net.node(
+        "ScatterElements", net.const(np.zeros((2, 8, 6, 6), np.float32)),
+        np.zeros((2, 8, 6, 6), np.int64), a, axis=-1, reduction="add"), exact=True),
+    # Each channel says where a row of a table is written to; the columns of it may go.
+    case("ScatterND-where-channels-say", 1, lambda net, a: net.mul(a, net.node(
+        "ReduceMean", net.node("ScatterND", net.uniform(-1, 1, 9, 4), net.cast(net.unsqueeze(
+            net.node("Clip", net.node("ReduceMax", a, axes=[0, 2, 3], keepdims=0), 0.0, 8.0), 1),
+            7), net.uniform(-1, 1, 8, 4)), keepdims=0))),
+    case("ScatterND-rows", 1, lambda net, a: net.transpose(net.node(
+        "ScatterND", net.transpose(a, 2, 0, 1, 3), np.array([[3], [1]]),
+        net.uniform(0, 1, 2, 2, 8, 6)), 1, 2, 0, 3), exact=True),
+    case("TopK-looked-up", 2, of_numbers(lambda net, a, at: net.gather(net.weight(8, 4), at)),
+         shape=ROWS),
+    case("TopK-looked-up-by-lists", 2, of_numbers(
+        lambda net, a, at: net.node("GatherND", net.weight(8, 4), net.unsqueeze(at, 2))),
+        shape=ROWS),
+    case("TopK-looked-up-elements", 1, of_numbers(
+        lambda net, a, at: net.unsqueeze(net.node("GatherElements", net.relu(a), at, axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-written-to", 1, of_numbers(lambda net, a, at: net.unsqueeze(
+        net.node("ScatterElements", a, at, net.uniform(0, 1, 4, 3), axis=1), 2)),
+        shape=ROWS, exact=False),
+    case("TopK-sliced-numbers", 1, of_numbers(
+        lambda net, a, at: net.gather(net.weight(8, 4), net.slice(at, 0, 2))), shape=ROWS),
+    case("ArgMax-looked-up", 2, lambda net, a: net.gather(net.weight(8, 4), net.node(
+        "ArgMax", a, axis=1, keepdims=0)), shape=ROWS),
+]  # fmt: skip
+
 _SPACE = [0, 0, 1, 1, 0, 0, 1, 1]
 _MORE = [0, 2, 0, 0, 0, 2, 0, 0]
 
@@ -299,6 +384,13 @@ PAD = [
         "Pad", a, _SPACE, net.input("value", (), np.float32)), exact=True),
     case("space-summed", 1, lambda net, a: summed(net, net.node("Pad", a, _SPACE)), exact=True),
     case("space-reflect", 1, _moved("Pad", _SPACE, mode="reflect"), exact=True),
+    case("space-reflect-summed", 1, lambda net, a: summed(net, net.node(
+        "Pad", a, _SPACE, mode="reflect")), exact=True),
+    case("axes-of-input", 0, lambda net, a: net.node("Pad", a, [1, 1], None, net.input(
+        "axes", (1,), np.int64), shape=[2, 8, 6, 8]), opset=18, typed=True, refused=True),
+    # What is added to an axis that is whole is whole too.
+    case("tokens", 1, lambda net, a: net.matmul(net.weight(4, 7), net.node(
+        "Pad", a, [0, 1, 0, 0, 1, 0])), shape=TOKENS, exact=True),
     case("space-edge", 1, _moved("Pad", _SPACE, mode="edge"), exact=True),
     case("space-wrap", 1, _moved("Pad", _SPACE, mode="wrap"), opset=19, exact=True),
     case("space-axes", 1, _moved("Pad", [1, 1, 1, 1], None, [2, 3]), opset=18, exact=True),
@@ -363,6 +455,11 @@ def test_gather(case: Case) -> None:
     case.check()
 
 
+@pytest.mark.parametrize("case", INDEXED)
+def test_indexed(case: Case) -> None:
+    case.check()
+
+
 @pytest.mark.parametrize("case", PAD)
 def test_pad(case: Case) -> None:
     case.check()
@@ -384,10 +481,12 @@ def test_only_the_axis_of_a_free_size_is_cut_at_run_time() -> None:
     assert all(group.exact for group in groups)
 
 
-def test_channels_that_a_free_size_counts_stay() -> None:
+@pytest.mark.parametrize("start", [False, True])
+def test_channels_that_a_free_size_counts_stay(start: bool) -> None:
     def cut(net: Net, a: Tensor) -> Tensor:
-        ends = net.unsqueeze(net.dim(a, 3), 0)
-        return net.node("Slice", a, [0], ends, [1], shape=[2, "w", 6, "w"])
+        size = net.unsqueeze(net.dim(a, 3), 0)
+        edges = (net.node("Neg", size), [FAR]) if start else ([0], size)
+        return net.node("Slice", a, *edges, [1], shape=[2, "w", 6, "w"])
 
     net = Net("counted by a free size")
     made = net.conv(net.input("x", [2, 3, 6, "w"]), 8, 1)
@@ -395,6 +494,40 @@ def test_channels_that_a_free_size_counts_stay() -> None:
     assert {lock.why for lock in groups.locks() if lock.operator == "Slice"} == {
         "sliced at positions computed at run time"
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "axis", "groups"),
+    [("starts", 1, 0), ("ends", 1, 0), ("axes", 1, 0), ("steps", 1, 0), ("starts", 2, 1),
+     ("ends", 2, 1), ("axes", 2, 0), ("steps", 2, 1)],
+)  # fmt: skip
+def test_what_is_sliced_where_an_input_says(given: str, axis: int, groups: int) -> None:
+    """Nothing else than the axes that it may be."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        held = {
+            "starts": 0,
+            "ends": FAR,
+            "axes": axis,
+            **({"steps": 1} if given == "steps" else {}),
+        }
+        inputs = [
+            net.input(name, (1,), np.int64) if name == given else [value]
+            for name, value in held.items()
+        ]
+        cut = [n - (k == axis and given in ("starts", "ends")) for k, n in enumerate(a.shape)]
+        return net.node("Slice", a, *inputs, shape=cut)
+
+    assert len(spa.analyze(Case("", groups, body, typed=True).model())) == groups
+
+
+LOOKED_UP = ("TopK-looked-up", "TopK-looked-up-by-lists", "TopK-looked-up-elements")
+
+
+@pytest.mark.parametrize("row", [row for row in INDEXED if row.id in LOOKED_UP])
+@pytest.mark.parametrize("gone", [[0], [2, 5], [1, 3, 4, 6, 7]])
+def test_looked_up_as_if_never_there(row: Case, gone: list[int]) -> None:
+    check_as_if_never_there(row, gone)
 
 
 def test_a_list_may_be_as_long_as_there_are_channels() -> None:

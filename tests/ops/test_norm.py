@@ -9,6 +9,7 @@ import pytest
 
 import spa
 from models.builder import Net, Tensor
+from spa.reals import real
 from spa.rewrite import rewrite
 from tests.isolation import Alone
 from tests.numeric import alone
@@ -25,11 +26,13 @@ from tests.ops.cases import (
     Body,
     Case,
     case,
+    check_axes,
     coded,
     codes,
     contrib,
     quantise,
     summed,
+    turned,
 )
 from tests.oracle import check
 
@@ -65,7 +68,7 @@ def _trained(outputs: int, **attrs: Any) -> Body:
     return body
 
 
-def _quantised_softmax(axis: int, opset: int) -> Body:
+def _quantised_softmax(axis: int | None, opset: int) -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         attrs = {"axis": axis, "opset": opset}
         scale, point = np.float32(1 / 256), np.uint8(0)
@@ -98,6 +101,8 @@ BATCH = [
     case("QLinearSoftmax-space-opset-11", 1, _quantised_softmax(2, 11), exact=True),
     case("QLinearSoftmax-batch-opset-11", 1, _quantised_softmax(0, 11), exact=False),
     case("QLinearSoftmax-batch-opset-13", 1, _quantised_softmax(0, 13), exact=True),
+    case("QLinearSoftmax-default-opset-11", 1, _quantised_softmax(None, 11), exact=False),
+    case("QLinearSoftmax-default-opset-13", 1, _quantised_softmax(None, 13), exact=True),
     case("QLinearSoftmax-opset-11", 1, _quantised_softmax(1, 11), exact=False),
     case("image", 1, lambda net, a: net.bn(a), shape=IMAGE, exact=True),
     case("signal", 1, lambda net, a: net.bn(a), shape=SIGNAL, exact=True),
@@ -124,6 +129,8 @@ OTHER = [
     case("InstanceNormalization-summed", 1, lambda net, a: summed(
         net, _scaled("InstanceNormalization", (8,), (8,))(net, a)), exact=True),
     case("LRN", 1, lambda net, a: net.node("LRN", a, size=3), exact=False),
+    case("LRN-of-pixels", 1, turned(lambda net, a: net.node("LRN", a, size=3), 0, 2, 1, 3),
+         exact=True),
     case("LRN-batch", 2, _stored_batch("LRN", size=3)),
     case("LayerNormalization", 1, lambda net, a: net.layer_norm(a), shape=TOKENS, exact=False),
     case("LayerNormalization-no-bias", 1, _scaled("LayerNormalization", (8,), axis=-1),
@@ -297,6 +304,8 @@ CONTRIB = [
     case("embedded-sums", 2, _embedded(sums=True), shape=TOKENS),
     case("GroupNorm", 2, _images("GroupNorm"), **UNSEEN),
     case("GroupNorm-first", 2, _images("GroupNorm", last=0), **UNSEEN),
+    *(case(f"{op}-summed", 2, lambda net, a, op=op: summed(net, _images(op)(net, a)), inexact=1,
+           **UNSEEN) for op in ("GroupNorm", "SkipGroupNorm")),
     case("SkipGroupNorm", 2, _images("SkipGroupNorm"), **UNSEEN),
     case("SkipGroupNorm-per-image", 2, _images("SkipGroupNorm", skip=(2, 8)), **UNSEEN),
     case("GatedRMSNorm", 2, _gated, shape=TOKENS),
@@ -428,3 +437,30 @@ def test_no_exact_group_over_a_layer_norm() -> None:
         return net.layer_norm(a)
 
     assert len(spa.analyze(case("", 1, body, shape=TOKENS).values[0].model(), exact=True)) == 0
+
+
+def test_an_embedding_in_eight_bits() -> None:
+    groups = spa.analyze(case("", 2, _quantised_embedding, shape=TOKENS).values[0].model())
+    (hidden,) = [group for group in groups if group.size == 16]
+    assert hidden.kind == "hidden"
+    tables = {m.tensor for m in hidden.members if m.tensor.startswith("codes")}
+    assert len(tables) == 5
+    for name in tables:
+        stored = groups.graph.array(name).astype(np.float32)
+        np.testing.assert_allclose(real(groups.graph, name), (stored - POINT) * SCALE, rtol=1e-5)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_every_axis_of_a_group_norm(each: bool) -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        skip = (2, 8) if each else (2, 6, 6, 8)
+        inputs = [net.weight(2, 6, 6, 8), *(net.uniform(0.5, 1, 8) for _ in "gb")]
+        inputs += [net.uniform(-1, 1, *skip), net.uniform(-1, 1, 8)]
+        made = contrib(net, "SkipGroupNorm", inputs, *[(2, 6, 6, 8)] * 2, groups=2, activation=0,
+                       channels_last=1)  # fmt: skip
+        behind = (net.rng.uniform(1, 2, (2, 1, 1, 8)).astype(np.float32) for _ in made)
+        read = [net.mul(y, net.const(b, "behind")) for y, b in zip(made, behind, strict=True)]
+        return net.linear(a, 3), *(net.node("ReduceSum", y, [0, 1, 2, 3]) for y in read)
+
+    terms = ["N h w GC", "GC", "GC", "N GC" if each else "N h w GC", "GC"]
+    check_axes(body, "SkipGroupNorm", "NGC", terms, ["N 1 1 GC"] * 2)

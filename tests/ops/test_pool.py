@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto
 
@@ -23,6 +24,7 @@ from tests.ops.cases import (
     dequantise,
     quantise,
     summed,
+    turned,
 )
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
@@ -49,6 +51,12 @@ def _max_unpool(net: Net, a: Tensor) -> Tensor:
 
 def _indices_unused(net: Net, a: Tensor) -> Tensor:
     return net.nodes("MaxPool", [a], 2, kernel_shape=[2, 2])[0]
+
+
+def _indices_left_out(net: Net, a: Tensor) -> Tensor:
+    made, _ = net.nodes("MaxPool", [a], 2, kernel_shape=[2, 2])
+    made.inputs[0].outputs[1] = gs.Variable.empty()
+    return made
 
 
 _BOXES = np.array([[0, 0, 4, 4], [1, 1, 5, 5], [0, 2, 3, 5]], np.float32)
@@ -81,14 +89,15 @@ def _affine_grid(net: Net, a: Tensor) -> Tensor:
     return net.node("GridSample", a, grid)
 
 
-def _quantised(op: str, shape: list[int], last: bool = False, **attrs: Any) -> Body:
-    """Of quantised numbers, with channels first or last."""
+def _quantised(op: str, last: bool = False, pixels: int = 3, **attrs: Any) -> Body:
+    """Of quantised numbers, with channels first or last; so many pixels each way are left."""
 
     def body(net: Net, a: Tensor) -> Tensor:
+        shape = [*a.shape[:2], pixels, pixels]
         q = quantise(net, a)
         made = [shape[k] for k in (0, 2, 3, 1)] if last else shape
         q = net.transpose(q, 0, 2, 3, 1) if last else q
-        y = coded(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last), **attrs)
+        y = coded(net, op, q, *CODE, *CODE, shape=made, channels_last=int(last) or None, **attrs)
         return dequantise(net, net.transpose(y, 0, 3, 1, 2) if last else y)
 
     return body
@@ -102,15 +111,21 @@ def _less_quantised_mean(net: Net, a: Tensor) -> Tensor:
 
 CASES = [
     *(
-        case(f"QLinearAveragePool-last-{last}", 1, _quantised(
-            "QLinearAveragePool", [2, 8, 3, 3], last, kernel_shape=[2, 2], strides=[2, 2]),
-            exact=True)
+        row
+        for op, attrs in (
+            ("QLinearAveragePool", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+            ("QLinearGlobalAveragePool", {"pixels": 1}),
+        )
         for last in (False, True)
-    ),
-    *(
-        case(f"QLinearGlobalAveragePool-last-{last}", 1, _quantised(
-            "QLinearGlobalAveragePool", [2, 8, 1, 1], last), exact=True)
-        for last in (False, True)
+        for body in (_quantised(op, last, **attrs),)
+        for row in (
+            case(f"{op}-last-{last}", 1, body, exact=True),
+            case(f"{op}-last-{last}-summed", 1, lambda net, a, body=body: summed(net, body(net, a)),
+                 exact=True),
+            case(f"{op}-last-{last}-as-batch", 1, turned(body, 1, 0, 2, 3), exact=True),
+            case(f"{op}-last-{last}-as-pixels", "Global" in op, lambda net, a, body=body:
+                 body(net, net.transpose(a, 0, 2, 1, 3))),
+        )
     ),
     case("QLinearGlobalAveragePool-over-channels", 1, _less_quantised_mean, shape=TOKENS,
          exact=False),
@@ -120,6 +135,8 @@ CASES = [
     *(case(f"{op}-summed", 1, lambda net, a, op=op: summed(net, _pool(op)(net, a)), exact=True)
       for op in POOLS),
     *(case(op, 1, lambda net, a, op=op: net.node(op, a), exact=True) for op in GLOBAL),
+    case("GlobalLpPool-summed", 1, lambda net, a: summed(net, net.node("GlobalLpPool", a)),
+         exact=True),
     # Channels last: the pool is a mean over them, as in a layer normalisation of tf2onnx.
     *(case(f"{op}-over-channels", 1, lambda net, a, op=op: net.sub(a, net.node(op, a)),
            shape=TOKENS, exact=False) for op in GLOBAL),
@@ -142,6 +159,7 @@ CASES = [
     # Indices count across channels: they and all they index are kept whole.
     case("MaxUnpool", 0, _max_unpool),
     case("MaxUnpool-typed", 0, _max_unpool, typed=True),
+    case("MaxPool-indices-left-out", 1, _indices_left_out, exact=True),
     case("MaxPool-indices-declared", 0, _indices_unused),
     case("RoiAlign", 1, _roi_align, exact=True),
     case("MaxRoiPool", 1, _roi_pool, exact=True, typed=True),
@@ -153,6 +171,9 @@ CASES = [
         "sizes", (4,), np.int64), shape=[2, 8, 6, 6]), runnable=False, typed=True, refused=True),
     case("Resize-scales-of-input", 0, lambda net, a: net.node("Resize", a, None, net.input(
         "scales", (4,), np.float32), shape=[2, 8, 6, 6]), runnable=False, typed=True, refused=True),
+    case("Upsample-scales-of-input", 0, lambda net, a: net.node("Upsample", a, net.input(
+        "scales", (4,), np.float32), shape=[2, 8, 6, 6]), runnable=False, typed=True, refused=True,
+        opset=9),
     case("Resize-scales-linear", 1, _resize(None, [1.0, 1.0, 1.5, 1.5], mode="linear"), exact=True),
     case("Resize-sizes", 1, _resize(None, None, [2, 8, 12, 12]), exact=True),
     case("Resize-sizes-axes", 1, _resize(None, None, [9, 9], axes=[2, 3]), opset=18, exact=True),
@@ -194,6 +215,28 @@ def _last_pool(net: Net, a: Tensor) -> Tensor:
 CONTRIB = [
     case("NhwcMaxPool", 1, _last_pool, exact=True),
     case("CropAndResize", 1, _boxes, exact=True),
+    *(
+        case(
+            f"CropAndResize-{name}-summed",
+            1,
+            lambda net, a, attrs=attrs: summed(net, _boxes(net, a, **attrs)),
+            exact=exact,
+        )
+        for name, attrs, exact in (
+            ("plain", {}, True),
+            ("empty", {"extrapolation_value": 0.0}, True),
+            ("filled", {"extrapolation_value": 0.5}, False),
+        )
+    ),
+    # Boxes are whole, whatever is made of what they cut out.
+    *(
+        case(
+            f"{body.__name__[1:]}-of-all",
+            1,
+            lambda net, a, body=body: net.node("ReduceSum", body(net, a), [0]),
+        )
+        for body in (_boxes, _roi_align, _roi_pool)
+    ),
     case("CropAndResize-filled", 1, lambda net, a: _boxes(net, a, extrapolation_value=0.5)),
     case(
         "ms-GridSample",

@@ -49,6 +49,20 @@ def _weight(axis: int | None, point: int | None = None, named: bool = True) -> B
     return body
 
 
+def _columns(net: Net, a: Tensor) -> Tensor:
+    """A matrix with a zero point for every column, which is what axis is where it is not named."""
+    stored = net.const(net.rng.integers(-100, 100, (a.shape[1], 12)).astype(np.int8), "stored")
+    points = (50 + np.arange(12) % 3).astype(np.int8)
+    w = net.node("DequantizeLinear", stored, net.uniform(0.01, 0.02, 12), points)
+    return net.matmul(net.sigmoid(a), w)
+
+
+def _shift(net: Net, a: Tensor) -> Tensor:
+    """A list of numbers by one scale, which is in a list too."""
+    stored = net.const(net.rng.integers(-100, 100, a.shape[1]).astype(np.int8), "stored")
+    return net.add(a, net.node("DequantizeLinear", stored, net.const([np.float32(0.01)])))
+
+
 def _unsigned(axis: int | None) -> Body:
     """Two weights in eight bits without a sign: what stands for zero is about 128."""
 
@@ -252,6 +266,8 @@ QUANTIZE = [
         opset=21,
         exact=True,
     ),
+    case("columns-of-what-speaks", 2, _columns, shape=ROWS, exact=True),
+    case("scale-in-a-list", 1, _shift, shape=ROWS, exact=True),
     case("weight-point", 2, _weight(None, 50), exact=True),
     case("weight-points-per-output", 2, _weight(0, 50), exact=True),
     case("weight-points-per-input", 2, _weight(1, 50), exact=True),

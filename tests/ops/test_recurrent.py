@@ -49,9 +49,11 @@ def _active(op: str, *names: str) -> Body:
     """With activations of its own, and summed over the hidden units."""
 
     def body(net: Net, a: Tensor) -> Tensor:
-        w, r = net.weight(1, GATES[op] * 6, a.shape[2]), net.weight(1, GATES[op] * 6, 6)
-        y = net.nodes(op, [a, w, r], 1, hidden_size=6, activations=list(names))[0]
-        return net.node("ReduceSum", net.node("Squeeze", y, [1]), [2])
+        ways = len(names) // {"LSTM": 3, "GRU": 2, "RNN": 1}[op]
+        w, r = net.weight(ways, GATES[op] * 6, a.shape[2]), net.weight(ways, GATES[op] * 6, 6)
+        way = {1: "forward", 2: "bidirectional"}[ways]
+        y = net.nodes(op, [a, w, r], 1, hidden_size=6, activations=list(names), direction=way)[0]
+        return net.node("ReduceSum", net.node("ReduceSum", y, [1], keepdims=0), [2])
 
     return body
 
@@ -116,23 +118,30 @@ def _mixed_steps(op: str) -> Body:
     return body
 
 
-def _dynamic(ways: int = 1, *, channels: bool = False, states: int = 0, speaks: int = 0) -> Body:
-    """An LSTM as onnxruntime quantises it, with its matrices the other way round."""
+def _dynamic(
+    ways: int = 1, *, channels: bool = False, states: int = 0, speaks: str = "", **attrs: Any
+) -> Body:
+    """An LSTM as onnxruntime quantises it, with its matrices the other way round.
+
+    speaks: which of x and r hold something where an index is removed.
+    """
 
     def body(net: Net, a: Tensor) -> Tensor:
-        a = net.sigmoid(a) if speaks else a
+        a = net.sigmoid(a) if "x" in speaks else a
         (steps, batch, features), gates = a.shape, 4 * HIDDEN
         shape = (ways, gates) if channels else (ways,)
         scale = np.linspace(0.004, 0.006, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         point = np.full(shape, 121, np.uint8)  # onnxruntime wants one for all
         w, r = (codes(net, ways, n, gates, low=70, high=180) for n in (features, HIDDEN))
+        if "r" in speaks:
+            r = net.cast(net.add(net.uniform(-40, 40, ways, HIDDEN, gates), 120.0), 2)
         more = [net.uniform(-1, 1, ways, batch, HIDDEN) for _ in range(states)]
         inputs = [a, w, r, net.uniform(-0.5, 0.5, ways, 2 * gates), None]
         inputs += [*more, *[None] * (2 - states), None, scale, point, scale, point]
         y = net.nodes(
             "DynamicQuantizeLSTM", inputs, 1, shapes=[[steps, ways, batch, HIDDEN]],
             hidden_size=HIDDEN, direction={1: "forward", 2: "bidirectional"}[ways],
-            domain="com.microsoft",
+            domain="com.microsoft", **attrs,
         )[0]  # fmt: skip
         return net.reshape(net.transpose(y, 0, 2, 1, 3), [0, 0, -1])
 
@@ -196,7 +205,8 @@ RECURRENT = [
     case("DynamicQuantizeLSTM-per-channel", 2, _dynamic(2, channels=True), shape=TOKENS,
          exact=True),
     case("DynamicQuantizeLSTM-states", 2, _dynamic(1, states=2), shape=TOKENS, exact=True),
-    case("DynamicQuantizeLSTM-of-what-speaks", 2, _dynamic(speaks=1), shape=TOKENS),
+    case("DynamicQuantizeLSTM-of-what-speaks", 2, _dynamic(speaks="x"), shape=TOKENS, inexact=1),
+    case("DynamicQuantizeLSTM-what-speaks-again", 2, _dynamic(speaks="r"), shape=TOKENS, inexact=1),
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-both-ways", 2, _sequence(op, 2), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
@@ -238,15 +248,90 @@ def test_recurrent(row: Case) -> None:
 @pytest.mark.parametrize(
     ("op", "names", "exact"),
     [
-        ("RNN", ("Sigmoid",), False), ("RNN", ("Relu",), True),
+        ("RNN", ("Sigmoid",), False), ("RNN", ("Relu", "Sigmoid"), False),
+        *(("RNN", (name,), True)
+          for name in ("Relu", "LeakyRelu", "ScaledTanh", "Elu", "Softsign")),
         ("LSTM", ("Sigmoid", "Sigmoid", "Tanh"), False), ("GRU", ("Sigmoid", "Sigmoid"), False),
+        ("LSTM", ("Sigmoid", "Tanh", "Sigmoid"), False),
         ("LSTM", ("Sigmoid", "Tanh", "Tanh"), True), ("GRU", ("Sigmoid", "Tanh"), True),
+        ("LSTM", ("Sigmoid", "Tanh", "Tanh") * 2, True), ("GRU", ("Sigmoid", "Tanh") * 2, True),
+        ("LSTM", ("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Tanh", "Sigmoid"), False),
+        ("GRU", ("Sigmoid", "Tanh", "Tanh", "Sigmoid"), False),
+        ("LSTM", ("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Sigmoid", "Tanh"), False),
     ],
 )  # fmt: skip
 def test_activations_may_speak(op: str, names: tuple[str, ...], exact: bool) -> None:
     model = Case("active", 2, _active(op, *names), TOKENS).model()
     (hidden,) = [g for g in spa.analyze(model) if g.kind == "recurrent"]
     assert hidden.exact == exact
+
+
+@pytest.mark.parametrize(
+    ("names", "exact"),
+    [
+        (("Sigmoid", "Sigmoid", "Tanh"), False), (("Sigmoid", "Tanh", "Sigmoid"), False),
+        (("Sigmoid", "Tanh", "Tanh"), True), (("Sigmoid", "Tanh", "Tanh") * 2, True),
+        (("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Tanh", "Sigmoid"), False),
+        (("Sigmoid", "Tanh", "Tanh", "Sigmoid", "Sigmoid", "Tanh"), False),
+    ],
+)  # fmt: skip
+def test_activations_of_eight_bits_may_speak(names: tuple[str, ...], exact: bool) -> None:
+    def body(net: Net, a: Tensor) -> Tensor:
+        made = _dynamic(len(names) // 3, activations=list(names))(net, a)
+        assert isinstance(made, Tensor)
+        return net.node("ReduceSum", made, [2])
+
+    groups = spa.analyze(Case("active", 2, body, TOKENS).model())
+    (hidden,) = [g for g in groups if g.kind == "recurrent"]
+    assert hidden.exact == exact
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_every_axis_of_eight_bits(each: bool) -> None:
+    """Of all inputs and outputs: what is read, the batch, and the hidden units in every gate."""
+    net, ways, steps, batch, features = Net("all"), 2, 5, 3, 7
+    x = net.weight(steps, batch, features)
+    gates = (ways, 4 * HIDDEN) if each else (ways,)
+    scale = net.const(np.full(gates, 0.01, np.float32))
+    point = net.const(np.full(gates, 120, np.uint8))
+    inputs = [
+        x, codes(net, ways, features, 4 * HIDDEN), codes(net, ways, HIDDEN, 4 * HIDDEN),
+        net.weight(ways, 8 * HIDDEN), net.const(np.full(batch, steps, np.int32), "lengths"),
+        net.weight(ways, batch, HIDDEN), net.weight(ways, batch, HIDDEN),
+        net.weight(ways, 3 * HIDDEN), scale, point, scale, point,
+    ]  # fmt: skip
+    made = net.nodes(
+        "DynamicQuantizeLSTM", inputs, 3, hidden_size=HIDDEN, direction="bidirectional",
+        shapes=[[steps, ways, batch, HIDDEN], *[[ways, batch, HIDDEN]] * 2],
+        domain="com.microsoft",
+    )  # fmt: skip
+    outputs = []
+    for y in made:
+        weighted = net.mul(y, net.uniform(1, 2, batch, 1))
+        outputs.append(net.linear(net.node("ReduceSum", weighted, [*range(len(y.shape) - 1)]), 5))
+    groups = spa.analyze(net.model(*outputs))
+    laid = ["sBI", "dIH", "dHH", "dH", "B", "dBH", "dBH", "dH", *["dH" if each else "d"] * 4]
+    (node,) = [n for n in groups.graph.nodes if n.op_type == "DynamicQuantizeLSTM"]
+    found = [
+        {
+            (k, m.axis)
+            for m in group.members
+            for k, name in enumerate(node.inputs)
+            if name == m.tensor
+        }
+        for group in groups
+    ]
+    wanted = [
+        {(k, at) for k, axes in enumerate(laid) for at, a in enumerate(axes) if a == letter}
+        for letter in "BIH"
+    ]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, wanted))
+    (hidden,) = [g for g, axes in zip(groups, found, strict=True) if (2, 1) in axes]
+    assert len({m.tensor for m in hidden.members} & {f"MatMul_{k}.weight" for k in range(3)}) == 3
+    (images,) = [g for g, axes in zip(groups, found, strict=True) if (4, 0) in axes]
+    assert len([m for m in images.members if m.tensor not in node.inputs]) == len(made)
+    for m in hidden.members:
+        assert m.index[0].tolist() == [k * HIDDEN for k in range(m.index.shape[1])]
 
 
 @pytest.mark.parametrize("op", GATES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from models.builder import Net, Tensor
 from tests.ops.cases import TOKENS, Body, Case, case, summed
@@ -27,13 +28,13 @@ def _zeros_like(value: float | None) -> Body:
     return body
 
 
-def _fresh(value: float | None) -> Body:
+def _fresh(value: float | None, kind: int = TensorProto.FLOAT, op: str = "Mul") -> Body:
     """A constant of stored sizes joins the channels, and a sum over them follows."""
 
     def body(net: Net, a: Tensor) -> Tensor:
-        attrs = {} if value is None else {"value": np.array([value], np.float32)}
+        attrs = {} if value is None else {"value": helper.make_tensor("value", kind, [1], [value])}
         filled = net.node("ConstantOfShape", net.const([2, 8, 6, 6]), shape=[2, 8, 6, 6], **attrs)
-        return summed(net, net.mul(a, filled))
+        return summed(net, net.node(op, a, net.cast(filled, TensorProto.FLOAT)))
 
     return body
 
@@ -51,6 +52,8 @@ REPEAT = [
         net.conv(net.relu(a), 8), net.node("Expand", net.conv(a, 1), [2, 8, 6, 6]))),
     case("Expand-of-zeros-summed", 1, lambda net, a: summed(net, net.add(
         a, net.node("Expand", 0.0, [2, 8, 6, 6]))), exact=True),
+    case("Expand-of-twos-summed", 1, lambda net, a: summed(net, net.add(
+        a, net.node("Expand", 2.0, [2, 8, 6, 6]))), exact=False),
     case("Expand-of-constant", 1, lambda net, a: net.add(
         a, net.node("Expand", net.uniform(-1, 1, 8, 1, 1), [2, 8, 6, 6])), exact=True),
     case("Tile-channels", 1, _tile(1, 2, 1, 1), exact=True),
@@ -66,9 +69,10 @@ REPEAT = [
     case("ConstantOfShape-computed-ones", 2, _zeros_like(1.0), exact=True),
     case("ConstantOfShape-free-batch", 2, _zeros_like(1.0), shape=("n", 3, 6, 6), exact=True),
     case("ConstantOfShape-stored", 1, _fresh(None)),
-    case("ConstantOfShape-twos-added", 1, lambda net, a: summed(net, net.add(a, net.node(
-        "ConstantOfShape", net.const([2, 8, 6, 6]), shape=[2, 8, 6, 6],
-        value=np.array([2], np.float32)))), exact=False),
+    # Whichever field of the value holds the number.
+    *(case(f"ConstantOfShape-{value}-added-{kind}", 1, _fresh(value, kind, "Add"), exact=not value)
+      for kind in (TensorProto.FLOAT, TensorProto.INT64, TensorProto.DOUBLE, TensorProto.INT32)
+      for value in (0, 2)),
     case("Tile-of-input", 0, lambda net, a: net.node(
         "Tile", a, net.input("repeats", (4,), np.int64), shape=[2, 8, 6, 6]), refused=True),
     case("ConstantOfShape-stored-twos", 1, _fresh(2.0), exact=True),

@@ -91,6 +91,11 @@ RESHAPE = [
     case("splits-oddly", 0, _there_and_back(2, 3, 96)),
     case("splits-space", 1, _there_and_back(2, 8, 2, 3, 6), exact=True),
     case("unit-axes", 1, _there_and_back(2, 1, 8, 1, 36), exact=True),
+    # The pixels do not split so; the channels do.
+    case("splits-channels-beside-odd-pixels", 2, _there_and_back(2, 2, 4, 4, 9), exact=True),
+    # Zero copies the number of channels, where pixels stand.
+    case("zero-of-another-axis", 1, lambda net, a: net.reshape(net.relu(net.reshape(
+        a, [16, 0])), [2, 8, 8]), shape=SIGNAL, exact=True),
     case("same", 1, lambda net, a: net.reshape(a, [2, 8, 6, 6]), exact=True),
     case("same-zeros", 1, lambda net, a: net.reshape(a, [0, 0, 0, 0]), exact=True),
     case("opset-7", 2, _to_rows(2, -1), opset=7, exact=True),
@@ -140,7 +145,13 @@ SQUEEZE = [
          exact=True),
     case("Squeeze-all-ones-opset-11", 1, lambda net, a: net.node(
         "Squeeze", net.global_avg_pool(a)), opset=11, exact=True),
-    case("Reshape-to-sizes-of-the-data", 0, lambda net, a: (_by_the_data(net, a),), typed=True),
+    case("Reshape-to-sizes-of-the-data", 0, _by_the_data, typed=True),
+    case("Squeeze-all-ones-signal", 2, lambda net, a: net.gemm(net.node(
+        "Squeeze", net.global_avg_pool(a)), 7), shape=SIGNAL, exact=True),
+    case("Squeeze-all-ones-opset-13", 1, lambda net, a: net.node(
+        "Squeeze", net.global_avg_pool(a)), opset=13, exact=True),
+    case("Squeeze-opset-11-one", 1, lambda net, a: net.node("Unsqueeze", net.node(
+        "Squeeze", net.global_avg_pool(a), axes=[3]), axes=[3]), opset=11, exact=True),
     case("Squeeze-opset-7", 1, lambda net, a: net.node(
         "Squeeze", net.global_avg_pool(a), axes=[2, 3]), opset=7, exact=True),
     case("Squeeze-opset-11-negative", 1, lambda net, a: net.node(

@@ -26,7 +26,9 @@ def _list(net: Net, *elements: Tensor) -> Tensor:
     return _sequence(net, "SequenceConstruct", *elements, like=elements[0])
 
 
-def _joined(net: Net, made: Tensor, shape: list[Any], axis: int, new_axis: int = 0) -> Tensor:
+def _joined(
+    net: Net, made: Tensor, shape: list[Any], axis: int, new_axis: int | None = None
+) -> Tensor:
     return net.node("ConcatFromSequence", made, shape=shape, axis=axis, new_axis=new_axis)
 
 
@@ -46,6 +48,17 @@ def _stacked(net: Net, a: Tensor) -> Tensor:
     return net.node("ReduceSum", made, [1], keepdims=0)
 
 
+def _summed(*acts: str) -> Body:
+    """Each element behind an activation of its own, and a sum that sees what a channel leaves."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        made = _list(net, *(net.node(act, a) for act in acts))
+        stacked = _joined(net, made, [len(acts), *a.shape], axis=0, new_axis=1)
+        return net.node("ReduceSum", stacked, [0, 3], keepdims=0)
+
+    return body
+
+
 def _appended(net: Net, a: Tensor) -> Tensor:
     made = _sequence(net, "SequenceEmpty")
     for y in (a, net.conv(a, 8, 1)):
@@ -63,6 +76,12 @@ def _unlike(net: Net, a: Tensor) -> Tensor:
 
 def _unlike_in_place(net: Net, a: Tensor) -> Tensor:
     made = _sequence(net, "SequenceInsert", _list(net, a), net.conv(a, 5, 1))
+    return net.node("SequenceAt", made, np.int64(0), shape=a.shape)
+
+
+def _of_two_ranks(net: Net, a: Tensor) -> Tensor:
+    mean = net.node("ReduceMean", a, axes=[2, 3], keepdims=0)
+    made = _sequence(net, "SequenceInsert", _list(net, a), mean)
     return net.node("SequenceAt", made, np.int64(0), shape=a.shape)
 
 
@@ -116,6 +135,10 @@ SEQUENCE = [
     case("Sequence-appended", 1, _appended, exact=True),
     case("Sequence-unlike", 0, _unlike, refused=True),
     case("Sequence-unlike-in-place", 0, _unlike_in_place, refused=True),
+    case("Sequence-of-two-ranks", 0, _of_two_ranks, refused=True),
+    case("Sequence-summed", 1, _summed("Relu", "Tanh"), shape=TOKENS, exact=True),
+    case("Sequence-of-what-speaks", 1, _summed("Relu", "Sigmoid"), shape=TOKENS, exact=False),
+    case("Sequence-of-what-speaks-first", 1, _summed("Sigmoid", "Relu"), shape=TOKENS, exact=False),
     case("Sequence-of-rounds", 2, _looped(1), shape=TOKENS, exact=True),
     case("Sequence-of-rounds-speaking", 2, _looped(1, act="Sigmoid"), shape=TOKENS, exact=True),
     case("Sequence-two-lists", 3, _looped(2), shape=TOKENS, exact=True),
