@@ -1,10 +1,11 @@
 """How often a pruned classifier says what the original says, on inputs of yours.
 
     python -m benchmarks.agreement MODEL INPUTS.npy [--targets 0.9 0.8] [--samples N] [--data FILE]
+        [--labels LABELS.npy]
 
-For pretrained nets whose labels are not at hand. INPUTS.npy holds samples as the model reads them
-and judges; nothing is fitted on it. Without --data inputs are made up. What is printed: the share
-of samples with the same first class, and the mean Kullback-Leibler divergence in nats.
+For pretrained nets. INPUTS.npy holds samples as the model reads them and judges; nothing is fitted
+on it. Without --data inputs are made up. What is printed: the share of samples with the same first
+class, the mean Kullback-Leibler divergence in nats and, with labels, top-1 before and after.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="*", default=[0.9, 0.8])
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--data", default="noise")
+    parser.add_argument("--labels", type=Path, help="a class for every sample")
     given = parser.parse_args()
     inputs = np.load(given.inputs, allow_pickle=False).astype(np.float32)
+    labels = np.load(given.labels, allow_pickle=False) if given.labels else None
     dense = logits(given.model, inputs)
     for share in given.targets:
         start = time.perf_counter()
@@ -54,9 +57,13 @@ def main() -> None:
         got = logits(result.model, inputs)
         same = 100 * (got.argmax(1) == dense.argmax(1)).mean()
         apart = (np.exp(dense) * (dense - got)).sum(1).mean()
+        top1 = ""
+        if labels is not None:
+            hits = [100 * (z.argmax(1) == labels).mean() for z in (dense, got)]
+            top1 = f", top-1 {hits[0]:.1f} -> {hits[1]:.1f}"
         print(
             f"macs {result.figures.share('macs'):.3f}: {same:.1f} % of {len(inputs)} agree, "
-            f"{apart:.3f} nats apart ({spent:.0f} s)",
+            f"{apart:.3f} nats apart{top1} ({spent:.0f} s)",
             flush=True,
         )
 
