@@ -111,9 +111,11 @@ class Reference:
                 self._lock_tensor(name)
             return
         # What computes with sizes has no numbers to change: alone, a Range over the channels is a
-        # constant, and only its rule knows that with fewer channels it counts anew.
-        if lone is None or self._reads_one_of_many(op):
-            self._join(self.sure, self._by_rule(op))
+        # constant, and only its rule knows that with fewer channels it counts anew. What a stack
+        # can go on without is seen by what makes it.
+        stacks = any(join.node == node.index for join in ties.joins)
+        if lone is None or stacks or self._reads_one_of_many(op):
+            self._join(self.sure, self._by_rule(op, everywhere=stacks))
             return
         may = alternatives(lone)
         fits = [p for p in may if self._fits(p)]
@@ -132,16 +134,24 @@ class Reference:
             for axis in self.view.ties.axes.get(name, [])
         )
 
-    def _by_rule(self, op: Op) -> Partition:
+    def _by_rule(self, op: Op, everywhere: bool = False) -> Partition:
+        """What the rule ties, of the node's own tensors or of all: an index of a stack goes with
+        one that was picked far before it."""
         found, here = Partition(), f"#{op.node.index}"
 
         def node(ident: int) -> Slice:
             return (here, 0, ident) if ident else LOCKED
 
-        for name in {*op.node.inputs, *op.node.outputs}:
+        own = {*op.node.inputs, *op.node.outputs}
+        said = {int(j.ids[j.at]) for j in self.view.ties.joins if j.node == op.node.index}
+        for a, b, index in self.view.ties.recorder.ties:
+            said |= {*a.tolist(), *b.tolist()} if index == op.node.index else set()
+        for name in self.view.ties.axes if everywhere else own:
             for axis, made in enumerate(self.view.ties.axes.get(name, [])):
                 if len(made.ids) > 1 or made.ids.any():
                     for i, ident in enumerate(made.ids.tolist()):
+                        if name not in own and ident not in said:
+                            continue
                         found.tie((name, axis, i), node(ident))
         grids = zip(self.view.ties.recorder.grids, self.view.chosen, strict=True)
         chosen = [(a, b, grid.node) for grid, (a, b) in grids]
