@@ -82,13 +82,18 @@ def _of_classes(net: Net, logits: Tensor) -> Tensor:
     return net.node("ReduceSum", net.mul(marks, net.unsqueeze(values, 2)), [1], keepdims=0)
 
 
+def _shares(net: Net, p: Tensor) -> Callable[[int], Tensor]:
+    """The share of one expert."""
+    return lambda e: net.slice(p, e, e + 1)
+
+
 # --- experts one by one
 
 
 @mixture(ONE_BY_ONE)
 def sliced(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     p = net.softmax(logits)
-    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+    return _each(net, x, _shares(net, p))
 
 
 @mixture(ONE_BY_ONE)
@@ -113,13 +118,13 @@ def split_up(net: Net, x: Tensor, logits: Tensor) -> Tensor:
 def sigmoids(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     """Nothing is shared out anew, so the law holds in value."""
     p = net.sigmoid(logits)
-    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+    return _each(net, x, _shares(net, p))
 
 
 @mixture(ONE_BY_ONE)
 def scattered(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     p = _spread(net, logits)
-    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+    return _each(net, x, _shares(net, p))
 
 
 @mixture(ONE_BY_ONE)
@@ -131,7 +136,7 @@ def ranged(net: Net, x: Tensor, logits: Tensor) -> Tensor:
 @mixture(ONE_BY_ONE)
 def classed(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     p = _of_classes(net, logits)
-    return _each(net, x, lambda e: net.slice(p, e, e + 1))
+    return _each(net, x, _shares(net, p))
 
 
 @mixture(ONE_BY_ONE)
@@ -286,7 +291,7 @@ def group_limited(judge: Callable[[Net, Tensor], Tensor], below: float = 0.0) ->
         "ConstantOfShape", net.node("Shape", scores), shape=scores.shape, dtype=np.float32
     )
     p = net.node("ScatterElements", none, index, values, axis=1)
-    made = _each(net, x, lambda e: net.slice(p, e, e + 1), count)
+    made = _each(net, x, _shares(net, p), count)
     return net.model(net.linear(net.add(x, made), 3))
 
 

@@ -110,11 +110,22 @@ def contrib(
 UNSEEN: dict[str, Any] = {"runnable": False}
 
 
-def summed(net: Net, y: Tensor) -> Tensor:
+def summed(net: Net, y: Tensor, axis: int = 1) -> Tensor:
     """The sum over the channels, which sees what a removed channel leaves behind."""
     if y.dtype != np.float32:
         y = net.cast(y, TensorProto.FLOAT)
-    return net.node("ReduceSum", y, [1], keepdims=1)
+    return net.node("ReduceSum", y, [axis], keepdims=1)
+
+
+def summing(body: Body, axis: int = 1) -> Body:
+    """An operator with that sum behind it."""
+
+    def sum_up(net: Net, a: Tensor) -> Tensor:
+        made = body(net, a)
+        assert isinstance(made, Tensor)
+        return summed(net, made, axis)
+
+    return sum_up
 
 
 def turned(body: Body, *perm: int) -> Body:

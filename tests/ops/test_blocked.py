@@ -13,7 +13,7 @@ import spa
 from models.builder import Net, Tensor
 from spa.cost import CostModel
 from spa.rewrite import rewrite
-from tests.ops.cases import TOKENS, Body, Case, case, check_axes, coded
+from tests.ops.cases import TOKENS, Body, Case, case, check_axes, coded, summing
 
 BLOCK = 16
 
@@ -151,15 +151,6 @@ def _experts(
     return body
 
 
-def _summed(body: Body) -> Body:
-    def summed(net: Net, a: Tensor) -> Tensor:
-        made = body(net, a)
-        assert isinstance(made, Tensor)
-        return net.node("ReduceSum", made, [-1])
-
-    return summed
-
-
 # The producer, the wide layer (its columns by blocks), the columns of what is in few bits.
 BLOCKED = [
     case("four-bits", 3, _n_bits(), shape=TOKENS, exact=True),
@@ -179,8 +170,8 @@ BLOCKED = [
     # The producer, what goes in and out of the experts, their units, the experts.
     case("experts", 4, _experts(), shape=TOKENS, inexact=1),
     case("experts-by-default", 4, _experts(None, fusion=None, inner=16), shape=TOKENS, inexact=1),
-    case("experts-summed", 4, _summed(_experts()), shape=TOKENS, inexact=1),
-    *(case(f"experts-where-{k}-speaks-summed", 4, _summed(_experts(speaks=k)), shape=TOKENS,
+    case("experts-summed", 4, summing(_experts(), -1), shape=TOKENS, inexact=1),
+    *(case(f"experts-where-{k}-speaks-summed", 4, summing(_experts(speaks=k), -1), shape=TOKENS,
            inexact=1 + (k == 7)) for k in (6, 7)),
     case("experts-mixed", 3, _experts(k=2, use_sparse_mixer=1), shape=TOKENS, inexact=0),
     case("experts-in-eight-bits", 4, _experts(8), shape=TOKENS),

@@ -31,6 +31,7 @@ from tests.ops.cases import (
     produce,
     quantise,
     summed,
+    summing,
 )
 
 Prepare = Callable[[Net, Tensor], Tensor]
@@ -415,28 +416,24 @@ def _integers(*speaks: int) -> Body:
     return body
 
 
-def _summed(body: Body) -> Body:
-    return lambda net, a: summed(net, body(net, a))
-
-
 QUANTISED = [
     case("QLinearLeakyRelu", 1, _quantised("QLinearLeakyRelu", alpha=0.1), exact=True),
-    case("QLinearLeakyRelu-summed", 1, _summed(_quantised("QLinearLeakyRelu")), exact=True),
+    case("QLinearLeakyRelu-summed", 1, summing(_quantised("QLinearLeakyRelu")), exact=True),
     case("QLinearSigmoid", 1, _quantised("QLinearSigmoid"), exact=True),
-    case("QLinearSigmoid-summed", 1, _summed(_quantised("QLinearSigmoid")), exact=False),
+    case("QLinearSigmoid-summed", 1, summing(_quantised("QLinearSigmoid")), exact=False),
     *(
         case(f"{op}-{other}", 1, _quantised_pair(op, other), exact=True)
         for op in ("QLinearAdd", "QLinearMul")
         for other in ("made", "stored")
     ),
-    case("QLinearMul-summed", 1, _summed(_quantised_pair("QLinearMul", "made")), exact=True),
-    case("QLinearAdd-summed", 1, _summed(_quantised_pair("QLinearAdd", "made")), exact=False),
-    case("QLinearAdd-stored-summed", 1, _summed(_quantised_pair("QLinearAdd", "stored")),
+    case("QLinearMul-summed", 1, summing(_quantised_pair("QLinearMul", "made")), exact=True),
+    case("QLinearAdd-summed", 1, summing(_quantised_pair("QLinearAdd", "made")), exact=False),
+    case("QLinearAdd-stored-summed", 1, summing(_quantised_pair("QLinearAdd", "stored")),
          exact=True),
     case("QLinearWhere", 1, _quantised_where, exact=True),
-    case("QLinearWhere-summed", 1, _summed(_quantised_where), exact=True),
+    case("QLinearWhere-summed", 1, summing(_quantised_where), exact=True),
     case("MulInteger", 1, _integers(), exact=True, runnable=False, typed=True),
-    *(case(f"MulInteger-of-{len(speaks)}-summed-{k}", 1, _summed(_integers(*speaks)),
+    *(case(f"MulInteger-of-{len(speaks)}-summed-{k}", 1, summing(_integers(*speaks)),
            exact=len(speaks) < 2, runnable=False, typed=True)
       for k, speaks in enumerate(((), (0,), (1,), (0, 1)))),
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from tests.ops.cases import (
     contrib,
     dequantise,
     quantise,
+    summing,
 )
 from tests.oracle import check_sizes, choices
 
@@ -350,15 +351,6 @@ def _from_the_left(op: str) -> Body:
     return body
 
 
-def _summed(body: Body) -> Body:
-    def summed(net: Net, a: Tensor) -> Tensor:
-        made = body(net, a)
-        assert isinstance(made, Tensor)
-        return net.node("ReduceSum", made, [-1])
-
-    return summed
-
-
 def _sixteen(net: Net, a: Tensor) -> Tensor:
     x = net.cast(net.mul(a, 100.0), TensorProto.INT16)
     w = net.const(net.rng.integers(-99, 99, (8, 6)).astype(np.int16), "stored")
@@ -392,8 +384,8 @@ QUANTISED = [
     case("QGemm-of-and-by-what-speaks", 2, _qgemm(speaks="xw"), shape=ROWS, inexact=1),
     *(case(f"QGemm-bias-{len(bias)}", 2, _qgemm(bias=bias), shape=ROWS, exact=True)
       for bias in ((), (1, 6), (4, 6))),
-    case("QGemm-summed", 2, _summed(_qgemm()), shape=ROWS, exact=True),
-    case("QGemm-and-what-speaks-summed", 2, _summed(_qgemm(speaks="c")), shape=ROWS, inexact=1),
+    case("QGemm-summed", 2, summing(_qgemm(), -1), shape=ROWS, exact=True),
+    case("QGemm-and-what-speaks-summed", 2, summing(_qgemm(speaks="c"), -1), shape=ROWS, inexact=1),
     case("QGemm-of-columns", 1, _of_columns, shape=ROWS, exact=True),
     case("QGemm-of-columns-transposed", 1, lambda net, a: _of_columns(net, a, transA=1),
          shape=ROWS, exact=True),
@@ -529,8 +521,8 @@ CONTRIB = [
     case("fused-gemm-a-b", 2, _fused_gemm("Relu", True, True), shape=ROWS, exact=True),
     case("GemmFastGelu", 2, _gemm_gelu(), shape=TOKENS, exact=True, **UNSEEN),
     case("GemmFastGelu-by-what-speaks", 2, _gemm_gelu("w"), shape=TOKENS, exact=True, **UNSEEN),
-    case("GemmFastGelu-summed", 2, _summed(_gemm_gelu()), shape=TOKENS, exact=True, **UNSEEN),
-    case("GemmFastGelu-and-what-speaks-summed", 2, _summed(_gemm_gelu("b")), shape=TOKENS,
+    case("GemmFastGelu-summed", 2, summing(_gemm_gelu(), -1), shape=TOKENS, exact=True, **UNSEEN),
+    case("GemmFastGelu-and-what-speaks-summed", 2, summing(_gemm_gelu("b"), -1), shape=TOKENS,
          inexact=1, **UNSEEN),
     case("MatMulInteger16", 2, _short, shape=TOKENS, exact=True),
     case("CDist", 2, lambda net, a: contrib(
