@@ -11,7 +11,7 @@ from spa import states
 from spa.enough import enough
 from spa.graph import Graph
 from spa.groups import Groups, merge
-from spa.progress import Progress
+from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
 from spa.shapes import infer
@@ -39,7 +39,7 @@ def analyze(
     Raises:
         ModelError: if the model cannot be read.
     """
-    say = progress or (lambda stage: None)
+    say = progress or quiet
     graph = load(model)
     say("inferring shapes")
     shapes = infer(graph, runs.observe, foretell)

@@ -25,7 +25,7 @@ from spa.cost import Cost, CostModel
 from spa.errors import ModelError, UsageError
 from spa.groups import Groups, Removed
 from spa.plan import Plan
-from spa.progress import Progress
+from spa.progress import Progress, quiet
 from spa.protos import serialize, stored_bytes
 from spa.reader import check_finite, load
 from spa.rewrite import rewrite
@@ -33,7 +33,7 @@ from spa.score import check_names
 from spa.selection import check_kinds, choose, patterns
 from spa.settings import DEFAULT_KINDS, DEPTH, Settings
 from spa.steps import select_in_steps
-from spa.study import Study, gather, judged_by, make_up, prepare
+from spa.study import Study, Task, gather, judged_by, make_up, prepare
 from spa.validate import Verification
 
 
@@ -95,10 +95,6 @@ class Result(Draft):
     data: bytes | None = field(repr=False, default=None)
 
 
-def _silent(stage: str) -> None:
-    pass
-
-
 def draft(
     model: Model,
     target: Mapping[str, float] | str = "macs=0.7",
@@ -112,9 +108,10 @@ def draft(
     Raises:
         UsageError, ModelError, PlanError, TargetError: see `spa.errors`.
     """
-    say = progress or (lambda stage: None)
+    say = progress or quiet
     use = settings or Settings()
-    wanted = dict([one_target(target)])
+    goal = one_target(target)
+    wanted = dict([goal])
     _check(use)
     if use.steps > 1 and "channels" in wanted:
         raise UsageError("more than one step goes with a target of macs or params")
@@ -142,11 +139,12 @@ def draft(
         free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
         if DEPTH not in use.kinds and "channels" not in wanted:  # minutes before it is found else
             limits = Limits(free, use.min_keep, use.round_to)
-            check_reach(cost, Steps(groups, limits, use.round_to or 1), *one_target(target))
+            check_reach(cost, Steps(groups, limits, use.round_to or 1), *goal)
         groups, study = prepare(groups, use, say)
-        groups, removed = select_in_steps(groups, free, wanted, use, study, cost, say)
+        task = Task(groups, free, *goal, use, study, cost)
+        groups, removed = select_in_steps(task, say)
         made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, CostModel(groups))
+    figures = measure(groups, removed, cost)
     return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
 
 
@@ -249,7 +247,7 @@ def finish(
     Raises:
         ModelError, ValidationError: see `spa.errors`.
     """
-    say = progress or (lambda stage: None)
+    say = progress or quiet
     removed = drafted.removed
     groups, compensation = make_up(drafted.groups, removed, drafted.settings, drafted.study, say)
     say("rewriting")
@@ -288,7 +286,7 @@ def _held(groups: Groups, exact: bool) -> str:
 
 def measure(groups: Groups, removed: Removed, cost: CostModel) -> Figures:
     """Costs before and after; bytes after are left at 0."""
-    return Figures(cost(), cost.of(removed), stored_bytes(groups.graph.model), 0)
+    return Figures(cost(), cost.of(groups, removed), stored_bytes(groups.graph.model), 0)
 
 
 @dataclass(frozen=True)
@@ -333,7 +331,7 @@ def verify(
     groups = plans.without_blocks(plans.in_order(groups, plan), plan)
     removed = plans.replay(groups, plan)
     use = Settings(data=data).replayed(plan.made_by)
-    groups, _ = make_up(groups, removed, use, gather(groups, use, _silent), _silent)
+    groups, _ = make_up(groups, removed, use, gather(groups, use, quiet), quiet)
     after = load(pruned)
     kept = groups.kept(removed)
     validation.check_file(groups.graph, after.model, sizes=states.sizes(kept))

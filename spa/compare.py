@@ -22,13 +22,13 @@ from spa.cost import CostModel
 from spa.drift import distance
 from spa.errors import ModelError, TargetError, UsageError
 from spa.groups import Groups, Removed
-from spa.progress import Progress
+from spa.progress import Progress, quiet
 from spa.rewrite import rewrite
 from spa.score import check_names
 from spa.selection import choose
 from spa.settings import Settings, listed
 from spa.steps import select_in_steps
-from spa.study import Study, make_up, prepare
+from spa.study import Study, Task, make_up, prepare
 
 DEFAULT = ("obspa", "l1", "random")
 JUDGES = 4096  # samples at most that all rows are judged on
@@ -88,7 +88,7 @@ def compare(
         UsageError: if criteria, targets, data or labels cannot be meant as given.
         ModelError: if the model cannot be read or run.
     """
-    say = progress or (lambda stage: None)
+    say = progress or quiet
     use = settings or Settings()
     wanted = [one_target(t) for t in ([targets] if isinstance(targets, str) else targets)]
     criteria = listed(criteria)
@@ -140,13 +140,12 @@ class _Way:
         cost, start = CostModel(self.groups), perf_counter()
         use, row = self.settings, Row(self.settings.criterion, measure, share)
         try:
-            groups, removed = select_in_steps(
-                self.groups, self.free, {measure: share}, use, self.study, cost, _silent
-            )
+            task = Task(self.groups, self.free, measure, share, use, self.study, cost)
+            groups, removed = select_in_steps(task, quiet)
         except TargetError as error:
             return [replace(row, failed=str(error))]
         chosen = perf_counter() - start
-        full, left = cost(), CostModel(groups).of(removed)
+        full, left = cost(), cost.of(groups, removed)
         row = replace(row, macs=left.macs / max(full.macs, 1), params=left.params / full.params)
         plain = replace(use, compensate="none", repair="none")
         ways = [plain] if use.compensate == use.repair == "none" else [use, plain]
@@ -156,7 +155,7 @@ class _Way:
         self, row: Row, chosen_from: Groups, removed: Removed, use: Settings, chosen: float
     ) -> Row:
         start = perf_counter()
-        groups, done = make_up(chosen_from, removed, use, self.study, _silent)
+        groups, done = make_up(chosen_from, removed, use, self.study, quiet)
         pruned = rewrite(groups, removed)
         seconds = chosen + perf_counter() - start
         drift, accuracy = self.judge(pruned)
@@ -170,10 +169,6 @@ class _Way:
             seconds=seconds,
             refused=refused,
         )
-
-
-def _silent(stage: str) -> None:
-    pass
 
 
 # Judging -----------------------------------------------------------------------------------------

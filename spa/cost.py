@@ -189,10 +189,14 @@ class CostModel:
             np.concatenate([empty, *cells], axis=1),
         )
 
-    def of(self, removed: Removed) -> Cost:
-        """Cost after removing the blocks and these units, with what goes with each of them."""
-        counts = [len(removed.get(g, ())) for g in range(len(self._groups))]
-        other = self.without(shortened(self._groups, removed))
+    def of(self, groups: Groups, removed: Removed) -> Cost:
+        """Cost after removing the blocks and these units, with what goes with each of them.
+
+        Args:
+            groups: those of this model of costs, perhaps with blocks that are to go.
+        """
+        counts = [len(removed.get(g, ())) for g in range(len(groups))]
+        other = self.without(shortened(groups, removed))
         other._chosen = True
         return other(np.asarray(counts, np.int64))
 

@@ -18,8 +18,7 @@ from spa.shapes import Shapes
 Places = Collection[tuple[int, int]]  # (node, position of an input)
 
 
-def places(graph: Graph, shapes: Shapes, at: int) -> list[int]:
-    """The inputs of a Concat of floats that add one index each."""
+def _ends(graph: Graph, shapes: Shapes, at: int) -> list[int]:
     node = graph.nodes[at]
     if node.op_type != "Concat" or node.domain not in ("", "ai.onnx") or node.home:
         return []
@@ -36,9 +35,13 @@ def places(graph: Graph, shapes: Shapes, at: int) -> list[int]:
     ]
 
 
-def standing(graph: Graph, shapes: Shapes) -> Joined:
-    """The inputs of all Concats that may go alone."""
-    ends = {(node.index, k) for node in graph.nodes for k in places(graph, shapes, node.index)}
+def every_end(graph: Graph, shapes: Shapes) -> frozenset[tuple[int, int]]:
+    """The inputs of all Concats of floats that add one index each."""
+    return frozenset((n.index, k) for n in graph.nodes for k in _ends(graph, shapes, n.index))
+
+
+def standing(graph: Graph, ends: Places) -> Joined:
+    """Of these inputs those that may go alone."""
     return {(at, k): () for at, k in ends if _has_weights(graph, graph.nodes[at].inputs[k], ends)}
 
 

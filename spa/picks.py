@@ -1,10 +1,10 @@
 """Branches that go with one index of an axis: y = sum over e of p[e] f_e(x), without some of the e.
 
-Where every index of an axis is taken out alone (Gather, Slice, Split), and what is made from each
-is zero where it is zero, up to sums that go on without it, an index can go: the sums pass on their
-other side, and what only the branch needed goes with it. The axis is that of a router, and f_e an
-expert, in a mixture of experts written out one by one; but no pattern of layers is looked for.
-What is zero where something else is, the rules say, see `spa.silence`.
+Where indices of an axis are taken out alone (Gather, Slice, Split), and what is made from each is
+zero where it is zero, up to sums that go on without it, such an index can go: the sums pass on
+their other side, and what only the branch needed goes with it. The axis is that of a router, and
+f_e an expert, in a mixture of experts written out one by one; but no pattern of layers is looked
+for. What is zero where something else is, the rules say, see `spa.silence`.
 
 The law for such an index: the smaller graph computes what the graph computes with the stored slices
 of the index at zero and with zero in place of what its branch adds.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from spa import rules
 from spa.axes import Ids, Join, Joined, Pick
 from spa.graph import Block, Graph, Node
-from spa.joins import places, standing, widen
+from spa.joins import Places, widen
 from spa.rules import Op
 from spa.shapes import Shapes
 from spa.silence import silent
@@ -56,15 +56,21 @@ class Finder:
 
     Args:
         ops: what the rules were given. unclear: nodes of which nothing is known.
+        ends: the (node, position) of inputs that add one index to a stack.
     """
 
     def __init__(
-        self, graph: Graph, shapes: Shapes, ops: dict[int, Op], unclear: Collection[int]
+        self,
+        graph: Graph,
+        shapes: Shapes,
+        ops: dict[int, Op],
+        unclear: Collection[int],
+        ends: Places,
     ) -> None:
         self.graph, self.shapes, self.ops = graph, shapes.shapes, ops
-        self.places = {k: places(graph, shapes, k) for k in ops}
-        self.unclear, self.standing = frozenset(unclear), standing(graph, shapes)
+        self.unclear, self.ends = frozenset(unclear), ends
         self._known: dict[tuple[int, tuple[int, ...]], bool] = {}
+        self._followed: dict[frozenset[str], Zeros] = {}
 
     def apart(self, picks: Iterable[Pick]) -> frozenset[int]:
         """The nodes that pick what can go with all that is made from it."""
@@ -114,15 +120,14 @@ class Finder:
         return {(at, k) for at, k in places if self.graph.nodes[at].op_type == "Concat"}
 
     def joined(self, picks: Iterable[Pick]) -> Joined:
-        """The inputs that stacks can go on without: those that go alone, and those that go with
-        these indices."""
+        """The inputs of stacks that go with these indices."""
         found: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
         for some in _by_axis(picks):
             first = {p.at: (p.node, p.output) for p in reversed(some)}
             for e, zeros in self._alone(some).items():
                 for place in self._stacks([zeros]):
                     found[place] = (*found.get(place, ()), first[e])
-        return {**self.standing, **found}
+        return found
 
     def hidden(self, picks: Iterable[Pick]) -> list[tuple[Ids, int]]:
         """The ids of what a masked original cannot leave out, as no zero can be put in the place of
@@ -139,6 +144,12 @@ class Finder:
 
     def follow(self, names: set[str]) -> Zeros:
         """What follows where these tensors are zero."""
+        key = frozenset(names)
+        if key not in self._followed:
+            self._followed[key] = self._follow(names)
+        return self._followed[key]
+
+    def _follow(self, names: set[str]) -> Zeros:
         graph, known = self.graph, dict.fromkeys(names, _ZERO)
         outputs = set(graph.outputs)
         nodes, blocks, stuck = set[int](), list[Block](), not names.isdisjoint(outputs)
@@ -218,7 +229,7 @@ class Finder:
         if node.home or at in self.unclear or set(held.values()) != {_ZERO}:
             return False
         if node.op_type != "Sum" or node.domain not in ("", "ai.onnx"):
-            return set(held) <= set(self.places.get(at, ()))
+            return all((at, k) in self.ends for k in held)
         total = self.shapes.get(node.outputs[0])
         left = [self.shapes.get(n) for k, n in enumerate(node.inputs) if k not in held]
         return total is not None and total in left

@@ -3,3 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[str], None]
+
+
+def quiet(stage: str) -> None:
+    """Says nothing."""

@@ -20,10 +20,10 @@ from onnx import TensorProto, TypeProto
 from onnx.helper import make_tensor_type_proto
 
 from spa import borders, rules
-from spa.axes import Axes, Ids, Join, Joined, Pick, Promise, Recorder, Released, is_whole, whole
+from spa.axes import Axes, Ids, Join, Pick, Promise, Recorder, Released, is_whole, whole
 from spa.errors import SpaError
 from spa.graph import Graph, Node
-from spa.joins import standing
+from spa.joins import every_end, standing
 from spa.patterns import MisfitError, PatternError
 from spa.picks import Finder
 from spa.rules import Op
@@ -94,18 +94,19 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
     load_rules()
     spoken: frozenset[Promise] = frozenset()
     apart: frozenset[int] = frozenset()
-    joined: Joined = standing(graph, shapes)
+    ends = every_end(graph, shapes)
+    alone = joined = standing(graph, ends)
     while True:
         ties = _walk(graph, shapes, Recorder(spoken, apart, joined), released)
         if ties.recorder.broken - spoken:
             spoken |= ties.recorder.broken
             continue
         picks, joins = ties.recorder.picks, tuple(ties.recorder.joins)
-        finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused})
+        finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused}, ends)
         found = finder.apart(picks)
         left = found if not apart else apart & found
         picks = [p for p in picks if p.node in left]
-        links = finder.joined(picks)
+        links = {**alone, **finder.joined(picks)}
         if found == apart and links == joined:
             ties.recorder.inexact += finder.hidden(picks)
             ties.recorder.locks += finder.bound(picks)

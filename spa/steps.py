@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,7 @@ from spa.progress import Progress
 from spa.rewrite import rewrite
 from spa.selection import choose
 from spa.settings import Settings
-from spa.study import Study, gather, make_up, select
+from spa.study import Study, Task, gather, make_up, select
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,7 @@ class _Left:
     share: float
 
 
-def select_in_steps(
-    groups: Groups,
-    free: frozenset[int],
-    target: Mapping[str, float],
-    settings: Settings,
-    study: Study | None,
-    cost: CostModel,
-    say: Progress,
-) -> tuple[Groups, Removed]:
+def select_in_steps(task: Task, say: Progress) -> tuple[Groups, Removed]:
     """The groups without the blocks that are to go, and the units to remove.
 
     They are found on the way to ``share ** (k / steps)`` for k = 1, 2, ... After each step the
@@ -54,26 +45,26 @@ def select_in_steps(
     Raises:
         TargetError: if the target is out of reach.
     """
+    groups, settings, study, share = task.groups, task.settings, task.study, task.share
     if settings.steps == 1 or study is None:
-        return select(groups, free, target, settings, study, cost, say)
-    ((measure, share),) = target.items()
+        return select(task, say)
     again = replace(settings, data=study.calibration)
 
     def step(left: _Left, goal: float) -> tuple[Plan, Removed]:
-        wanted = {measure: min(goal / left.share, 1.0)}
-        costs = CostModel(left.groups)
-        _, found = select(left.groups, left.free, wanted, again, left.study, costs, say)
+        nearer, costs = min(goal / left.share, 1.0), CostModel(left.groups)
+        part = Task(left.groups, left.free, task.measure, nearer, again, left.study, costs)
+        _, found = select(part, say)
         plan = plans.compose(left.plan, plans.record(left.groups, found))
         # A cut gives every reader of a shared constant one of its own, under another name.
         named = groups.graph.constants.keys() - plans.shared(groups.graph)
         plan = Plan({tensor: axes for tensor, axes in plan.kept.items() if tensor in named})
         return plan, plans.replay(groups, plan)
 
-    ways = [_Left(groups, free, study, Plan({}), 1.0)]
+    ways = [_Left(groups, task.free, study, Plan({}), 1.0)]
     for k in range(1, settings.steps):
         with suppress(TargetError):
             plan, removed = step(ways[-1], share ** (k / settings.steps))
-            kept = _share(cost, removed, measure)
+            kept = _share(task, removed)
             if kept < share:
                 break
             filled, _ = make_up(groups, removed, again, study, say)
@@ -92,5 +83,6 @@ def _measured(model: ModelProto, plan: Plan, share: float, use: Settings, say: P
     return _Left(groups, free, study, plan, share)
 
 
-def _share(cost: CostModel, removed: Removed, measure: str) -> float:
-    return float(getattr(cost.of(removed), measure) / max(getattr(cost(), measure), 1))
+def _share(task: Task, removed: Removed) -> float:
+    left, whole = task.cost.of(task.groups, removed), task.cost()
+    return float(getattr(left, task.measure) / max(getattr(whole, task.measure), 1))

@@ -25,7 +25,7 @@ from spa.drift import distance, is_exact, losses, outputs, weights
 from spa.errors import TargetError
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
-from spa.progress import Progress
+from spa.progress import Progress, quiet
 from spa.run import CannotCheck, Feeds
 from spa.score import score
 from spa.selection import choose_blocks
@@ -106,17 +106,28 @@ class Judged:
     worth: Mapping[int, float] = field(default_factory=dict)
 
 
-def select(
-    groups: Groups,
-    free: frozenset[int],
-    target: Mapping[str, float],
-    settings: Settings,
-    study: Study | None,
-    cost: CostModel,
-    say: Progress,
-) -> tuple[Groups, Removed]:
-    """The groups without the blocks that are to go, and the units to remove, for a target such as
-    ``{"macs": 0.7}``.
+@dataclass(frozen=True)
+class Task:
+    """What is to be chosen from, and what for.
+
+    free: the groups that may lose units. measure, share: the target, such as "macs" and 0.7.
+    """
+
+    groups: Groups
+    free: frozenset[int]
+    measure: str
+    share: float
+    settings: Settings
+    study: Study | None
+    cost: CostModel
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.free, self.settings.min_keep, self.settings.round_to)
+
+
+def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
+    """The groups without the blocks that are to go, and the units to remove.
 
     Where inputs are made up, their correlations may lead astray, as may doubts about them. So,
     where two forms of the network can judge, a choice that doubts them much and one that believes
@@ -126,12 +137,12 @@ def select(
     Raises:
         TargetError: if it is out of reach.
     """
-    found = _select(groups, free, target, settings, study, cost, say)
-    if study is None or not _is_doubtful(settings, study, *target):
+    found, study = _select(task, say), task.study
+    if study is None or not _is_doubtful(task, study):
         return found
     say("choosing again")
     try:
-        other = _select(groups, free, target, settings, _believing(study, FIRM), cost, _silent)
+        other = _select(replace(task, study=_believing(study, FIRM)), quiet)
     except TargetError:  # in blocks, not every order comes near enough
         return found
     if _is_same(found, other):
@@ -141,21 +152,18 @@ def select(
 
     def drift(way: tuple[Groups, Removed]) -> float:
         cut, removed = way
-        return _compensated(cut, removed, settings, study, few, held, _silent).worst
+        return _compensated(cut, removed, task.settings, study, few, held, quiet).worst
 
     say("trying both choices")
     return min((found, other), key=drift)
 
 
-def _is_doubtful(settings: Settings, study: Study, measure_: str) -> bool:
+def _is_doubtful(task: Task, study: Study) -> bool:
     """Whether a choice by curves rests on correlations of made-up inputs, and two forms of the
     network can judge another; the settled one alone takes the wrong one too often."""
-    curves_count = settings.scope_for(settings.criterion) == "curves" and measure_ != "channels"
-    return bool(study.measured.settled) and curves_count and _compensates(settings)
-
-
-def _silent(stage: str) -> None:
-    pass
+    scope = task.settings.scope_for(task.settings.criterion)
+    curves_count = scope == "curves" and task.measure != "channels"
+    return bool(study.measured.settled) and curves_count and _compensates(task.settings)
 
 
 def _compensates(settings: Settings) -> bool:
@@ -177,36 +185,27 @@ def _is_same(one: tuple[Groups, Removed], other: tuple[Groups, Removed]) -> bool
     return units and a.graph.blocks == b.graph.blocks
 
 
-def _select(
-    groups: Groups,
-    free: frozenset[int],
-    target: Mapping[str, float],
-    settings: Settings,
-    study: Study | None,
-    cost: CostModel,
-    say: Progress,
-) -> tuple[Groups, Removed]:
-    limits = Limits(free, settings.min_keep, settings.round_to)
-    ((measure_, share),) = target.items()
-    judged = _judge(groups, measure_, settings, study, say)
-    if DEPTH in settings.kinds:
+def _select(task: Task, say: Progress) -> tuple[Groups, Removed]:
+    groups, limits, cost = task.groups, task.limits, task.cost
+    target = task.measure, task.share
+    judged = _judge(task, say)
+    if DEPTH in task.settings.kinds:
         say("weighing blocks")
-        groups = _shorter(groups, judged, (measure_, share), settings, study, limits, cost)
-        cost, limits = cost.without(groups.graph), replace(limits, groups=free - groups.dead)
-        if not free and measure_ != "channels":
-            _check_reached(cost, len(groups), measure_, share)
+        groups = _shorter(task, judged)
+        cost, limits = cost.without(groups.graph), replace(limits, groups=task.free - groups.dead)
+        if not task.free and task.measure != "channels":
+            _check_reached(cost, len(groups), *target)
     say("allocating")
     if judged.scope != "curves":
         scope = judged.scope
-        return groups, allocate(groups, judged.scores, target, scope, limits, cost).removed
+        return groups, allocate(groups, judged.scores, dict([target]), scope, limits, cost).removed
     drawn = judged.curves
-    counts = spend(groups, drawn, judged.worth, (measure_, share), limits, cost)
+    counts = spend(groups, drawn, judged.worth, target, limits, cost)
     return groups, {g: np.sort(drawn[g].order[:k]) for g, k in enumerate(counts.tolist()) if k}
 
 
-def _judge(
-    groups: Groups, measure_: str, settings: Settings, study: Study | None, say: Progress
-) -> Judged:
+def _judge(task: Task, say: Progress) -> Judged:
+    groups, settings, study = task.groups, task.settings, task.study
     criterion = judged_by(settings, study)
     scope = settings.scope_for(criterion)
     if criterion != "obspa" or study is None:
@@ -220,7 +219,7 @@ def _judge(
     say("drawing curves")
     drawn = curves(groups, study.measured.sites, study.measured.products)
     scores = [drawn[g].scores(group.size) for g, group in enumerate(groups)]
-    if scope != "curves" or measure_ == "channels":
+    if scope != "curves" or task.measure == "channels":
         return Judged("local" if scope == "curves" else scope, scores)
     say("measuring drift")
     worth = weights(groups, study.measured, drawn, first(study.held, PROBES))
@@ -238,17 +237,10 @@ def _check_reached(cost: CostModel, count: int, measure_: str, share: float) -> 
         )
 
 
-def _shorter(
-    groups: Groups,
-    judged: Judged,
-    target: tuple[str, float],
-    settings: Settings,
-    study: Study | None,
-    limits: Limits,
-    cost: CostModel,
-) -> Groups:
+def _shorter(task: Task, judged: Judged) -> Groups:
     """The groups without the blocks that are to go."""
-    open_ = choose_blocks(groups, exclude=settings.exclude, only=settings.only)
+    groups, study, target = task.groups, task.study, (task.measure, task.share)
+    open_ = choose_blocks(groups, exclude=task.settings.exclude, only=task.settings.only)
     if not open_:
         return groups
     if study is None:
@@ -257,9 +249,9 @@ def _shorter(
         found = losses(groups, open_, study.measured, first(study.held, PROBES))
     if judged.scope == "curves":
         drawn, worth = judged.curves, judged.worth
-        return by_curves(groups, open_, found, drawn, worth, target, limits, cost)
+        return by_curves(groups, open_, found, drawn, worth, target, task.limits, task.cost)
     units, scope = judged.scores, judged.scope
-    return by_order(groups, open_, alike(found), units, scope, target, limits, cost)
+    return by_order(groups, open_, alike(found), units, scope, target, task.limits, task.cost)
 
 
 def first(batches: Sequence[Feeds], samples: int) -> list[Feeds]:

@@ -21,18 +21,15 @@ def lost(groups: Groups, removed: Removed) -> set[str]:
     }
 
 
-def left_out(groups: Groups, removed: Removed) -> frozenset[tuple[int, int]]:
-    """The inputs that add a removed index alone."""
-    kept, ties = groups.kept(removed), groups.views[0].ties
-    return frozenset((j.node, j.position) for j in ties.joins if j.at not in kept.of(j.ids))
-
-
 def shortened(groups: Groups, removed: Removed) -> Graph:
     """The graph that is to lose the branches that go with these units, behind those that it is to
     lose anyway."""
-    graph, finder = groups.graph, groups.views[0].ties.finder
-    names, inputs = lost(groups, removed), left_out(groups, removed)
-    if finder is None or not (names or inputs):
+    graph, ties = groups.graph, groups.views[0].ties
+    if (finder := ties.finder) is None:
+        return graph
+    names, kept = lost(groups, removed), groups.kept(removed)
+    inputs = {(j.node, j.position) for j in ties.joins if j.at not in kept.of(j.ids)}
+    if not (names or inputs):
         return graph
     found = finder.follow(names)
     dropped = graph.dropped | found.dropped | inputs

@@ -142,7 +142,7 @@ def check_sizes(groups: Groups, pruned: ModelProto, removed: Removed) -> None:
     for name, shape in after.shapes.shapes.items():
         if name in foretold:
             assert shape == foretold[name], f"{name!r}: {shape}, foretold {foretold[name]}"
-    predicted, found = CostModel(groups).of(removed), CostModel(after)()
+    predicted, found = CostModel(groups).of(groups, removed), CostModel(after)()
     assert predicted.macs == found.macs or counted
     stored = [{c.source for c in g.graph.constants.values()} for g in (groups, after)]
     shared = any(c.name != c.source for g in (groups, after) for c in g.graph.constants.values())

@@ -66,7 +66,7 @@ def test_the_branch_goes_and_its_costs() -> None:
     assert [len(n.input) for n in pruned.graph.node if n.op_type == "Concat"] == [1]
     assert len(groups.graph.model.graph.node) - len(pruned.graph.node) == len(graph.dead) == 12
     assert len(branches(groups)[g]) == BRANCHES
-    assert CostModel(groups).of(removed) == CostModel(spa.analyze(pruned))()
+    assert CostModel(groups).of(groups, removed) == CostModel(spa.analyze(pruned))()
 
 
 def _views(net: Net, x: Tensor) -> list[Tensor]:

@@ -154,7 +154,7 @@ def test_a_share_of_the_costs_goes_with_each(name: str) -> None:
     one = np.where(np.arange(len(groups)) == g, 1, 0)
     removed = {g: np.asarray([2])}
     found = CostModel(spa.analyze(rewrite(groups, removed)))()
-    assert cost(one).params == cost.of(removed).params == found.params
+    assert cost(one).params == cost.of(groups, removed).params == found.params
     assert cost(none) == cost()
     assert len(branches(groups)[g]) == EXPERTS
 
@@ -166,7 +166,7 @@ def test_costs_of_experts_of_different_widths() -> None:
     wide = next(k for k, group in enumerate(groups) if group.size == 5)
     removed = {g: np.asarray([0]), wide: np.asarray([0, 1, 2])}
     found = CostModel(spa.analyze(rewrite(groups, removed)))()
-    assert CostModel(groups).of(removed) == found
+    assert CostModel(groups).of(groups, removed) == found
     counts = np.asarray([len(removed.get(k, ())) for k in range(len(groups))])
     assert CostModel(groups)(counts) != found
 
