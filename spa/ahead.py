@@ -1,10 +1,11 @@
-"""Compute once what a file computes from stored weights alone, where it takes statistics of them.
+"""Compute once what a file makes of stored weights alone, where statistics or scatters hold it.
 
 A weight that is normalised or standardised at run time (weight normalisation, Salimans and Kingma
 2016; weight standardisation, Qiao et al. 2019) is divided by a norm over its input channels.
-Without some of these the others would change, and there is no stored weight to refit. So the result
-is stored in its place, and what only it was made from goes. Nothing else is computed ahead: what is
-merely moved about or scaled keeps the names that the framework gave it.
+Without some of these the others would change, and there is no stored weight to refit. What is
+written into a weight, such as zeros in the place of the biases of keys, stands at fixed positions.
+So the result is stored in its place, and what only it was made from goes. Nothing else is computed
+ahead: what is merely moved about or scaled keeps the names that the framework gave it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from spa.protos import bodies, copy_fields
 
 _STATISTICS = {"norm", "reduce"}  # families of rules
 _PASSES = {"elementwise", "movement", "repeat", "reshape", *_STATISTICS}
+_WRITES = {"Scatter", "ScatterElements", "ScatterND"}
 _CHANGES = {"Dropout"}  # what may differ from run to run
 
 
@@ -31,7 +33,7 @@ def ahead(graph: Graph) -> Graph | None:
     """The graph with these weights stored; None where it computes none, or where onnxruntime
     cannot compute them."""
     made = _made_from_constants(graph)
-    wanted = {name: made[name] for name in _ends(graph, made) if _has_statistic(graph, made[name])}
+    wanted = {name: made[name] for name in _ends(graph, made) if _is_held(graph, made[name])}
     if not wanted:
         return None
     try:
@@ -79,10 +81,13 @@ def _ends(graph: Graph, made: Iterable[str]) -> list[str]:
     ]
 
 
-def _has_statistic(graph: Graph, nodes: Iterable[int]) -> bool:
-    """Whether a mean or a norm is taken of what is made from a matrix, a filter or a larger one."""
+def _is_held(graph: Graph, nodes: Iterable[int]) -> bool:
+    """Whether a mean or a norm is taken of what is made from a matrix, a filter or a larger one, or
+    something is written into it."""
     wide: set[str] = set()
     for node in (graph.nodes[k] for k in sorted(nodes)):
+        if node.op_type in _WRITES:
+            return True
         if any(name in wide or _is_wide(graph, name) for name in node.inputs):
             wide.update(node.outputs)
             rule = rules.find(node.op_type, node.domain)

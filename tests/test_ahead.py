@@ -72,6 +72,18 @@ def test_other_weights_keep_what_they_are_made_of(make: Make) -> None:
     assert groups.graph.given is None
 
 
+def test_what_is_written_into_a_weight_is_stored() -> None:
+    """Biases of keys that are put to zero, as Swin Transformer V2 has them."""
+    net = Net("written")
+    x = net.input("x", (2, 5, 8))
+    zeros = net.node("Expand", net.const(np.float32([0])), [4])
+    bias = net.node("ScatterND", net.uniform(-1, 1, 12), [[4], [5], [6], [7]], zeros)
+    q, k, v = net.split(net.add(net.linear(x, 12, bias=False), bias), [4] * 3, axis=2)
+    y = net.matmul(net.softmax(net.matmul(q, net.transpose(k, 0, 2, 1))), v)
+    groups = check(net.model(net.linear(y, 3)), 2)
+    assert sorted(group.size for group in groups) == [4, 4]
+
+
 def test_what_would_be_larger_is_not_stored() -> None:
     net = Net("expanded")
     x = net.input("x", (5, 3, 7))
