@@ -10,6 +10,7 @@ from spa import run as runs
 from spa import states
 from spa.ahead import ahead
 from spa.enough import enough
+from spa.fills import fills
 from spa.graph import Graph
 from spa.groups import Groups, merge
 from spa.progress import Progress, quiet
@@ -53,6 +54,10 @@ def analyze(
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
+    filled = fills(graph, ties.axes)
+    if filled is not None:
+        graph, shapes = filled, infer(filled, runs.observe, foretell)
+        ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:
         graph, shapes = apart, infer(apart, runs.observe, foretell)
