@@ -9,6 +9,7 @@ from onnx import ModelProto
 from spa import run as runs
 from spa import states
 from spa.ahead import ahead
+from spa.direct import direct
 from spa.enough import enough
 from spa.fills import fills
 from spa.graph import Graph
@@ -45,6 +46,7 @@ def analyze(
     load_rules()
     graph = load(model)
     graph = ahead(graph) or graph
+    graph = direct(graph) or graph
     say("inferring shapes")
     shapes = infer(graph, runs.observe, foretell)
     plain = unblock(graph, shapes)
