@@ -267,7 +267,7 @@ def finish(
     say = progress or quiet
     made = _attempt(drafted, verify, seed, say)
     for _ in range(ATTEMPTS):
-        if isinstance(made, Result) or not verify or drafted.task is None:
+        if isinstance(made, Result) or drafted.task is None:
             break
         drafted = _otherwise(drafted, drafted.task, made, seed, say)
         made = _attempt(drafted, verify, seed, say)
