@@ -1,6 +1,7 @@
 """Top-1 of the nets in models/trained after pruning without fine-tuning: spa, its rivals, bars.
 
     python -m benchmarks.quality [--quick] [--nets vgg vgg_bn] [--seeds 3] [--rows FILE]
+    python -m benchmarks.quality --docs COMMIT    only write the page, of rows made at that commit
 
 Needs the Debian package dataset-fashion-mnist (see models/fashion.py). Every row that is done is
 appended to --rows (build/quality.jsonl) at once and not measured again while the net, its groups,
@@ -330,6 +331,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=NETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, default=ROOT / "build" / "quality.jsonl")
+    parser.add_argument("--docs", metavar="COMMIT", help="only write the page of rows made there")
     parser.add_argument("--peers", type=Path, default=PEERS)
     parser.add_argument("--page", type=Path, default=quality_page.PAGE)
     return parser.parse_args()
@@ -337,6 +339,14 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     given = parse()
+    if given.docs:
+        made = read_all(given.rows)
+        if len({row.code for row in made}) > 1:
+            raise SystemExit(f"the rows in {given.rows} are by more than one code")
+        command = f"python -m benchmarks.quality --docs {given.docs}"
+        text = quality_page.page(made + read_all(given.peers), command, commit=given.docs)
+        given.page.write_text(text)
+        return
     found = sorted(given.folder.glob("*.onnx"))
     wanted: list[Any] = [p for p in found if given.nets is None or p.stem in given.nets]
     if not wanted:

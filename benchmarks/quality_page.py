@@ -91,8 +91,13 @@ class Table:
         return self.of(rows, lambda r: 100 * r.after / r.before)
 
 
-def page(rows: Iterable[Row], command: str, missing: int = 0) -> str:
-    """The page. missing: how many rows have yet to be measured."""
+def page(rows: Iterable[Row], command: str, missing: int = 0, commit: str = "") -> str:
+    """The page.
+
+    Args:
+        missing: how many rows have yet to be measured.
+        commit: where they were measured, if not here.
+    """
     table = Table(rows)
     seeds = len({r.seed for r in table.rows}) or 1
     measured = sum(bool(r.key) for r in table.rows)
@@ -105,6 +110,8 @@ def page(rows: Iterable[Row], command: str, missing: int = 0) -> str:
     )
     if missing:
         head += f"\n**{missing} of {missing + measured} rows have yet to be measured.**\n"
+    if commit:
+        head += f"\nAll {measured} rows but the peer's were measured at commit `{commit}`.\n"
     parts = [head, "## Bars\n", bars_table(list(bars(table)))]
     parts += [f"## {net}\n\n{net_table(table, net)}" for net in table.nets]
     return "\n".join(parts)
