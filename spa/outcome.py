@@ -27,8 +27,10 @@ def input_line(result: Draft) -> str:
     used = result.study.calibration
     path = folder_or_file(result.settings.data)
     what = "made-up inputs" if used.kind == NOISE else str(path or used.source)
-    note = f"; {used.note}" if used.note else ""
-    return f"inputs: {what} ({used.count}), {result.study.held.samples} of them held out{note}"
+    said = f"inputs: {what} ({used.count}), {result.study.held.samples} of them held out"
+    if used.kind == NOISE:
+        said += "; real ones, given with --data, keep more of what the model is good at"
+    return f"{said}; {used.note}" if used.note else said
 
 
 def compensation_lines(result: Result, verbose: bool) -> list[str]:
