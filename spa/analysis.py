@@ -8,7 +8,9 @@ from onnx import ModelProto
 
 from spa import run as runs
 from spa import states
+from spa.ahead import ahead
 from spa.enough import enough
+from spa.fills import fills
 from spa.graph import Graph
 from spa.groups import Groups, merge
 from spa.progress import Progress, quiet
@@ -40,17 +42,22 @@ def analyze(
         ModelError: if the model cannot be read.
     """
     say = progress or quiet
+    load_rules()
     graph = load(model)
+    graph = ahead(graph) or graph
     say("inferring shapes")
     shapes = infer(graph, runs.observe, foretell)
     plain = unblock(graph, shapes)
     if plain is not None:
         graph, shapes = plain, infer(plain, runs.observe, foretell)
     say("propagating ids")
-    load_rules()
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
+    filled = fills(graph, ties.axes)
+    if filled is not None:
+        graph, shapes = filled, infer(filled, runs.observe, foretell)
+        ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:
         graph, shapes = apart, infer(apart, runs.observe, foretell)

@@ -96,6 +96,7 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
     apart: frozenset[int] = frozenset()
     ends = every_end(graph, shapes)
     alone = joined = standing(graph, ends)
+    tried: set[tuple[frozenset[int], frozenset[tuple[object, object]]]] = set()
     while True:
         ties = _walk(graph, shapes, Recorder(spoken, apart, joined), released)
         if ties.recorder.broken - spoken:
@@ -104,15 +105,17 @@ def propagate(graph: Graph, shapes: Shapes, released: Released = frozenset()) ->
         picks, joins = ties.recorder.picks, tuple(ties.recorder.joins)
         finder = Finder(graph, shapes, ties.ops, {*ties.unknown, *ties.refused}, ends)
         found = finder.apart(picks)
-        left = found if not apart else apart & found
+        left = apart & found if tried else found
         picks = [p for p in picks if p.node in left]
         links = {**alone, **finder.joined(picks)}
-        if found == apart and links == joined:
+        if left == apart and links == joined:
             ties.recorder.inexact += finder.hidden(picks)
             ties.recorder.locks += finder.bound(picks)
             some = finder if picks or joins else None
             return replace(ties, picks=tuple(picks), joins=joins, finder=some)
-        apart, joined = left, links
+        state = (left, frozenset(links.items()))
+        apart, joined = (frozenset(), alone) if state in tried else (left, links)
+        tried.add(state)
 
 
 def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) -> Ties:

@@ -175,7 +175,8 @@ _WINDOWS = {"Conv", "MaxPool", "AveragePool", "LpPool"}
 
 class _UnevenError(Exception):
     """A Reshape whose input and output differ in their number of elements, a window that does not
-    fit once into what it runs over, or a fault in a body, which may never run."""
+    fit once into what it runs over, an index that is not there, or a fault in a body, which may
+    never run."""
 
 
 def _silent(graph: Graph, found: Shapes) -> list[str]:
@@ -258,7 +259,7 @@ def _walk(
                 got = _infer_node(graph, node, types, found, imports, declared, rounds)
             if foretell is not None and not got:
                 got = foretell(graph, found, node)
-            if strict and (node.op_type == "Reshape" or node.op_type in _WINDOWS):
+            if strict and (node.op_type in ("Reshape", "Gather") or node.op_type in _WINDOWS):
                 _check_even(found, node, got)
         except (*_FAULTS, _UnevenError):
             if not node.home:
@@ -292,7 +293,11 @@ def _check_even(found: Shapes, node: Node, got: dict[str, TypeProto]) -> None:
     after = borders.shape_of(got[node.outputs[0]]) if node.outputs[0] in got else None
     if before is None or after is None:
         return
-    if node.op_type in _WINDOWS:
+    if node.op_type == "Gather":
+        at, n = found.values.get(node.inputs[1]), before[int(node.attrs.get("axis", 0))]
+        if at is not None and at.size and not -n <= at.min() <= at.max() < n:
+            raise _UnevenError
+    elif node.op_type in _WINDOWS:
         if min(before, default=1) > 0 >= min(after, default=1):
             raise _UnevenError
     elif prod(before) != prod(after):

@@ -198,3 +198,17 @@ def test_as_many_stay_as_are_picked(name: str) -> None:
     plan = plans.record(result.groups, more)
     with pytest.raises(PlanError, match="of which 2 have to stay"):
         plans.replay(result.groups, replace(plan, model=""))
+
+
+def test_picks_that_a_second_walk_shows_are_left_alone() -> None:
+    """One token of each frame is passed from frame to frame, as in divided space-time attention."""
+    net = Net("tokens")
+    x = net.concat(net.weight(4, 1, 8), net.input("x", (4, 4, 8)))
+    first = net.unsqueeze(net.gather(net.slice(x, 0, 1, axis=0), 0, axis=1), 1)
+    x = net.concat(first, net.reshape(net.slice(x, 1, 5), (1, 16, 8)))
+    again = net.node("Tile", net.unsqueeze(net.gather(x, 0, axis=1), 1), [4, 1, 1])
+    x = net.linear(net.concat(again, net.reshape(net.slice(x, 1, 17), (4, 4, 8))), 8)
+    x = net.matmul(net.matmul(x, net.transpose(x, 0, 2, 1)), x)
+    first = net.mean(net.reshape(net.gather(x, 0, axis=1), (1, 4, 8)), 1)
+    x = net.concat(first, net.reshape(net.slice(x, 1, 5), (1, 16, 8)))
+    check(net.model(net.linear(x, 3)), 1)

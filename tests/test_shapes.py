@@ -244,6 +244,16 @@ def test_patterns_foretell_shapes_where_nothing_runs() -> None:
     assert graph.outputs[0] not in infer(graph, observe).shapes
 
 
+def test_an_index_has_to_be_there() -> None:
+    """Steps that tracing wrote out run only where there are as many."""
+    net = Net("steps")
+    x = net.linear(net.input("x", (2, "steps", 5)), 8)
+    y = net.node("Sum", *(net.relu(net.gather(x, k, axis=1)) for k in range(12)))
+    groups = spa.analyze(net.model(net.linear(y, 3)))
+    assert groups.shapes.sizes["steps"] >= 12
+    assert len(groups) == 1
+
+
 def test_a_window_has_to_fit() -> None:
     """At a length at which a convolution makes nothing, nothing behind it would cost anything."""
     net = Net("short")

@@ -23,9 +23,9 @@ def _standardised(net: Net, w: Tensor) -> Tensor:
     return net.div(centred, net.node("Sqrt", net.add(square, 1e-5)))
 
 
-@block("in 8~, out 6")
+@block("in 8, out 6")
 def standardised_weight(net: Net, x: Tensor) -> Any:
-    """Weight standardisation: statistics run over the input channels of the layer behind."""
+    """Weight standardisation: statistics run over input channels, of what is stored alone."""
     for width in (8, 6):
         x = net.relu(_conv(net, x, _standardised(net, net.weight(width, x.shape[1], 3, 3))))
     return x

@@ -54,7 +54,8 @@ def _stored_batch(op: str, **attrs: Any) -> Body:
     """Of a batch out of the file, of which some may go."""
 
     def body(net: Net, a: Tensor) -> Tensor:
-        y = net.node(op, net.uniform(-1, 1, 2, 8, 6, 6), **attrs)
+        strength = net.node("ReduceMax", a, axes=[0, 1, 2, 3], keepdims=1)  # else stored, ahead
+        y = net.node(op, net.mul(net.uniform(-1, 1, 2, 8, 6, 6), strength), **attrs)
         return net.add(a, net.node("ReduceSum", y, [0], keepdims=1))
 
     return body

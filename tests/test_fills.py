@@ -1,0 +1,61 @@
+"""Zeros that several layers start from: one copy for each, so that their widths are their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+import spa
+from models.builder import Net, Tensor
+from tests.conftest import PLAIN
+from tests.oracle import check
+
+WIDTH = 6
+
+
+def _lstm(net: Net, x: Tensor, size: int, state: Tensor) -> Tensor:
+    weights = [
+        net.uniform(-0.5, 0.5, 1, 4 * WIDTH, n, name="lstm.weight") for n in (size, WIDTH)
+    ]  # fmt: skip
+    bias = net.uniform(-0.5, 0.5, 1, 8 * WIDTH, name="lstm.bias")
+    y = net.node("LSTM", x, *weights, bias, None, state, state, hidden_size=WIDTH)
+    return net.squeeze(y, 1)
+
+
+def _model(spread: str, value: float = 0.0, use: str = "") -> ModelProto:
+    """Two layers whose first states are slices of one tensor, as torch.export writes them.
+
+    use: what else happens to the states.
+    """
+    net = Net("layers")
+    x = net.input("x", (5, "batch", 3))
+    dims = net.shape_vector(2, net.dim(x, 1), WIDTH)
+    if spread == "Expand":
+        states = net.node("Expand", net.const(np.float32(value)), dims)
+    else:
+        states = net.node("ConstantOfShape", dims, value=np.float32([value]))
+    y = _lstm(net, x, 3, net.slice(states, 0, 1, axis=0))
+    y = _lstm(net, y, WIDTH, net.slice(states, 1, 2, axis=0))
+    return net.model(net.linear(y, 2), *([states] if use == "output" else []))
+
+
+@pytest.mark.parametrize("spread", ["Expand", "ConstantOfShape"])
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_layers_have_widths_of_their_own(spread: str, value: float) -> None:
+    groups = check(_model(spread, value), 2)
+    assert [group.size for group in groups] == [WIDTH, WIDTH]
+    assert all(group.exact for group in groups)
+
+
+def test_a_plan_of_it_is_replayed() -> None:
+    model = _model("Expand")
+    result = spa.prune(model, "params=0.6", **PLAIN)
+    again = spa.prune(model, plan=result.plan, **PLAIN)
+    assert again.model == result.model
+    names = [node.name for node in result.model.graph.node]
+    assert len(names) == len(set(names))
+
+
+def test_states_that_are_put_out_stay_one() -> None:
+    assert spa.analyze(_model("Expand", use="output")).graph.given is None
