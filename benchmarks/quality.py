@@ -1,6 +1,7 @@
 """Top-1 of the nets in models/trained after pruning without fine-tuning: spa, its rivals, bars.
 
     python -m benchmarks.quality [--quick] [--nets vgg vgg_bn] [--seeds 3] [--rows FILE]
+    python -m benchmarks.quality --docs COMMIT    only write the page, of rows made at that commit
 
 Needs the Debian package dataset-fashion-mnist (see models/fashion.py). Every row that is done is
 appended to --rows (build/quality.jsonl) at once and not measured again while the net, its groups,
@@ -39,6 +40,7 @@ from spa.groups import Groups
 
 ROOT = Path(__file__).parent.parent
 NETS = ROOT / "models" / "trained"
+PEERS = ROOT / "build" / "peers.jsonl"  # rows of `benchmarks.peer_torch_pruning`
 RECIPE = 1  # of the inputs; part of every row's key
 SAMPLES, WIDE_SAMPLES = 512, 256
 TARGETS, WIDE_TARGETS = (0.7, 0.5, 0.35), (0.9, 0.8)
@@ -307,9 +309,12 @@ class Clock:
 
 def read(path: Path, code: str) -> dict[str, Row]:
     """The rows that this code has made, by key."""
+    return {row.key: row for row in read_all(path) if row.code == code}
+
+
+def read_all(path: Path) -> list[Row]:
     lines = path.read_text().splitlines() if path.exists() else []
-    rows = [Row(**json.loads(line)) for line in lines if line.strip()]
-    return {row.key: row for row in rows if row.code == code}
+    return [Row(**json.loads(line)) for line in lines if line.strip()]
 
 
 def line(row: Row) -> str:
@@ -326,12 +331,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=NETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, default=ROOT / "build" / "quality.jsonl")
+    parser.add_argument("--docs", metavar="COMMIT", help="only write the page of rows made there")
+    parser.add_argument("--peers", type=Path, default=PEERS)
     parser.add_argument("--page", type=Path, default=quality_page.PAGE)
     return parser.parse_args()
 
 
 def main() -> None:
     given = parse()
+    if given.docs:
+        made = read_all(given.rows)
+        if len({row.code for row in made}) > 1:
+            raise SystemExit(f"the rows in {given.rows} are by more than one code")
+        command = f"python -m benchmarks.quality --docs {given.docs}"
+        text = quality_page.page(made + read_all(given.peers), command, commit=given.docs)
+        given.page.write_text(text)
+        return
     found = sorted(given.folder.glob("*.onnx"))
     wanted: list[Any] = [p for p in found if given.nets is None or p.stem in given.nets]
     if not wanted:
@@ -345,7 +360,9 @@ def main() -> None:
 
     def write_page() -> None:
         kept = [row for key, row in read(given.rows, code).items() if key in todo]
-        given.page.write_text(quality_page.page(kept, command, len(todo) - len(kept)))
+        peers = [row for row in read_all(given.peers) if row.net in {r.net for r in kept}]
+        text = quality_page.page(kept + peers, command, len(todo) - len(kept))
+        given.page.write_text(text)
 
     for job in jobs(wanted, given.seeds, given.quick):
         if bench.key(job) not in rows:

@@ -43,6 +43,10 @@ the others have it folded into the convolutions.
 --compensate fold`, the same share of every group as there |
 | `fold + BN` | the same, with re-estimated statistics: Fold-R with images |
 | `spa` | what `spa prune` does without options |
+| Torch-Pruning | the peer (Fang et al. 2023; PyPI `torch-pruning`) on the same net in PyTorch, \
+group L2 norms: the same share of every group (local) or all ranked together (global); one seed, \
+by `python -m benchmarks.peer_torch_pruning` |
+| Torch-Pruning + BN | the same, with statistics re-estimated by the benchmark |
 
 The rivals with l1 and dfpc rank all units together.
 `l1` and `dfpc` look at no input. `noise` is what spa makes up without data; `digits` are 512
@@ -87,10 +91,16 @@ class Table:
         return self.of(rows, lambda r: 100 * r.after / r.before)
 
 
-def page(rows: Iterable[Row], command: str, missing: int = 0) -> str:
-    """The page. missing: how many rows have yet to be measured."""
+def page(rows: Iterable[Row], command: str, missing: int = 0, commit: str = "") -> str:
+    """The page.
+
+    Args:
+        missing: how many rows have yet to be measured.
+        commit: where they were measured, if not here.
+    """
     table = Table(rows)
     seeds = len({r.seed for r in table.rows}) or 1
+    measured = sum(bool(r.key) for r in table.rows)
     head = HEAD.format(
         command=command,
         date=date.today().isoformat(),
@@ -99,7 +109,9 @@ def page(rows: Iterable[Row], command: str, missing: int = 0) -> str:
         seeds="one seed" if seeds == 1 else f"{seeds} seeds",
     )
     if missing:
-        head += f"\n**{missing} of {missing + len(table.rows)} rows have yet to be measured.**\n"
+        head += f"\n**{missing} of {missing + measured} rows have yet to be measured.**\n"
+    if commit:
+        head += f"\nAll {measured} rows but the peer's were measured at commit `{commit}`.\n"
     parts = [head, "## Bars\n", bars_table(list(bars(table)))]
     parts += [f"## {net}\n\n{net_table(table, net)}" for net in table.nets]
     return "\n".join(parts)

@@ -16,6 +16,7 @@ import numpy as np
 from onnx import GraphProto
 
 import spa
+from spa import api
 from spa import run as runs
 from spa.axes import WINDOW
 from spa.cost import CostModel
@@ -123,7 +124,12 @@ def _prune(path: Path, row: dict[str, Any]) -> None:
     assert checked is not None
     row["law"], row["units"] = checked.law, checked.law_units
     row["state"], row["note"] = ("pruned", "") if checked.runs else ("unchecked", checked.why)
-    if checked.still:
+    if result.set_aside:
+        row["state"], row["note"] = (
+            "refused",
+            f"in part: {'; '.join(api.failures(result.set_aside))}",
+        )
+    elif checked.still:
         row["note"] = f"at one number only for {', '.join(checked.still)}"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -21,27 +22,36 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks import coverage
 from benchmarks.study import Row, code_digest, file_digest, study
 
 CACHE = Path(os.environ.get("SPA_ZOO", "/tmp/spa-zoo"))
+APART = multiprocessing.get_context("forkserver")
+APART.set_forkserver_preload(["benchmarks.study", "spa.api"])
 
 
 def study_apart(path: Path, timeout: float) -> Row:
-    """Study a file in a process of its own."""
+    """Study a file in a process of its own, which starts with all that is imported here."""
     known = {"name": path.stem, "code": code_digest(), "file": file_digest(path)}
-    command = [sys.executable, "-m", "benchmarks.zoo", "--one", str(path)]
+    receiver, sender = APART.Pipe(duplex=False)
+    studying = APART.Process(target=_study, args=(path, sender), daemon=True)
+    studying.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired:
+        if receiver.poll(timeout):
+            return Row(**known, **receiver.recv())
+        studying.kill()
         return Row(**known, state="late", seconds=timeout, note=f"not done in {timeout:.0f} s")
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        last = done.stderr.strip().splitlines()[-1:] or [""]
-        return Row(**known, state="crashed", note=f"exit code {done.returncode}: {last[0]}")
-    return Row(**known, **json.loads(lines[-1]))
+    except EOFError:
+        studying.join()
+        return Row(**known, state="crashed", note=f"exit code {studying.exitcode}")
+
+
+def _study(path: Path, sender: Connection) -> None:
+    sender.send(study(path))
 
 
 # Export ----------------------------------------------------------------------------------------

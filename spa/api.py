@@ -6,7 +6,7 @@ load -> propagate -> solve -> score -> allocate -> rewrite -> validate
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from spa import validate as validation
 from spa.allocate import Limits, Steps, check_reach, one_target
 from spa.analysis import Model, analyze
 from spa.axes import WINDOW
+from spa.blame import blame
 from spa.calibration import NOISE, Data, described, is_noise
 from spa.compensation import Compensation
 from spa.cost import Cost, CostModel
-from spa.errors import ModelError, UsageError
+from spa.errors import ModelError, TargetError, UsageError, ValidationError
 from spa.groups import Groups, Removed
 from spa.plan import Plan
 from spa.progress import Progress, quiet
@@ -35,6 +36,8 @@ from spa.settings import DEFAULT_KINDS, DEPTH, Settings
 from spa.steps import select_in_steps
 from spa.study import Study, Task, gather, judged_by, make_up, prepare
 from spa.validate import Verification
+
+ATTEMPTS = 4  # to choose otherwise where a model fails its validation
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Draft:
         lose (`Graph.blocks`) with it. figures: costs before and after.
     removed: group number -> positions of the removed units.
     settings: what it was made with. study: what calibration inputs showed; None without any.
+    task: what was chosen from; None of a plan that is replayed.
+    set_aside: the groups that are left whole because the model fails its validation else, by name,
+        and how it fails.
     """
 
     plan: Plan
@@ -73,6 +79,8 @@ class Draft:
     removed: Removed
     settings: Settings = field(repr=False)
     study: Study | None = field(repr=False)
+    task: Task | None = field(repr=False)
+    set_aside: Mapping[str, str]
 
     @property
     def blind(self) -> bool:
@@ -134,18 +142,24 @@ def draft(
         removed, made_by = plans.replay(groups, plan), dict(plan.made_by)
         if not is_noise(given) and "data" in made_by:
             made_by["data"] = described(given)
-        study = gather(groups, use, say)
-    else:
-        free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
-        if DEPTH not in use.kinds and "channels" not in wanted:  # minutes before it is found else
-            limits = Limits(free, use.min_keep, use.round_to)
-            check_reach(cost, Steps(groups, limits, use.round_to or 1), *goal)
-        groups, study = prepare(groups, use, say)
-        task = Task(groups, free, *goal, use, study, cost)
-        groups, removed = select_in_steps(task, say)
-        made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
-    figures = measure(groups, removed, cost)
-    return Draft(plans.record(groups, removed, made_by), figures, groups, removed, use, study)
+        study, figures = gather(groups, use, say), measure(groups, removed, cost)
+        replayed = plans.record(groups, removed, made_by)
+        return Draft(replayed, figures, groups, removed, use, study, None, {})
+    free = choose(groups, exclude=use.exclude, only=use.only, kinds=use.kinds)
+    if DEPTH not in use.kinds and "channels" not in wanted:  # minutes before it is found else
+        limits = Limits(free, use.min_keep, use.round_to)
+        check_reach(cost, Steps(groups, limits, use.round_to or 1), *goal)
+    groups, study = prepare(groups, use, say)
+    made_by = {"target": wanted, **use.record(), "criterion": judged_by(use, study)}
+    return _chosen(Task(groups, free, *goal, use, study, cost), made_by, {}, say)
+
+
+def _chosen(
+    task: Task, made_by: dict[str, Any], set_aside: Mapping[str, str], say: Progress
+) -> Draft:
+    groups, removed = select_in_steps(task, say)
+    figures, plan = measure(groups, removed, task.cost), plans.record(groups, removed, made_by)
+    return Draft(plan, figures, groups, removed, task.settings, task.study, task, set_aside)
 
 
 def _check(settings: Settings) -> None:
@@ -244,32 +258,75 @@ def finish(
 ) -> Result:
     """Make the model of a draft and validate it.
 
+    Where it fails, the groups by which it does are found (`spa.blame`), and others are chosen in
+    their place; where it fails by none of them, it does by its new weights, and keeps the old ones.
+
     Raises:
-        ModelError, ValidationError: see `spa.errors`.
+        ModelError, TargetError, ValidationError: see `spa.errors`.
     """
     say = progress or quiet
+    made = _attempt(drafted, verify, seed, say)
+    for _ in range(ATTEMPTS):
+        if isinstance(made, Result) or drafted.task is None:
+            break
+        drafted = _otherwise(drafted, drafted.task, made, seed, say)
+        made = _attempt(drafted, verify, seed, say)
+    if isinstance(made, ValidationError):
+        raise made
+    return made
+
+
+def _attempt(drafted: Draft, verify: bool, seed: int, say: Progress) -> Result | ValidationError:
     removed = drafted.removed
-    groups, compensation = make_up(drafted.groups, removed, drafted.settings, drafted.study, say)
-    say("rewriting")
-    pruned = rewrite(groups, removed)
-    say("validating")
-    data = serialize(pruned)
-    validation.check_file(groups.graph, pruned, data, states.sizes(groups.kept(removed)))
-    verification = validation.verify(groups, pruned, removed, seed) if verify else None
+    try:
+        groups, compensation = make_up(
+            drafted.groups, removed, drafted.settings, drafted.study, say
+        )
+        say("rewriting")
+        pruned = rewrite(groups, removed)
+        say("validating")
+        data = serialize(pruned)
+        validation.check_file(groups.graph, pruned, data, states.sizes(groups.kept(removed)))
+        verification = validation.verify(groups, pruned, removed, seed) if verify else None
+    except ValidationError as error:
+        return error
     size = len(data) if data is not None else stored_bytes(pruned)
     figures = replace(drafted.figures, bytes_after=size)
+    chosen = {f.name: getattr(drafted, f.name) for f in fields(Draft)}
+    chosen |= {"figures": figures, "groups": groups}
     return Result(
-        drafted.plan,
-        figures,
-        groups,
-        removed,
-        drafted.settings,
-        drafted.study,
-        pruned,
-        verification,
-        compensation,
-        data,
+        **chosen, model=pruned, verification=verification, compensation=compensation, data=data
     )
+
+
+def _otherwise(
+    drafted: Draft, task: Task, error: ValidationError, seed: int, say: Progress
+) -> Draft:
+    """Another draft, without what makes this one fail.
+
+    Raises:
+        TargetError: if the target is out of reach then.
+        ValidationError: if no group is to blame.
+    """
+    say("finding what it fails by")
+    groups, study, made_by = drafted.groups, drafted.study, drafted.plan.made_by
+    batches = [*study.fit, *study.held] if study else []
+    blamed = blame(groups, drafted.removed, batches, seed)
+    if not blamed:
+        raise error
+    aside = {**drafted.set_aside, **{groups[g].name: why for g, why in blamed.items()}}
+    try:
+        return _chosen(replace(task, free=task.free - blamed.keys()), made_by, aside, say)
+    except TargetError as unmet:
+        raise TargetError(f"{unmet}; left whole: {'; '.join(failures(aside))}") from None
+
+
+def failures(set_aside: Mapping[str, str]) -> list[str]:
+    """What was set aside, a line for every way to fail."""
+    found: dict[str, list[str]] = {}
+    for name, why in set_aside.items():
+        found.setdefault(why, []).append(name)
+    return [f"{', '.join(names)} ({why})" for why, names in found.items()]
 
 
 def _held(groups: Groups, exact: bool) -> str:

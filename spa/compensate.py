@@ -24,6 +24,7 @@ from spa.fit import LOGITS, METHODS, NEEDS, Index, Matrix, restored
 from spa.fold import fold
 from spa.groups import Groups, Removed
 from spa.logits import folded, match, moved, sides
+from spa.mask import mask
 from spa.measure import (
     Measured,
     channel_statistics,
@@ -44,7 +45,6 @@ from spa.settle import settle
 from spa.sites import Floats, Place, Site
 from spa.stays import Stays, is_alone, read_at, seen_by
 from spa.stream import Stream
-from spa.validate import mask
 from spa.widths import Width, rescaled, spread, widths
 
 DOUBT = 0.03  # the variance of errors of made-up inputs, as a share of that of the inputs

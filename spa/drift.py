@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from spa import run as runs
 from spa import states
 from spa.curves import Curve, multipliers, readers
+from spa.errors import ModelError
 from spa.fit import Index, Matrix, solve
 from spa.graph import Block, Graph
 from spa.groups import Groups, Kept, Removed
 from spa.logits import SeenProduct, folded, without
+from spa.mask import mask
 from spa.measure import Measured, Seen, every_stop, named, norm_places, own, stored
 from spa.parts import Parts, parts
 from spa.rewrite import rewrite
 from spa.run import Feeds
 from spa.settle import settle
 from spa.sites import Place, Site
-from spa.validate import mask
 
 PROBE = 0.3  # the share of its units that a group gives up for the measurement
 SHOWN = 8  # inner tensors that are held at a time
@@ -247,13 +248,17 @@ def _resettled(graph: Graph, apart: Parts, measured: Measured) -> dict[str, NDAr
 
 
 def _run(model: Parts, batches: Sequence[Feeds], kept: Kept) -> list[NDArray[Any]]:
-    """The outputs that are judged, flat, in the sizes of the original.
+    """The outputs that are judged, flat, in the sizes of the original. None where it does not run:
+    what a network makes of its inputs may decide on sizes.
 
     Args:
         kept: what the model has of it.
     """
-    with runs.session(model, optimize=True) as running:
-        made = [states.filled(runs.run(running, feeds), kept) for feeds in batches]
+    try:
+        with runs.session(model, optimize=True) as running:
+            made = [states.filled(runs.run(running, feeds), kept) for feeds in batches]
+    except ModelError:
+        return []
     made = [states.judged(outputs, kept) for outputs in made]
     names = [n for n, v in made[0].items() if v.dtype.kind == "f"]
     return [np.concatenate([m[n].reshape(-1) for m in made]) for n in names]
@@ -283,8 +288,10 @@ def holding(apart: Parts, values: Mapping[str, NDArray[Any]]) -> Parts:
 def distance(wanted: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> float:
     """Squared distance of outputs as a share of the variance of the first, the mean over outputs.
 
-    Infinite where one is not finite or has another size.
+    Infinite where one is missing, is not finite or has another size.
     """
+    if len(wanted) != len(got):
+        return float("inf")
     found = []
     for one, other in zip(wanted, got, strict=True):
         if one.size != other.size or not np.isfinite(other).all():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def measure(
                     )
                 continue
             seen, made = _look(graph, site, x, seed, made_up, bool(settled))
-            if made_up and site.bias is not None and _is_folded(graph, site):
+            if made_up and site.bias is not None and _is_folded(graph, site, x[0]):
                 bias = stored(apart, graph, site.bias.place)
                 seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
                 new = settle(site, settled[node], seen.weights, bias, graph)
@@ -273,13 +274,14 @@ def _look(
 # --- settling -----------------------------------------------------------------------------------
 
 
-def _is_folded(graph: Graph, site: Site) -> bool:
-    """A convolution with a bias of its own, into which BatchNormalization may have been folded."""
+def _is_folded(graph: Graph, site: Site, x: Floats) -> bool:
+    """A convolution with a bias of its own, into which BatchNormalization may have been folded. Of
+    one place a picture, as in gates and heads, there are no statistics to normalise by."""
     own_bias = site.bias is not None and site.bias.own
     is_conv = graph.nodes[site.node].op_type == "Conv" and not site.rounds
     after = [graph.nodes[k].op_type for k in graph.readers.get(site.y, ())]
     free = site.y not in graph.outputs and "BatchNormalization" not in after
-    return is_conv and own_bias and free
+    return is_conv and own_bias and free and prod(x.shape[2:]) > 1
 
 
 def _likely(

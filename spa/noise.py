@@ -13,7 +13,7 @@ from spa import run as runs
 from spa import synthetic
 from spa.batches import Batches, Limits, Slot, batch_axes
 from spa.graph import Graph
-from spa.run import ORT_ERRORS
+from spa.run import ORT_ERRORS, Styles
 from spa.sizes import Sizes, batch_sizes, dims, realistic
 
 Found = tuple[Batches, str]  # and a note, see `Calibration`
@@ -30,10 +30,10 @@ def find(graph: Graph, running: ort.InferenceSession, limits: Limits, seed: int)
     likely = [*realistic(graph, limits.batch), *realistic(graph, 1)] if tensors else []
     found = _first(graph, running, likely, limits, seed)
     if found is None:
-        _, style, first = runs.find_first(graph, running, seed)
+        _, styles, first = runs.find_first(graph, running, seed)
         others = _larger(graph, first.sizes, limits.batch) if tensors else ()
         found = _first(graph, running, others, limits, seed)
-        return found or _plain(graph, first.sizes, style, limits, seed)
+        return found or _plain(graph, first.sizes, styles, limits, seed)
     return found
 
 
@@ -100,14 +100,14 @@ def _width(kind: int) -> int:
     return int(np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize)
 
 
-def _plain(graph: Graph, sizes: Sizes, style: str, limits: Limits, seed: int) -> Found:
+def _plain(graph: Graph, sizes: Sizes, styles: Styles, limits: Limits, seed: int) -> Found:
     """Random values as for the law: for inputs of which nothing better is known."""
     _, fixed = batch_axes(graph)
     weight = fixed or next((sizes[name] for name in sorted(batch_sizes(graph))), 1)
     parts = [
         {
-            name: Slot(synthetic.Plain(graph, sizes, style, name, start), None)
-            for name in runs.make_feeds(graph, sizes, seed, style)
+            name: Slot(synthetic.Plain(graph, sizes, styles, name, start), None)
+            for name in runs.make_feeds(graph, sizes, seed, styles)
         }
         for start in (seed, seed + 2**20)
     ]

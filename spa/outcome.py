@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.api import Draft, Result
+from spa.api import Draft, Result, failures
 from spa.calibration import NOISE, folder_or_file
 from spa.compensation import Compensation
 from spa.study import judged_by
@@ -27,8 +27,10 @@ def input_line(result: Draft) -> str:
     used = result.study.calibration
     path = folder_or_file(result.settings.data)
     what = "made-up inputs" if used.kind == NOISE else str(path or used.source)
-    note = f"; {used.note}" if used.note else ""
-    return f"inputs: {what} ({used.count}), {result.study.held.samples} of them held out{note}"
+    said = f"inputs: {what} ({used.count}), {result.study.held.samples} of them held out"
+    if used.kind == NOISE:
+        said += "; real ones, given with --data, keep more of what the model is good at"
+    return f"{said}; {used.note}" if used.note else said
 
 
 def compensation_lines(result: Result, verbose: bool) -> list[str]:
@@ -62,6 +64,12 @@ def compensation_lines(result: Result, verbose: bool) -> list[str]:
         lines += [f"  left as it was: {name}" for name in found.rejected]
         lines += [f"  brought up to date: {name}" for name in found.repaired]
     return lines
+
+
+def aside_lines(result: Draft) -> list[str]:
+    """The groups that are left whole because the model fails its validation else."""
+    lines = failures(result.set_aside)
+    return [f"left whole, as the model fails its validation else: {line}" for line in lines]
 
 
 def _weighed(found: Compensation) -> str:

@@ -20,7 +20,7 @@ from spa.cost import CostModel
 from spa.criteria import CRITERIA
 from spa.fit import SOURCES
 from spa.groups import Groups, LockedAxis
-from spa.outcome import compensation_dict, compensation_lines, input_dict, input_line
+from spa.outcome import aside_lines, compensation_dict, compensation_lines, input_dict, input_line
 from spa.propagate import load_rules
 from spa.rules import RULES
 from spa.taken import block_rows, branch_lines, branches, taken, taken_table
@@ -125,6 +125,8 @@ def print_result(console: Console, result: Draft, verbose: bool) -> None:
             console.print(line, highlight=False)
         for line in verification_lines(result.verification):
             console.print(line, highlight=False)
+    for line in aside_lines(result):
+        console.print(line, highlight=False)
     if result.groups.unknown:
         console.print(unknown_line(result.groups), highlight=False)
 
@@ -170,6 +172,7 @@ def result_dict(result: Draft) -> dict[str, Any]:
         "taken": taken(result),
         "aligned": sorted({tensor for tensor, _ in result.plan.orders}),
         "unknown_operators": result.groups.unknown,
+        "set_aside": dict(result.set_aside),
         "io_changes": states.changes(result.groups, result.groups.kept(result.removed)),
         "inputs": input_dict(result),
         "compensation": compensation_dict(result),

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto
 
 from spa import rules, values
 from spa.assemble import Pieces, assemble, loose, place
-from spa.errors import ModelError
+from spa.errors import ValidationError
 from spa.graph import Constant, Node
 from spa.groups import Groups, Kept, Removed
 from spa.protos import as_tensor, set_attribute, set_value, unused, with_inputs
@@ -48,7 +48,7 @@ def rewrite(groups: Groups, removed: Removed) -> ModelProto:
     that its graph is to lose.
 
     Raises:
-        ModelError: if a size computed at run time can be made right in no way.
+        ValidationError: if a size computed at run time can be made right in no way.
     """
     model = _Rewriter(groups, groups.kept(removed)).model()
     graph = shortened(groups, removed)
@@ -342,7 +342,7 @@ class _Rewriter:
         name = node.inputs[position]
         if self._is_static(name) or got is None:
             if not self._is_static(name):
-                raise ModelError(
+                raise ValidationError(
                     f"node {node.name!r}: the size it reads from {name!r} is computed in a way "
                     "that cannot be followed; exclude what it reshapes with --exclude"
                 )
@@ -352,7 +352,7 @@ class _Rewriter:
             )
             return fixed
         if got.shape != want.shape or np.any((got == 0) & (want != 0)):
-            raise ModelError(f"node {node.name!r}: the size in {name!r} cannot be corrected")
+            raise ValidationError(f"node {node.name!r}: the size in {name!r} cannot be corrected")
         factor = np.where(got == want, 1, want)
         divisor = np.where(got == want, 1, got)
         common = np.gcd(factor, divisor) if factor.dtype.kind == "i" else np.ones_like(factor)

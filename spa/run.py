@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, TypeProto, helper
+from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from spa.borders import counts
 from spa.errors import ModelError
@@ -24,6 +24,7 @@ from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, free_sizes, variatio
 
 Feeds = dict[str, Any]  # an array, or a list of arrays for a sequence
 Outputs = dict[str, NDArray[Any]]
+Styles = Mapping[str, str]  # input -> how its integers are made; where it says nothing, "random"
 
 NEAR = 1e-3  # of the largest value of an output
 
@@ -181,15 +182,15 @@ def find_inputs(graph: Graph, running: ort.InferenceSession, seed: int = 0) -> l
     Raises:
         CannotCheck, ModelError: if it runs on none of those tried; says why not on the likeliest.
     """
-    k, style, first = find_first(graph, running, seed)
+    k, styles, first = find_first(graph, running, seed)
     found = [first]
     other = next(islice(bindings(graph, 1), k, None), first.sizes)
     if other != first.sizes:
-        found += _runs_at(graph, running, [other], seed + 1, style)
+        found += _runs_at(graph, running, [other], seed + 1, styles)
     for name in first.sizes:
         if name in same_sizes([i.sizes for i in found]):
             tries = islice(variations(first.sizes, name), TRIES)
-            found += _runs_at(graph, running, tries, seed + len(found), style)
+            found += _runs_at(graph, running, tries, seed + len(found), styles)
     return found
 
 
@@ -198,25 +199,28 @@ def same_sizes(seen: Sequence[Sizes]) -> list[str]:
     return [name for name in seen[0] if len({sizes[name] for sizes in seen}) == 1] if seen else []
 
 
-def find_first(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[int, str, Inputs]:
-    """Which binding ran first, and with integers of which style: one that gives finite outputs,
-    where there is one, as a mask of other numbers than 0 and 1 may not.
+def find_first(
+    graph: Graph, running: ort.InferenceSession, seed: int
+) -> tuple[int, Styles, Inputs]:
+    """Which binding ran first, and with integers of which styles: one that gives finite outputs,
+    where there is one, as a mask of other numbers than 0 and 1 may not. Inputs that need not be of
+    one plain number for it, as lengths may, are random.
 
     Raises:
         CannotCheck, ModelError: if none did.
     """
     error: Exception | None = None
-    spare: tuple[int, str, Inputs] | None = None
+    spare: tuple[int, Styles, Inputs] | None = None
     for k, sizes in enumerate(bindings(graph)):
         for style in STYLES if k < LIKELY else ("ones",):
-            feeds = make_feeds(graph, sizes, seed, style)
+            styles = dict.fromkeys(graph.inputs, style)
+            feeds = make_feeds(graph, sizes, seed, styles)
             try:
                 found = Inputs(sizes, feeds, run(running, feeds))
             except ORT_ERRORS as refused:
                 error = error or refused
                 continue
-            again = _runs_at(graph, running, [sizes], seed, "random") if k >= LIKELY else []
-            ran = (k, "random", again[0]) if again else (k, style, found)
+            ran = (k, *_livelier(graph, running, found, seed, styles))
             if _are_finite(ran[2].outputs):
                 return ran
             spare = spare or ran
@@ -229,22 +233,40 @@ def find_first(graph: Graph, running: ort.InferenceSession, seed: int) -> tuple[
     raise refusal(error)
 
 
+def _livelier(
+    graph: Graph, running: ort.InferenceSession, found: Inputs, seed: int, styles: Styles
+) -> tuple[Styles, Inputs]:
+    """The same with random integers in every input that may have them: what is the same everywhere
+    shows little of what a model does."""
+    for info in graph.model.graph.input:
+        if styles.get(info.name) != "random" and _is_number(info):
+            more = {**styles, info.name: "random"}
+            tried = _runs_at(graph, running, [found.sizes], seed, more)
+            if tried and _are_finite(tried[0].outputs):
+                styles, found = more, tried[0]
+    return styles, found
+
+
+def _is_number(info: ValueInfoProto) -> bool:
+    return info.type.tensor_type.elem_type in (TensorProto.INT32, TensorProto.INT64)
+
+
 def _are_finite(outputs: Outputs) -> bool:
     return all(np.isfinite(v).all() for v in outputs.values() if v.dtype.kind == "f")
 
 
 def _runs_at(
-    graph: Graph, running: ort.InferenceSession, tries: Iterable[Sizes], seed: int, style: str
+    graph: Graph, running: ort.InferenceSession, tries: Iterable[Sizes], seed: int, styles: Styles
 ) -> list[Inputs]:
     """The first of these sizes that it runs at, if any."""
     for sizes in tries:
-        feeds = make_feeds(graph, sizes, seed, style)
+        feeds = make_feeds(graph, sizes, seed, styles)
         with suppress(*ORT_ERRORS):
             return [Inputs(sizes, feeds, run(running, feeds))]
     return []
 
 
-def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> Feeds:
+def make_feeds(graph: Graph, sizes: Sizes, seed: int, styles: Styles | None = None) -> Feeds:
     """One value per input: floats from a normal distribution, integers that index any table; of a
     sequence two. Inputs of other types are left out."""
     random = np.random.default_rng(seed)
@@ -253,6 +275,7 @@ def make_feeds(graph: Graph, sizes: Sizes, seed: int, style: str = "random") -> 
     for info in graph.model.graph.input:
         if info.name not in graph.inputs:
             continue
+        style = (styles or {}).get(info.name, "random")
         if info.type.HasField("tensor_type"):
             shape = [d if isinstance(d, int) else sizes[d] for d in dims(graph, info)]
             most = min(top, _ROUNDS) if info.name in rounds else top
@@ -313,7 +336,7 @@ def observe(graph: Graph, sizes: Sizes, names: list[str]) -> dict[str, TypeProto
     try:
         with session(parts(graph).showing(names)) as running:
             for style in STYLES:
-                feeds = make_feeds(graph, sizes, 0, style)
+                feeds = make_feeds(graph, sizes, 0, dict.fromkeys(graph.inputs, style))
                 try:
                     got = run(running, feeds)
                 except ORT_ERRORS:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from spa import plan as plans
 from spa.analysis import analyze
 from spa.cost import CostModel
-from spa.errors import TargetError
+from spa.errors import TargetError, ValidationError
 from spa.groups import Groups, Removed
 from spa.plan import Plan
 from spa.progress import Progress
@@ -62,7 +62,7 @@ def select_in_steps(task: Task, say: Progress) -> tuple[Groups, Removed]:
 
     ways = [_Left(groups, task.free, study, Plan({}), 1.0)]
     for k in range(1, settings.steps):
-        with suppress(TargetError):
+        with suppress(TargetError, ValidationError):
             plan, removed = step(ways[-1], share ** (k / settings.steps))
             kept = _share(task, removed)
             if kept < share:

@@ -4,6 +4,7 @@ and give what remains the work of what was removed."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -22,7 +23,7 @@ from spa.compensation import Compensation
 from spa.cost import CostModel
 from spa.curves import Curve, curves
 from spa.drift import distance, is_exact, losses, outputs, weights
-from spa.errors import TargetError
+from spa.errors import ModelError, TargetError, ValidationError
 from spa.groups import Groups, Removed
 from spa.measure import Measured, measure
 from spa.progress import Progress, quiet
@@ -151,8 +152,9 @@ def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
     held = first(study.held, PROBES)
 
     def drift(way: tuple[Groups, Removed]) -> float:
-        cut, removed = way
-        return _compensated(cut, removed, task.settings, study, few, held, quiet).worst
+        with suppress(ValidationError):
+            return _compensated(*way, task.settings, study, few, held, quiet).worst
+        return np.inf
 
     say("trying both choices")
     return min((found, other), key=drift)
@@ -293,10 +295,19 @@ def _compensated(
     held: Sequence[Feeds],
     say: Progress,
 ) -> Compensation:
-    """What compensation makes of it, fitted and judged on these batches."""
+    """What compensation makes of it, fitted and judged on these batches.
+
+    Raises:
+        ValidationError: if the network does not run without these units, as where what it makes of
+            its inputs decides on sizes.
+    """
     method, repair, memory = settings.compensate, settings.repair != "none", settings.memory // 2
-    measured = study.measured
-    done = compensate(groups, removed, measured, fit, held, method, repair, settings.seed, memory)
+    measured, seed = study.measured, settings.seed
+    try:
+        done = compensate(groups, removed, measured, fit, held, method, repair, seed, memory)
+    except ModelError as error:
+        why = f"the pruned model does not run on the calibration inputs: {error}"
+        raise ValidationError(why) from None
     say("judging")
     probes = first(held, PROBES)
     every = on_terms(measured) if is_exact(groups, removed) else [plainly(measured)]

@@ -19,7 +19,7 @@ from spa import run as runs
 from spa.batches import Made
 from spa.graph import Graph
 from spa.ranges import Range, expected_range
-from spa.run import Feeds
+from spa.run import Feeds, Styles
 from spa.sizes import Sizes, channel_axis, dims, feature_axis
 
 Random = np.random.Generator
@@ -32,15 +32,15 @@ _LONG = 256  # samples of a signal
 class Plain:
     """Random values of any kind: whole batches as `runs.make_feeds` has them."""
 
-    def __init__(self, graph: Graph, sizes: Sizes, style: str, name: str, seed: int) -> None:
-        self._graph, self._sizes, self._style, self._name = graph, sizes, style, name
+    def __init__(self, graph: Graph, sizes: Sizes, styles: Styles, name: str, seed: int) -> None:
+        self._graph, self._sizes, self._styles, self._name = graph, sizes, styles, name
         self._seed = seed
 
     def __getitem__(self, rows: NDArray[np.intp]) -> list[Any]:
         return [self._feeds(row)[self._name] for row in rows.tolist()]
 
     def _feeds(self, row: int) -> Feeds:
-        return runs.make_feeds(self._graph, self._sizes, self._seed + row, self._style)
+        return runs.make_feeds(self._graph, self._sizes, self._seed + row, self._styles)
 
 
 def columns(

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from spa import forks, reals, rules, states
+from spa import forks, rules, states
 from spa import run as runs
 from spa.errors import ModelError, ValidationError
 from spa.graph import FLOATS, Graph
 from spa.groups import Groups, Kept, Removed
+from spa.mask import mask
 from spa.parts import Parts, parts
-from spa.picks import SUMS
 from spa.protos import serialize
 from spa.rewrite import rewrite
 from spa.rounding import shaken
@@ -33,8 +33,8 @@ from spa.wake import shortened
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
 _ROUNDING = 3.0  # times what sums in another order do, where the network itself rounds
-_DIVIDING = ("Div", "Mod", "QuantizeLinear")  # by their second input
 _NEARLY = 1e-6  # of its value, for a slice that cannot be zero
+MASKED = "the masked original"
 
 
 @dataclass(frozen=True)
@@ -150,16 +150,13 @@ def verify(
     forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
     feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
-        as_given = _outputs(parts(replace(graph, model=graph.given)), feeds)
+        as_given = _outputs(parts(replace(graph, model=graph.given)), feeds, (), "the original")
         _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
     sums = _last_sums(groups, removed) if count else []
     whole = len(exact) == len(removed)
     cut, kept = parts(pruned), groups.kept(removed)
     fed = [states.cut(f, kept) for f in feeds]
-    try:
-        got = _outputs(cut, fed, sums if whole else [])
-    except (ModelError, *runs.ORT_ERRORS) as error:
-        raise ValidationError(f"the pruned model does not run: {error}") from None
+    got = _outputs(cut, fed, sums if whole else [])
     pairs = list(zip(wanted, got, strict=True))
     drift = {
         name: max(_distance(states.cut(w, kept)[name], g[name]) for w, g in pairs)
@@ -168,7 +165,7 @@ def verify(
     for w, g in pairs:
         _check_finite(w, g)
     if reference is not None and not whole:
-        fresh = _outputs(reference, fed)
+        fresh = _outputs(reference, fed, (), "a fresh cut by the plan")
         _compare(groups, fresh, got, groups.kept({}), "a fresh cut by the plan")
     law = None
     if count:
@@ -177,15 +174,15 @@ def verify(
         if not whole:
             law_got = _outputs(rewrite(groups, exact), [states.cut(f, some) for f in feeds], sums)
         zeroed = mask(groups, exact, source)
-        masked = _outputs(zeroed, feeds, sums)
+        masked = _outputs(zeroed, feeds, sums, MASKED)
         if not _are_finite(masked) and _are_finite(law_got):
             zeroed = mask(groups, exact, source, _NEARLY)
-            masked = _outputs(zeroed, feeds, sums)
+            masked = _outputs(zeroed, feeds, sums, MASKED)
 
         def again() -> list[Outputs]:
-            return _outputs(shaken(graph, groups.shapes, zeroed), feeds, sums)
+            return _outputs(shaken(graph, groups.shapes, zeroed), feeds, sums, MASKED)
 
-        law = _compare(groups, masked, law_got, some, "the masked original", again)
+        law = _compare(groups, masked, law_got, some, MASKED, again)
         if not _show(masked):
             law, count = None, 0
     sizes = tuple(i.sizes for i in given)
@@ -194,12 +191,22 @@ def verify(
 
 
 def _outputs(
-    model: ModelProto | Parts, feeds: list[Feeds], inner: Sequence[str] = ()
+    model: ModelProto | Parts,
+    feeds: list[Feeds],
+    inner: Sequence[str] = (),
+    what: str = "the pruned model",
 ) -> list[Outputs]:
-    """The outputs on each of the feeds, and the inner tensors that are asked for."""
+    """The outputs on each of the feeds, and the inner tensors that are asked for.
+
+    Raises:
+        ValidationError: if it does not run; the original did.
+    """
     apart = parts(model) if isinstance(model, ModelProto) else model
-    with runs.session(apart.showing(inner)) as running:
-        return [runs.run(running, f) for f in feeds]
+    try:
+        with runs.session(apart.showing(inner)) as running:
+            return [runs.run(running, f) for f in feeds]
+    except ModelError as error:
+        raise ValidationError(f"{what} does not run: {error}") from None
 
 
 def _check_finite(wanted: Outputs, got: Outputs) -> None:
@@ -318,76 +325,6 @@ def _show(outputs: list[Outputs]) -> bool:
 
 def _are_finite(outputs: list[Outputs]) -> bool:
     return all(np.isfinite(v).all() for o in outputs for v in o.values() if v.dtype.kind == "f")
-
-
-def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
-    """The original with every stored slice of the removed units and the closing weights of the
-    removed blocks set to zero, and with the values that `Graph.changed` holds.
-
-    Zero in a quantised tensor is its zero point. A slice that a division divides by is set to one,
-    which changes nothing for a zero numerator.
-
-    Args:
-        scale: where zero has no norm to divide by, multiply by this instead.
-    """
-    graph, kept = groups.graph, groups.kept(removed)
-    values: dict[str, NDArray[np.generic]] = {}
-    reads: dict[tuple[int, int], str] = {}
-    for name, constant in graph.constants.items():
-        axes = kept.axes(name) or []
-        gone = [k for k, a in enumerate(axes) if len(a) != constant.shape[k]]
-        if not gone and name not in graph.changed:
-            continue
-        held = graph.changed.get(name, original.weights.get(name))
-        value = np.array(graph.array(name) if held is None else held)
-        point = reals.nothing(graph, name, value)
-        for k in gone:
-            cut = np.setdiff1d(np.arange(constant.shape[k]), axes[k])
-            lines = np.moveaxis(value, k, 0)  # a view
-            if point is not None:
-                lines[cut] = np.moveaxis(point, k, 0)[cut]
-            else:
-                lines[cut] = 1 if _divides(graph, name) else lines[cut] * scale if scale else 0
-        # Per-reader constants get an initializer of their own here.
-        own = name if "@" in name else f"{name}@masked"
-        values[own] = value
-        for node in (graph.nodes[k] for k in graph.readers.get(name, [])):
-            for position, read in enumerate(node.inputs):
-                if read == name and not node.enters:
-                    reads[node.index, position] = own
-    short = shortened(groups, removed)
-    for block in short.blocks[len(graph.blocks) :]:
-        if graph.nodes[block.node].op_type not in SUMS:
-            continue
-        rank = len(groups.shapes.shapes[block.branch])
-        kind = helper.tensor_dtype_to_np_dtype(groups.shapes.dtypes[block.branch])
-        values[own := f"{block.branch}@nothing"] = np.zeros([1] * rank, kind)
-        reads[block.node, graph.nodes[block.node].inputs.index(block.branch)] = own
-    for k, position in sorted(c for block in graph.blocks for c in block.closing):
-        name = graph.nodes[k].inputs[position]
-        value = np.asarray(graph.array(name))
-        point = reals.nothing(graph, name, value)
-        reads[k, position] = own = f"{k}.{position}@closed"
-        values[own] = np.zeros_like(value) if point is None else np.array(point)
-    return original.reading(values, reads, sorted(short.dropped - graph.dropped))
-
-
-def _divides(graph: Graph, name: str) -> bool:
-    """Whether a zero there, or what is computed from it alone, would be no finite number."""
-    for k in graph.readers.get(name, []):
-        node = graph.nodes[k]
-        if node.op_type in ("Reciprocal", "Log"):
-            return True
-        if node.op_type in _DIVIDING and node.inputs[1] == name:
-            return True
-        rule = rules.find(node.op_type, node.domain)
-        # Past a product or a sum its slice no longer stands alone.
-        ends = rule is None or rule.macs is not None or node.op_type.startswith("Reduce")
-        if ends or any(n in graph.activations for n in node.outputs):
-            continue
-        if any(_divides(graph, n) for n in node.outputs):
-            return True
-    return False
 
 
 def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:

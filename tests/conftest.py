@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto
 
 import spa
-from spa import run
+from spa import api, run
 from spa.cli import main
 
 PLAIN = {"criterion": "l1", "compensate": "none", "repair": "none"}  # only weights, only a cut
@@ -27,6 +27,12 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "session", partial(run.session, threads=1))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that fails its validation fails the test: nothing is chosen in place of it."""
+    monkeypatch.setattr(api, "ATTEMPTS", 0)
 
 
 @pytest.fixture

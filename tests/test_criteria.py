@@ -28,13 +28,13 @@ from spa.criteria import CRITERIA, Evidence, Seen
 from spa.drift import distance
 from spa.errors import UsageError
 from spa.groups import Groups
+from spa.mask import mask
 from spa.measure import BINS, entropies
 from spa.options import CHOICES
 from spa.parts import parts
 from spa.score import score
 from spa.sites import sites
 from spa.turns import angle, turns
-from spa.validate import mask
 
 Array = NDArray[Any]
 IMAGE, TOKENS = (8, 3, 6, 6), (8, 5)

@@ -160,3 +160,15 @@ def test_places_of_a_picture_are_not_samples_of_their_own() -> None:
 def test_few_rows_and_dead_channels_make_no_nan(rows: int) -> None:
     x = np.zeros((2, rows, 3), np.float32)
     assert chance(x, np.zeros((2, 3, 3))) == 0.0
+
+
+def test_a_gate_is_not_settled() -> None:
+    """Over one place a picture nothing is normalised, whatever its biases go with."""
+    made = Net("gated")
+    x = made.relu(made.conv(made.input("x", ("n", 3, 8, 8)), 8))
+    gate = made.relu(made.conv(made.global_avg_pool(x), 8, k=1))
+    x = made.mul(x, made.sigmoid(made.conv(gate, 8, k=1)))
+    graph = index(made.model(made.gemm(made.flatten(made.pool(made.conv(x, 6))), 5)))
+    convolutions = [n.index for n in graph.nodes if n.op_type == "Conv"]
+    settled = measure(graph, feeds(), True).settled
+    assert list(settled) == [convolutions[0], convolutions[3]]

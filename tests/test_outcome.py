@@ -43,7 +43,7 @@ def normed() -> ModelProto:
 
 def test_made_up_inputs_sites_and_drift(cli: Cli, digits: Path) -> None:
     said = words(cli("prune", digits, *FAST))
-    assert "inputs: made-up inputs (64), 16 of them held out" in said
+    assert "inputs: made-up inputs (64), 16 of them held out; real ones, given with --data" in said
     assert "sites refitted (refit)" in said
     assert "left as they were because nothing helped" in said
     assert "output drift on held-out inputs" in said

@@ -160,6 +160,10 @@ def test_page() -> None:
     assert "**3 of 7 rows have yet to be measured.**" in page(rows, "python", 3)
     assert "vgg (CNNs, 512 images), macs=0.5: loses at most 1 | 2.00 | missed" in text
     assert "Seconds of `spa` with images by stage: scoring 1.0, reading 0.5." in text
+    peer = replace(row("Torch-Pruning, local", "none", 20), key="")
+    text = page([*rows, peer], "python", commit="abc")
+    assert "All 4 rows but the peer's were measured at commit `abc`." in text
+    assert "| Torch-Pruning, local | none | 20.00 (-70.00)" in text
 
 
 def test_cost_is_drawn_as_a_line() -> None:

@@ -170,3 +170,15 @@ def test_integers_with_which_the_outputs_are_finite() -> None:
     for one in found(net.model(net.add(y, net.input("x", ["n", "s"])))):
         assert all(np.isfinite(v).all() for v in one.outputs.values())
         assert set(np.unique(one.feeds["mask"])) <= {0, 1}
+
+
+def test_only_what_has_to_is_the_same_everywhere() -> None:
+    """Of two inputs of integers one must be 1, as a length may; the other still indexes a table."""
+    net = Net("lengths")
+    ids, rows = net.input("ids", [1, 6], np.int64), net.input("rows", [1], np.int64)
+    read = net.node("Gather", net.weight(20, 4), ids)
+    shape = net.node("Concat", rows, [24], axis=0)
+    model = net.model(net.node("Reshape", read, shape, shape=[1, 24]))
+    for one in found(model):
+        assert one.feeds["rows"] == [1]
+        assert len(np.unique(one.feeds["ids"])) > 2
