@@ -259,7 +259,7 @@ def finish(
     """Make the model of a draft and validate it.
 
     Where it fails, the groups by which it does are found (`spa.blame`), and others are chosen in
-    their place; where it fails by none of them, it does by its new weights, and keeps the old ones.
+    their place.
 
     Raises:
         ModelError, TargetError, ValidationError: see `spa.errors`.

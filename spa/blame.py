@@ -19,7 +19,8 @@ def blame(
     groups: Groups, removed: Removed, batches: Sequence[Feeds] = (), seed: int = 0
 ) -> dict[int, str]:
     """Group -> why a model without these units of it fails. What is left of ``removed`` without
-    these groups was cut and passed; nothing is blamed where it all passes.
+    these groups was cut and passed; nothing is blamed where it all passes, or where it fails with
+    every unit in place.
 
     Groups are added to those that pass, in halves as long as they fail: of n groups b are found
     with about 2 b log2(n) cuts.
@@ -44,7 +45,8 @@ def blame(
             add(part[: len(part) // 2])
             add(part[len(part) // 2 :])
 
-    if cut := [g for g, units in removed.items() if len(units)]:
+    cut = [g for g, units in removed.items() if len(units)]
+    if cut and not _fault(groups, {}, batches, seed):
         add(cut)
     return blamed
 
