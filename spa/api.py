@@ -265,31 +265,26 @@ def finish(
         ModelError, TargetError, ValidationError: see `spa.errors`.
     """
     say = progress or quiet
-    made = _attempt(drafted, verify, seed, say)
-    for _ in range(ATTEMPTS):
-        if isinstance(made, Result) or drafted.task is None:
-            break
-        drafted = _otherwise(drafted, drafted.task, made, seed, say)
-        made = _attempt(drafted, verify, seed, say)
-    if isinstance(made, ValidationError):
-        raise made
-    return made
+    left = ATTEMPTS
+    while True:
+        try:
+            return _made(drafted, verify, seed, say)
+        except ValidationError as error:
+            if not left or drafted.task is None:
+                raise
+            drafted = _otherwise(drafted, drafted.task, error, seed, say)
+            left -= 1
 
 
-def _attempt(drafted: Draft, verify: bool, seed: int, say: Progress) -> Result | ValidationError:
+def _made(drafted: Draft, verify: bool, seed: int, say: Progress) -> Result:
     removed = drafted.removed
-    try:
-        groups, compensation = make_up(
-            drafted.groups, removed, drafted.settings, drafted.study, say
-        )
-        say("rewriting")
-        pruned = rewrite(groups, removed)
-        say("validating")
-        data = serialize(pruned)
-        validation.check_file(groups.graph, pruned, data, states.sizes(groups.kept(removed)))
-        verification = validation.verify(groups, pruned, removed, seed) if verify else None
-    except ValidationError as error:
-        return error
+    groups, compensation = make_up(drafted.groups, removed, drafted.settings, drafted.study, say)
+    say("rewriting")
+    pruned = rewrite(groups, removed)
+    say("validating")
+    data = serialize(pruned)
+    validation.check_file(groups.graph, pruned, data, states.sizes(groups.kept(removed)))
+    verification = validation.verify(groups, pruned, removed, seed) if verify else None
     size = len(data) if data is not None else stored_bytes(pruned)
     figures = replace(drafted.figures, bytes_after=size)
     chosen = {f.name: getattr(drafted, f.name) for f in fields(Draft)}

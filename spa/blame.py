@@ -9,8 +9,8 @@ from spa import states
 from spa.errors import ModelError, ValidationError
 from spa.groups import Groups, Removed
 from spa.rewrite import rewrite
-from spa.run import Feeds
-from spa.validate import verify
+from spa.run import CannotCheck, Feeds
+from spa.validate import Original, original, verify
 
 CUTS = 96  # that are made at most; a group that none of them has tried is blamed, too
 
@@ -28,6 +28,13 @@ def blame(
     Args:
         batches: calibration inputs, on which it must run too.
     """
+    try:
+        known = original(groups, seed)
+    except CannotCheck:
+        known = None
+    except ValidationError:
+        return {}
+
     passing: Removed = {}
     blamed: dict[int, str] = {}
     cuts = 0
@@ -36,7 +43,7 @@ def blame(
         nonlocal passing, cuts
         some = {**passing, **{g: removed[g] for g in part}}
         cuts += 1
-        why = _fault(groups, some, batches, seed) if cuts <= CUTS else "not tried, after many"
+        why = _fault(groups, some, batches, known) if cuts <= CUTS else "not tried, after many"
         if not why:
             passing = some
         elif len(part) == 1:
@@ -46,17 +53,20 @@ def blame(
             add(part[len(part) // 2 :])
 
     cut = [g for g, units in removed.items() if len(units)]
-    if cut and not _fault(groups, {}, batches, seed):
+    if cut and not _fault(groups, {}, batches, known):
         add(cut)
     return blamed
 
 
-def _fault(groups: Groups, removed: Removed, batches: Sequence[Feeds], seed: int) -> str:
+def _fault(
+    groups: Groups, removed: Removed, batches: Sequence[Feeds], known: Original | None
+) -> str:
     """What is wrong with the model without these units; nothing if it passes."""
     kept = groups.kept(removed)
     try:
         pruned = rewrite(groups, removed)
-        verify(groups, pruned, removed, seed)
+        if known is not None:
+            verify(groups, pruned, removed, known=known)
     except ValidationError as error:
         return str(error)
     try:

@@ -117,12 +117,53 @@ def _types(infos: Sequence[ValueInfoProto]) -> str:
     return ", ".join(onnx.helper.printable_value_info(info) for info in infos)
 
 
+@dataclass(frozen=True)
+class Original:
+    """The original as it runs.
+
+    source: what is run. sizes: the free sizes it was given. feeds, wanted: inputs and outputs, on
+        which every branch was to be seen. unseen: the If nodes of which one was not.
+    """
+
+    source: Parts
+    sizes: tuple[dict[str, int], ...]
+    feeds: list[Feeds]
+    wanted: list[Outputs]
+    unseen: Sequence[str]
+
+
+def original(groups: Groups, seed: int = 0) -> Original:
+    """Run it, with two numbers or more for every free size.
+
+    Raises:
+        CannotCheck: if onnxruntime cannot run it.
+        ModelError: if onnxruntime refuses it, though it has every operator of it.
+        ValidationError: if the form that is cut computes something else than the one given.
+    """
+    graph = groups.graph
+    source = parts(graph)
+    try:
+        with runs.session(source) as running:
+            given = runs.find_inputs(graph, running, seed)
+    except runs.CannotCheck as error:
+        if groups.views[0].ties.misfit:
+            raise ModelError(f"the model contradicts itself: {error}") from None
+        raise
+    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
+    feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
+    if graph.given is not None:
+        as_given = _outputs(parts(replace(graph, model=graph.given)), feeds, (), "the original")
+        _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
+    return Original(source, tuple(i.sizes for i in given), feeds, wanted, unseen)
+
+
 def verify(
     groups: Groups,
     pruned: ModelProto | Graph,
     removed: Removed,
     seed: int = 0,
     reference: ModelProto | None = None,
+    known: Original | None = None,
 ) -> Verification:
     """Run original, pruned and masked original on the same inputs, with two numbers or more for
     every free size.
@@ -130,6 +171,7 @@ def verify(
     Args:
         reference: a fresh cut by the same plan, for a pruned model of unknown origin: where the
             law cannot be checked on all of it, it must at least compute the same.
+        known: what `original` gives, where it was run before.
 
     Raises:
         ModelError: if onnxruntime refuses the original, though it has every operator of it.
@@ -139,19 +181,11 @@ def verify(
     exact = {g: u for g, u in removed.items() if groups[g].exact}
     units = sum(len(u) for u in removed.values()) + len(graph.blocks)
     count = sum(len(u) for u in exact.values()) + len(graph.blocks)
-    source = parts(graph)
     try:
-        with runs.session(source) as original:
-            given = runs.find_inputs(graph, original, seed)
+        known = known or original(groups, seed)
     except runs.CannotCheck as error:
-        if groups.views[0].ties.misfit:
-            raise ModelError(f"the model contradicts itself: {error}") from None
         return Verification(None, 0, units, {}, (), False, str(error))
-    forked, unseen = forks.more(graph, groups.shapes, source, given[0], seed)
-    feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
-    if graph.given is not None:
-        as_given = _outputs(parts(replace(graph, model=graph.given)), feeds, (), "the original")
-        _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
+    source, feeds, wanted = known.source, known.feeds, known.wanted
     sums = _last_sums(groups, removed) if count else []
     whole = len(exact) == len(removed)
     cut, kept = parts(pruned), groups.kept(removed)
@@ -185,9 +219,8 @@ def verify(
         law = _compare(groups, masked, law_got, some, MASKED, again)
         if not _show(masked):
             law, count = None, 0
-    sizes = tuple(i.sizes for i in given)
-    still = tuple(runs.same_sizes(sizes))
-    return Verification(law, count, units, drift, sizes, True, "", still, tuple(unseen), feeds[0])
+    still, unseen = tuple(runs.same_sizes(known.sizes)), tuple(known.unseen)
+    return Verification(law, count, units, drift, known.sizes, True, "", still, unseen, feeds[0])
 
 
 def _outputs(
