@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 import torch_pruning
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -115,12 +117,10 @@ def top1(net: nn.Module, images: Tensor, labels: np.ndarray) -> float:
     return 100 * float((logits.argmax(1).numpy() == labels).mean())
 
 
-def rows(path: Path, targets: Sequence[float], count: int) -> Iterator[Row]:
-    name = path.stem
-    rgb, chosen = is_wide(name), np.random.default_rng(0).permutation(60_000)[:512]
-    tests, labels = (part[:count] for part in fashion.test())
-    some = fashion.train()[0][chosen]
-    tests, fit = (torch.from_numpy(fashion.rgb(x) if rgb else x) for x in (tests, some))
+def rows(
+    path: Path, targets: Sequence[float], tests: Tensor, labels: NDArray[Any], fit: Tensor
+) -> Iterator[Row]:
+    name, count = path.stem, len(labels)
     example = tests[:1]
     before, whole = top1(load(path), tests, labels), macs(load(path), example)
     norms = name.endswith("_bn")
@@ -148,9 +148,13 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=PEERS)
     given = parser.parse_args()
     given.rows.parent.mkdir(parents=True, exist_ok=True)
+    images, labels = (part[: given.tests] for part in fashion.test())
+    some = fashion.train()[0][np.random.default_rng(0).permutation(60_000)[:512]]
     for name in given.nets:
-        targets = WIDE_TARGETS if is_wide(name) else TARGETS
-        for row in rows(given.folder / f"{name}.onnx", targets, given.tests):
+        wide = is_wide(name)
+        tests, fit = (torch.from_numpy(fashion.rgb(x) if wide else x) for x in (images, some))
+        targets, path = WIDE_TARGETS if wide else TARGETS, given.folder / f"{name}.onnx"
+        for row in rows(path, targets, tests, labels, fit):
             print(line(row), flush=True)
             with given.rows.open("a") as out:
                 out.write(json.dumps(asdict(row)) + "\n")
