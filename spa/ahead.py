@@ -11,7 +11,6 @@ ahead: what is merely moved about or scaled keeps the names that the framework g
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -20,8 +19,8 @@ from spa import rules
 from spa import run as runs
 from spa.errors import ModelError
 from spa.graph import FLOATS, Graph, Node, free_names
-from spa.index import index
-from spa.protos import bodies, copy_fields
+from spa.index import other_form
+from spa.protos import bodies, copy_without
 
 _STATISTICS = {"norm", "reduce"}  # families of rules
 _PASSES = {"elementwise", "movement", "repeat", "reshape", *_STATISTICS}
@@ -43,7 +42,7 @@ def ahead(graph: Graph) -> Graph | None:
     if not values:
         return None
     model = _with_stored(graph, {v.name: wanted[v.name] for v in values}, values)
-    return replace(index(model, graph.path), given=graph.given or graph.model)
+    return other_form(graph, model)
 
 
 def _made_from_constants(graph: Graph) -> dict[str, frozenset[int]]:
@@ -133,7 +132,7 @@ def _with_stored(
     graph: Graph, made: Mapping[str, frozenset[int]], values: Iterable[TensorProto]
 ) -> ModelProto:
     """The model with values in place of what made them, and without what then nothing reads."""
-    given, model = graph.model, ModelProto()
+    given = graph.model
     led = {graph.nodes[k].at for nodes in made.values() for k in nodes}
     read = {o.name for o in given.graph.output}
     kept: list[NodeProto] = []
@@ -142,8 +141,7 @@ def _with_stored(
             kept.append(node)
             read.update(node.input, *(free_names(body) for body in bodies(node)))
     lost = {name for at in led for name in given.graph.node[at].input} - read
-    copy_fields(given, model, but=("graph",))
-    copy_fields(given.graph, model.graph, but=("node", "initializer", "value_info"))
+    model = copy_without(given, "node", "initializer", "value_info")
     model.graph.node.extend(reversed(kept))
     model.graph.initializer.extend(t for t in given.graph.initializer if t.name not in lost)
     model.graph.initializer.extend(values)

@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.borders import tensor_of
 from spa.graph import Graph, Node
-from spa.protos import as_tensor, copy_fields
+from spa.protos import as_tensor, copy_fields, copy_without
 from spa.shapes import Shape
 
 
@@ -97,9 +97,8 @@ class _Assembly:
                 self.standing.setdefault(node.home, []).append(node)
 
     def model(self) -> ModelProto:
-        model, source = ModelProto(), self.graph.model
-        copy_fields(source, model, but=("graph",))
-        copy_fields(source.graph, model.graph, but=("node", "initializer"))
+        source = self.graph.model
+        model = copy_without(source, "node", "initializer")
         self._hold(0, model.graph)
         if source.ir_version >= 4:
             model.graph.initializer.extend(self.pieces.added)

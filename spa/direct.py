@@ -6,15 +6,14 @@ layer's are read. Put together they would have one width. The numbers stay the s
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from spa.graph import Graph, Node
-from spa.index import index
-from spa.protos import copy_fields, unused
+from spa.index import other_form
+from spa.protos import copy_without, unused, with_inputs
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _STANDARD = ("", "ai.onnx")
@@ -25,9 +24,7 @@ def direct(graph: Graph) -> Graph | None:
     found = {n.index: part for n in graph.nodes if (part := _part(graph, n)) is not None}
     if not found:
         return None
-    given, model = graph.model, ModelProto()
-    copy_fields(given, model, but=("graph",))
-    copy_fields(given.graph, model.graph, but=("node",))
+    model = copy_without(graph.model, "node")
     taken = {*graph.constants, *graph.inputs, *(o for n in graph.nodes for o in n.outputs)}
     left = {graph.makers[graph.nodes[k].inputs[0]] for k in found}  # what put them together
     gone = {
@@ -37,13 +34,14 @@ def direct(graph: Graph) -> Graph | None:
         and found.keys() >= {*graph.readers[graph.nodes[k].outputs[0]]}
     }
     for node in (n for n in graph.nodes if not n.home and not n.enters and n.index not in gone):
-        model.graph.node.append(node.proto)
+        proto = node.proto
         if node.index in found:
             name, at = found[node.index]
-            at.name = unused(node.proto.input[1], taken)
+            at.name = unused(proto.input[1], taken)
             model.graph.initializer.append(at)
-            model.graph.node[-1].input[:] = [name, at.name]
-    return replace(index(model, graph.path), given=graph.given or graph.model)
+            proto = with_inputs(proto, [name, at.name])
+        model.graph.node.append(proto)
+    return other_form(graph, model)
 
 
 def _part(graph: Graph, node: Node) -> tuple[str, TensorProto] | None:

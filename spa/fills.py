@@ -7,15 +7,14 @@ spreads it, and the numbers stay the same.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from spa.axes import Axes, is_whole
 from spa.graph import Graph, Node
-from spa.index import index
-from spa.protos import copy_fields, unused
+from spa.index import other_form
+from spa.protos import copy_without, unused, with_inputs
 
 
 def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
@@ -27,17 +26,13 @@ def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
     shared = {node.index for node in graph.nodes if _is_shared(graph, axes, node)}
     if not shared:
         return None
-    given, model = graph.model, ModelProto()
-    copy_fields(given, model, but=("graph",))
-    copy_fields(given.graph, model.graph, but=("node",))
+    model = copy_without(graph.model, "node")
     taken = {name for node in graph.nodes for name in (node.name, *node.outputs)}
     taken.update(graph.constants, graph.inputs)
     own: dict[tuple[str, int], str] = {}  # (tensor, reader) -> what it reads instead
     for node in (n for n in graph.nodes if not n.home and not n.enters):
-        model.graph.node.append(node.proto)
-        written = model.graph.node[-1]
-        for k, name in enumerate(written.input):
-            written.input[k] = own.get((name, node.index), name)
+        inputs = (own.get((name, node.index), name) for name in node.proto.input)
+        model.graph.node.append(with_inputs(node.proto, inputs))
         if node.index in shared:
             (output,) = node.proto.output
             for reader in sorted(set(graph.readers[output]))[1:]:
@@ -46,7 +41,7 @@ def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
                 copy.name = unused(node.name, taken)
                 copy.output[0] = own[output, reader] = unused(output, taken)
                 model.graph.node.append(copy)
-    return replace(index(model, graph.path), given=graph.given or graph.model)
+    return other_form(graph, model)
 
 
 def _is_shared(graph: Graph, axes: dict[str, Axes], node: Node) -> bool:

@@ -35,6 +35,11 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
     return _Indexer(model).graph(path)
 
 
+def other_form(graph: Graph, model: ModelProto) -> Graph:
+    """The index of a model that computes what another does, whose given form it remembers."""
+    return replace(index(model, graph.path), given=graph.given or graph.model)
+
+
 class _Indexer:
     def __init__(self, model: ModelProto) -> None:
         self.model = model

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.graph import Graph, Node
-from spa.protos import bodies, copy_fields, read, stored_tensors
+from spa.protos import bodies, copy_without, read, stored_tensors
 
 _LARGE = 1024  # bytes
 _KINDS = "fiu"  # of the arrays that onnxruntime takes from outside
@@ -96,9 +96,7 @@ def parts(model: ModelProto | Graph) -> Parts:
     """Take a model apart; weights in external files are mapped, not read."""
     proto = model.model if isinstance(model, Graph) else model
     folder = model.path.parent if isinstance(model, Graph) and model.path else Path()
-    shell = ModelProto()
-    copy_fields(proto, shell, but=("graph",))
-    copy_fields(proto.graph, shell.graph, but=("initializer",))
+    shell = copy_without(proto, "initializer")
     weights = {}
     for tensor in stored_tensors(shell.graph):  # in bodies and nodes
         if tensor.data_location == TensorProto.EXTERNAL:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import TensorProto, helper
 
 from spa import run as runs
 from spa.activity import brought_to
@@ -22,7 +22,7 @@ from spa.evidence import Evidence, Scores, magnitudes
 from spa.graph import Graph
 from spa.groups import Index
 from spa.parts import Parts, parts
-from spa.protos import copy_fields
+from spa.protos import copy_without
 from spa.run import Feeds
 from spa.sites import Site
 
@@ -102,9 +102,7 @@ def kind(graph: Graph, site: Site) -> np.dtype[Any]:
 def with_gates(graph: Graph, sites: Sequence[Site]) -> Parts:
     """The model, in which a vector, an input, multiplies the channels that every site reads."""
     apart = parts(graph)
-    model = ModelProto()
-    copy_fields(apart.model, model, but=("graph",))
-    copy_fields(apart.model.graph, model.graph, but=("node",))
+    model = copy_without(apart.model, "node")
     by_node = {graph.nodes[s.node].at: s for s in sites}
     for number, node in enumerate(apart.model.graph.node):
         site = by_node.get(number)

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ValueInfoProto, helper
 
 from spa import run as runs
 from spa.graph import Graph, Node
 from spa.parts import Parts, parts
-from spa.protos import copy_fields
+from spa.protos import copy_without
 from spa.run import ORT_ERRORS, Feeds
 from spa.sites import Floats, Site, sites
 
@@ -243,9 +243,7 @@ def _spread(like: NDArray[Any], axis: int, number: Callable[[int], Floats]) -> N
 
 def _cut_open(apart: Parts, ends: Values, names: Sequence[str]) -> Parts:
     """The model, where these tensors are inputs beside those that make them."""
-    model = ModelProto()
-    copy_fields(apart.model, model, but=("graph",))
-    copy_fields(apart.model.graph, model.graph, but=("output",))
+    model = copy_without(apart.model, "output")
     for node in model.graph.node:
         for k, name in enumerate(node.input):
             if name in ends:

@@ -46,6 +46,14 @@ def copy_fields(source: Any, target: Any, but: Iterable[str]) -> None:
             setattr(target, field.name, value)
 
 
+def copy_without(model: ModelProto, *fields: str) -> ModelProto:
+    """A copy of a model without these fields of its graph."""
+    copy = ModelProto()
+    copy_fields(model, copy, but=("graph",))
+    copy_fields(model.graph, copy.graph, but=fields)
+    return copy
+
+
 def unused(base: str, taken: set[str]) -> str:
     """A name made from another that is not taken; it is from now on."""
     n = 1
@@ -112,10 +120,8 @@ def stored_bytes(model: ModelProto) -> int:
 
     Protobuf's own answer costs as much as writing the model out.
     """
-    shell = ModelProto()
-    copy_fields(model, shell, but=("graph",))
-    copy_fields(model.graph, shell.graph, but=("initializer",))
-    return int(shell.ByteSize()) + sum(tensor_bytes(t) for t in model.graph.initializer)
+    plain = copy_without(model, "initializer")
+    return int(plain.ByteSize()) + sum(tensor_bytes(t) for t in model.graph.initializer)
 
 
 def tensor_bytes(tensor: TensorProto) -> int:

@@ -10,7 +10,6 @@ onnxruntime reads it here.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from spa import run as runs
 from spa.errors import ModelError
 from spa.graph import Graph, Node
-from spa.index import index
+from spa.index import other_form
 from spa.parts import parts
-from spa.protos import copy_fields, unused
+from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
 DOMAIN = "com.microsoft.nchwc"
@@ -56,7 +55,7 @@ def unblock(graph: Graph, shapes: Shapes) -> Graph | None:
         return None
     try:
         model = _Builder(graph, shapes, block_size()).model()
-        plain = replace(index(model, graph.path), given=graph.given or graph.model)
+        plain = other_form(graph, model)
         return plain if _agree(graph, plain) else None
     except (_UnknownError, ModelError, *_MISFITS, *runs.ORT_ERRORS):
         return None
@@ -191,10 +190,10 @@ class _Builder:
                 for k, name in enumerate(node.proto.input):
                     copy.input[k] = self.alias.get(name, name)
                 self.nodes.append(copy)
-        source, model = self.graph.model, ModelProto()
-        copy_fields(source, model, but=("graph", "opset_import"))
+        source = self.graph.model
+        model = copy_without(source, "node", "value_info", "initializer")
+        del model.opset_import[:]
         model.opset_import.extend(o for o in source.opset_import if o.domain != DOMAIN)
-        copy_fields(source.graph, model.graph, but=("node", "value_info", "initializer"))
         model.graph.node.extend(self.nodes)
         read = {name for node in model.graph.node for name in node.input}
         model.graph.initializer.extend(

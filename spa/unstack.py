@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,9 +21,9 @@ from onnx import ModelProto, NodeProto
 
 from spa.axes import Axes, is_whole
 from spa.graph import Graph, Node, free_names
-from spa.index import index
+from spa.index import other_form
 from spa.inorder import in_order
-from spa.protos import bodies, copy_fields, unused
+from spa.protos import bodies, copy_without, unused
 from spa.shapes import Shapes
 
 _SAME = {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -81,7 +81,7 @@ def unstack(graph: Graph, shapes: Shapes, axes: dict[str, Axes]) -> Graph | None
     model = _Builder(graph, shapes, stacks, same).model() if stacks or same else None
     if model is None:
         return None
-    return replace(index(model, graph.path), given=graph.given or graph.model)
+    return other_form(graph, model)
 
 
 def _stacks(graph: Graph, shapes: Shapes, axes: dict[str, Axes], node: Node) -> Iterator[_Stack]:
@@ -232,9 +232,8 @@ class _Builder:
         if not gone:
             return None
         self._drop_dead()
-        given, model = self.graph.model, ModelProto()
-        copy_fields(given, model, but=("graph",))
-        copy_fields(given.graph, model.graph, but=("node", "value_info"))
+        given = self.graph.model
+        model = copy_without(given, "node", "value_info")
         model.graph.node.extend(self.nodes)
         made = {name for node in model.graph.node for name in node.output}
         known = [info for info in given.graph.value_info if info.name in made]

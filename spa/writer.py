@@ -14,7 +14,7 @@ from typing import IO
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
 from spa.errors import UsageError
-from spa.protos import copy_fields, external, is_external, serialize
+from spa.protos import copy_fields, copy_without, external, is_external, serialize
 
 _INLINE = 1024  # bytes; smaller tensors stay in the model file
 
@@ -97,9 +97,7 @@ def _digest(model: ModelProto) -> str:
 
 def _externalise(model: ModelProto, name: str, data: IO[bytes]) -> ModelProto:
     """The model with its large initializers written to ``data`` and pointed to."""
-    shell = ModelProto()
-    copy_fields(model, shell, but=("graph",))
-    copy_fields(model.graph, shell.graph, but=("initializer",))
+    shell = copy_without(model, "initializer")
     at = 0
     for tensor in model.graph.initializer:
         if not _is_large(tensor):
