@@ -118,7 +118,7 @@ class Stream:
         copy_fields(self._model, model, but=("graph",))
         model.graph.name = self._model.graph.name or "stretch"
         model.graph.node.extend(nodes)
-        model.graph.input.extend(_info(n, self._held[0][n]) for n in given)
+        model.graph.input.extend(_info(n, [held[n] for held in self._held]) for n in given)
         model.graph.output.extend(ValueInfoProto(name=n) for n in wanted)
         model.graph.initializer.extend(t for n, t in self._small.items() if n in read)
         model.graph.sparse_initializer.extend(self._model.graph.sparse_initializer)
@@ -175,6 +175,9 @@ def _reads(node: NodeProto) -> frozenset[str]:
     return frozenset({*node.input, *inner} - {""})
 
 
-def _info(name: str, value: NDArray[Any]) -> ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-    return helper.make_tensor_value_info(name, kind, None)
+def _info(name: str, values: Sequence[NDArray[Any]]) -> ValueInfoProto:
+    """An input of their kind and rank, its dimensions free. Of a rank that it does not know, ONNX's
+    inference makes wrong sizes."""
+    kind = helper.np_dtype_to_tensor_dtype(values[0].dtype)
+    rank, *others = {value.ndim for value in values}
+    return helper.make_tensor_value_info(name, kind, None if others else [None] * rank)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from models import vision
 from models.builder import Net
@@ -57,6 +57,30 @@ def test_what_is_asked_for_twice_is_held_until_then() -> None:
         once = [held[first].copy() for held in stream([first])]
         stream([last])
         assert all(np.array_equal(a, b[first]) for a, b in zip(once, stream([first]), strict=True))
+
+
+def test_a_size_computed_from_a_number_that_is_held() -> None:
+    """ONNX's inference takes sizes joined from a tensor of unknown rank for none."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["side"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["side", "zero"], ["last"]),
+        helper.make_node("Concat", ["last", "last"], ["sides"], axis=0),
+        helper.make_node("Cast", ["sides"], ["cast"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["fixed", "cast"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["table", "", "", "sizes"], ["y"]),
+    ]
+    given, made = (helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [4]), ("y", None)))
+    stored = [
+        numpy_helper.from_array(np.asarray(v), n)
+        for n, v in {"zero": [0], "fixed": [1, 1], "table": np.ones((1, 1, 2, 2), "f4")}.items()
+    ]
+    graph = helper.make_graph(nodes, "sizes", [given], [made], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.float32([1, 8, 3, 4])
+    with Stream(parts(model), [{"x": x}], ["side", "y"]) as stream:
+        stream(["side"])
+        assert stream(["y"])[0]["y"].shape == (1, 1, 8, 8)
 
 
 def test_a_new_weight_counts_from_its_node_on() -> None:
