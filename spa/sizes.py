@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import combinations, count, cycle, repeat
 
-from onnx import ValueInfoProto
+from onnx import TensorProto, ValueInfoProto
 
 from spa.graph import Graph, Node
 
@@ -22,6 +22,8 @@ Free = dict[str, list[Place]]
 
 LIKELY = 6  # that many of the first bindings deserve more than one try
 TRIES = 40  # variations of one free size
+_WORDS = 4096  # of an input of integers
+_WHOLE = (TensorProto.INT32, TensorProto.INT64)
 _MOST = 7  # free sizes, to look for sums among all of them
 
 
@@ -62,13 +64,22 @@ def _bound(graph: Graph, choose: Callable[[Free], Iterator[Sizes]]) -> Iterator[
     derived = {n: tree for n in free if (tree := _expression(n, free)) is not None}
     known = wanted_sizes(graph)
     plain = {n: places for n, places in free.items() if n not in derived}
-    tried = []
+    words, tried = _of_words(graph, plain), list[Sizes]()
     for numbers in choose(plain):
+        if any(numbers.get(n, 0) > _WORDS for n in words):
+            continue
         bound = {n: known.get(n, numbers.get(n, 0)) for n in free}
         bound.update({n: _value(tree, bound) for n, tree in derived.items()})
         if bound not in tried and all(n > 0 for n in bound.values()):
             tried.append(bound)
             yield bound
+
+
+def _of_words(graph: Graph, free: Free) -> list[str]:
+    """The free sizes of integer inputs: so many of these as there are samples of sound are no text
+    that a model reads, and what it makes of them may fill the memory."""
+    types = {i.name: i.type.tensor_type.elem_type for i in graph.model.graph.input}
+    return [n for n, places in free.items() if all(types[name] in _WHOLE for name, *_ in places)]
 
 
 def _numbers(free: Free, offset: int) -> Iterator[Sizes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from models.builder import Net
 from spa.reader import load
@@ -86,6 +86,17 @@ def test_a_sum_is_tried_among_many_unnamed_sizes() -> None:
 def test_no_binding_comes_twice() -> None:
     tried = list(bindings(load(net_of(("n", "s")))))
     assert len({tuple(t.items()) for t in tried}) == len(tried)
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"), [(TensorProto.INT64, 4096), (TensorProto.FLOAT, 32000)]
+)
+def test_words_are_fewer_than_samples_of_sound(kind: int, longest: int) -> None:
+    model = net_of(("n", "s"))
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    tried = [b["s"] for offset in (0, 1) for b in bindings(load(model), offset)]
+    tried += [b["s"] for b in realistic(load(model), 1)]
+    assert 1024 < max(tried) <= longest
 
 
 def test_variations_change_the_named_size() -> None:
