@@ -65,21 +65,23 @@ def order(demands: Sequence[Demand], count: int, chunks: int = 48) -> tuple[Inde
 
 
 class _State:
-    """The weights and the inverse covariance of a site as units go.
+    """The weights and the inverse covariance of a site as units go, at the places of these units
+    alone: what others hold there has no part in it.
 
-    w: shape (f, outputs), where f is what is left and some of what is gone. Only W W^T counts, so
-    that more outputs than inputs are brought down to as many. units: places of units in w.
+    w: shape (k, outputs), where k is what is left and some of what is gone. Only W W^T counts, so
+    that more outputs than places are brought down to as many. units: places of units in w.
     """
 
     def __init__(self, demand: Demand) -> None:
-        w = demand.w
+        places, self.units = np.unique(demand.units, return_inverse=True)
+        self.units = self.units.reshape(demand.units.shape)
+        w = demand.w[:, places]
         self.w = np.array(
             (qr(w, mode="r")[0][: w.shape[1]] if len(w) > w.shape[1] else w).T, order="C"
         )
-        self.units = demand.units
         self.weight = demand.weight
         self.gone = np.zeros(len(self.w), bool)
-        self.inverse = solve(demand.h, np.eye(len(demand.h)), 1e-9)
+        self.inverse = solve(demand.h, np.eye(len(demand.h))[:, places], 1e-9)[places]
         self.inverse = (self.inverse + self.inverse.T) / 2
 
     def costs(self, left: Index) -> Matrix:
