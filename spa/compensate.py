@@ -47,7 +47,6 @@ from spa.stays import Stays, is_alone, read_at, seen_by
 from spa.stream import Stream
 from spa.widths import Width, rescaled, spread, widths
 
-DOUBT = 0.03  # the variance of errors of made-up inputs, as a share of that of the inputs
 RATIOS = 0.05, 20.0  # a variance that moves further than this was not measured but divided by zero
 
 
@@ -199,7 +198,7 @@ class _Walk:
             seen_by(site, w, stays, affine, x[part], z[part], (self.seed, part.start or 0), need)
             for part, need in ((slice(self.fits), self.needs), (slice(self.fits, None), None))
         )
-        doubt = DOUBT if self.measured.made_up else 0.0
+        doubt = self.measured.sites[site.node].shrink if self.measured.made_up else 0.0
         kept = np.flatnonzero(np.repeat(stays.into, w.shape[3]))
         dense = w[stays.alive][:, stays.out]
         full = dense.reshape(*dense.shape[:2], -1).astype(np.float64)
@@ -211,7 +210,7 @@ class _Walk:
 
         def judged(v: Matrix, change: Matrix) -> float:
             v = self._rounded(site, w, stays, v) if site.rounds else v
-            return held.error(v, change) + doubt * held.passed(v)
+            return (1 - doubt) * held.error(v, change) + doubt * held.apart(v, plain[0])
 
         before = judged(*plain)
         tried = METHODS[self.method](full, kept, fitted, judged)

@@ -24,7 +24,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 Matrix = NDArray[np.float64]
 Index = NDArray[np.intp]
 EXACT = 1 << 21  # rows of so many numbers are summed in double precision
-STRENGTHS = (1e-7, 1e-5, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)  # of the pull towards plain removal
+STRENGTHS = (1e-7, 1e-5, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)  # of the pull towards plain removal
 MIDDLE = 3  # of these is tried first
 DAMPING = 0.01  # of the sweep, times the mean of the diagonal
 Floats = NDArray[np.floating[Any]]
@@ -63,11 +63,11 @@ class Moments:
         inner = float((product * v).sum()) - 2 * float((self.yz * v).sum())
         return (self.energy + inner + float((rest * rest).sum())) / max(self.energy, 1e-300)
 
-    def passed(self, v: Matrix) -> float:
-        """E |V n|^2 over E |y - mean|^2, for errors n of the inputs that are independent of one
-        another and vary as the inputs do: what a fit to errors in variables has to fear."""
+    def apart(self, v: Matrix, plain: Matrix) -> float:
+        """What new weights add to E |y - V z - b|^2 where no input tells anything of another, over
+        E |y - mean|^2: E |(V - W_S) n|^2 for independent n that vary as the inputs do."""
         own = np.einsum("gkk->gk", self.zz)
-        return float(np.einsum("gok,gok,gk->", v, v, own)) / max(self.energy, 1e-300)
+        return float(np.einsum("gok,gk->", (v - plain) ** 2, own)) / max(self.energy, 1e-300)
 
 
 def moments(w: Floats, x: Floats, z: Floats, affine: bool) -> Moments:

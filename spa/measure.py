@@ -35,8 +35,8 @@ Matrix = NDArray[np.float64]
 WIDE = 1536  # input channels times taps; beyond it the taps of a kernel are taken for samples
 ROWS = 4096
 BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
-# Of correlations towards none: on real inputs at least, and on made-up ones.
-SHRINK, SHRINK_MADE_UP = 0.02, 0.4
+# Of correlations towards none at least: on real inputs, and on made-up ones.
+SHRINK, SHRINK_MADE_UP = 0.02, 0.03
 PARTS = 16  # of the inputs, held against one another
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 
@@ -99,37 +99,43 @@ class Measured:
 
 
 def measure(
-    graph: Graph, batches: Sequence[Feeds], made_up: bool, seed: int = 0, memory: int = 2 << 30
+    graph: Graph,
+    batches: Sequence[Feeds],
+    others: Sequence[Feeds] = (),
+    seed: int = 0,
+    memory: int = 2 << 30,
 ) -> Measured:
     """Run the dense network once and look at every site.
 
     Args:
-        made_up: settle the network on its way.
+        others: where inputs are made up, some of another kind; the network is settled on its way
+            then.
         memory: bytes for held activations.
     """
+    made_up, count = bool(others), len(batches)
     found, statistics = dict[int, Seen](), dict[int, tuple[Matrix, Matrix]]()
     settled, seen_products = dict[int, Affine](), dict[int, SeenProduct]()
     stops = every_stop(graph)
     apart = own(parts(graph), graph, stops)
     along = with_products(stops, products(graph, batches[0]))
-    with Stream(apart, batches, goals(graph, along), memory) as run:
+    with Stream(apart, [*batches, *others], goals(graph, along), memory) as run:
         for node, site in along.items():
             if isinstance(site, Product):
                 pair = run(site.names)
-                q, k = ([b[name] for b in pair] for name in site.names)
+                q, k = ([b[name] for b in pair[:count]] for name in site.names)
                 if (what := see(site, q, k, seed)) is not None:
                     seen_products[node] = what
                 continue
             name = site.x if site else graph.nodes[node].inputs[0]
             x = [b[name] for b in run([name])]
             if site is None:
-                statistics[node] = channel_statistics(x)
+                statistics[node] = channel_statistics(x[:count])
                 if made_up:
                     run.replace(
                         named(apart, zip(norm_places(graph, node), statistics[node], strict=True))
                     )
                 continue
-            seen, made = _look(graph, site, x, seed, made_up, bool(settled))
+            seen, made = _look(graph, site, x[:count], x[count:], seed, bool(settled))
             if made_up and site.bias is not None and _is_folded(graph, site, x[0]):
                 bias = stored(apart, graph, site.bias.place)
                 seen, settled[node] = _likely(seen, made, bias, _coverage(site, x[0]))
@@ -175,6 +181,31 @@ def chance(rows: Floats, covariance: Matrix) -> float:
     squares = float(np.square(mean).sum(dtype=np.float64))
     chance_ = missed / max(len(parts_) * (len(parts_) - 1), 1)
     return min(chance_ / squares, 1.0) if squares > 0 else 0.0
+
+
+def agreement(one: Matrix, other: Matrix, each: int = 1) -> float:
+    """How much of the correlations between channels is the same on two kinds of made-up inputs:
+    their cosine, 0 where they have nothing in common.
+
+    If a kind shows what is true of all kinds and, as much again, something of its own, this is the
+    share of the former, and the slope by which the correlations of one kind tell those of another.
+
+    Args:
+        one, other: covariances, shape (g, f, f). each: how many of f belong to a channel.
+    """
+    a, b = (_between(covariance, each) for covariance in (one, other))
+    size = float(np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
+    return max(float(np.vdot(a, b)) / size, 0.0) if size > 0 else 1.0
+
+
+def _between(covariance: Matrix, each: int) -> NDArray[np.float32]:
+    """The correlations between channels; zero within one."""
+    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
+    scale = deviation[:, :, None] * deviation[:, None, :]
+    found = np.asarray(covariance / scale, np.float32)
+    within = np.arange(covariance.shape[1]).reshape(-1, each)
+    found[:, within[:, :, None], within[:, None, :]] = 0
+    return found
 
 
 def _revived(covariance: Matrix) -> Matrix:
@@ -240,22 +271,28 @@ def sampled(
 
 
 def _look(
-    graph: Graph, site: Site, x: Sequence[Floats], seed: int, made_up: bool, guessed: bool
+    graph: Graph,
+    site: Site,
+    x: Sequence[Floats],
+    others: Sequence[Floats],
+    seed: int,
+    guessed: bool,
 ) -> tuple[Seen, Matrix]:
     """What a site sees, and the deviations of the outputs it makes of it, shape (g, o)."""
     w = site.forward(np.asarray(graph.array(site.weight), np.float32))
     g, o, i, t = w.shape
-    rows = sampled(site, x, seed, max(ROWS, 4 * i * (t if i * t <= WIDE else 1)))
+    most = max(ROWS, 4 * i * (t if i * t <= WIDE else 1))
+    rows = sampled(site, x, seed, most)
     made = np.matmul(rows.reshape(g, -1, i * t), np.swapaxes(w.reshape(g, o, -1), 1, 2))
     mean, deviation = made.mean(1, dtype=np.float64), made.std(1, dtype=np.float64)
     zeros = (rows == 0).mean((1, 3))
-    flat = rows if i * t <= WIDE else np.moveaxis(rows, 3, 2)
-    flat = flat.reshape(g, -1, i * (t if i * t <= WIDE else 1))
-    middle = flat.mean(1, dtype=np.float64)
-    flat = flat - middle[:, None].astype(np.float32)
-    covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
+    middle, flat, covariance = _centred(rows)
     energy = float((deviation**2).sum() + (0 if site.bias is not None else (mean**2).sum()))
-    shrink = SHRINK_MADE_UP if made_up else max(SHRINK, chance(flat, covariance))
+    if others:
+        other = _centred(sampled(site, others, seed, most, len(x)))[2]
+        shrink = max(SHRINK_MADE_UP, 1 - agreement(covariance, other, middle.shape[1] // i))
+    else:
+        shrink = max(SHRINK, chance(flat, covariance))
     if guessed:
         covariance += _revived(covariance)
     seen = Seen(
@@ -269,6 +306,17 @@ def _look(
         entropies(rows),
     )
     return seen, deviation
+
+
+def _centred(rows: Floats) -> tuple[Matrix, Floats, Matrix]:
+    """The mean of rows, shape (g, f), what is left of them, (g, rows, f), and their covariance."""
+    g, _, i, t = rows.shape
+    taps = i * t <= WIDE
+    flat = (rows if taps else np.moveaxis(rows, 3, 2)).reshape(g, -1, i * (t if taps else 1))
+    middle = flat.mean(1, dtype=np.float64)
+    flat = flat - middle[:, None].astype(np.float32)
+    covariance = np.matmul(np.swapaxes(flat, 1, 2), flat).astype(np.float64) / flat.shape[1]
+    return middle, flat, covariance
 
 
 # --- settling -----------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def gather(groups: Groups, settings: Settings, say: Progress) -> Study | None:
             return None
         raise
     fit, held = inputs.split(HELD)
-    memory = settings.memory // 2
-    measured = measure(graph, fit.batches, inputs.kind == NOISE, settings.seed, memory)
+    others = held.batches if inputs.kind == NOISE else ()
+    measured = measure(graph, fit.batches, others, settings.seed, settings.memory // 2)
     return Study(measured, fit.batches, held.batches, inputs)
 
 

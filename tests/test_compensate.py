@@ -60,7 +60,7 @@ def case(seed: int = 0) -> tuple[Groups, list[dict[str, np.ndarray]]]:
 def done(method: str, repair: bool, made_up: bool = False) -> tuple[Groups, Compensation]:
     groups, feeds = case()
     removed = {g: np.arange(group.size // 2) for g, group in enumerate(groups)}
-    measured = measure(groups.graph, feeds[:3], made_up)
+    measured = measure(groups.graph, feeds[:3], feeds[3:] if made_up else ())
     found = compensate(groups, removed, measured, feeds[:3], feeds[3:], method, repair)
     return groups, found
 

@@ -19,7 +19,7 @@ def seen(groups: Groups) -> dict:  # type: ignore[type-arg]
     (x,) = groups.graph.inputs
     shape = groups.shapes.shapes[x]
     feeds = [{x: np.random.default_rng(0).standard_normal(shape).astype("f4")}]
-    return dict(measure(groups.graph, feeds, False).sites)
+    return dict(measure(groups.graph, feeds).sites)
 
 
 def test_every_group_has_a_rising_curve_over_all_units_but_one() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.compensate import DOUBT
 from spa.fit import (
     DAMPING,
     METHODS,
@@ -21,6 +20,7 @@ from spa.fit import (
     refit,
     restored,
 )
+from spa.measure import SHRINK_MADE_UP
 from spa.options import CHOICES
 from spa.settings import COMPENSATE
 
@@ -141,13 +141,15 @@ def test_candidates_are_judged_by_what_was_held_out() -> None:
             assert error == pytest.approx(m.error(v, change))
 
 
-def test_what_weights_make_of_errors_of_their_inputs() -> None:
+def test_what_new_weights_add_where_no_input_tells_of_another() -> None:
     random = np.random.default_rng(0)
     x, w = inputs(2, 4), random.normal(size=(2, 3, 4))
+    v = w + random.normal(size=w.shape)
     m = moments(w, x, x, True)
-    errors = random.normal(size=(2, 200_000, 4)) * x.std(1, keepdims=True)
-    made = (np.matmul(errors, np.swapaxes(w, 1, 2)) ** 2).mean(1).sum()
-    assert m.passed(w) == pytest.approx(made / m.energy, rel=0.02)
+    others = random.normal(size=(2, 200_000, 4)) * x.std(1, keepdims=True)
+    added = (np.matmul(others, np.swapaxes(v - w, 1, 2)) ** 2).mean(1).sum()
+    assert m.apart(v, w) == pytest.approx(added / m.energy, rel=0.02)
+    assert m.apart(w, w) == 0
 
 
 def test_doubted_inputs_are_not_told_apart_by_their_small_differences() -> None:
@@ -159,8 +161,11 @@ def test_doubted_inputs_are_not_told_apart_by_their_small_differences() -> None:
     m = moments(w, x, x[:, :, kept], True)
 
     def longest(doubt: float) -> float:
-        tried = by_refit(w, kept, m, lambda v, change: m.error(v, change) + doubt * m.passed(v))
+        def judged(v: Matrix, change: Matrix) -> float:
+            return (1 - doubt) * m.error(v, change) + doubt * m.apart(v, w[:, :, kept])
+
+        tried = by_refit(w, kept, m, judged)
         return float(np.abs(min(tried, key=lambda found: found[1])[0][0]).max())
 
     assert longest(0.0) > 50
-    assert longest(DOUBT) < 3
+    assert longest(SHRINK_MADE_UP) < 3

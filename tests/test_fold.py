@@ -132,7 +132,7 @@ def test_folding_reaches_the_file(name: str) -> None:
     groups, removed = halved(model)
     feeds = [{"x": part} for part in np.split(x, 4)]
     for made_up in (False, True):
-        measured = measure(groups.graph, feeds[:3], made_up)
+        measured = measure(groups.graph, feeds[:3], feeds[3:] if made_up else ())
         for repair in (False, True):
             done = compensate(groups, removed, measured, feeds[:3], feeds[3:], "fold", repair)
             names = {groups.graph.nodes[k].inputs[i]: v for (k, i), v in done.values.items()}

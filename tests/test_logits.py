@@ -136,7 +136,7 @@ def test_the_order_is_by_what_products_lose() -> None:
     """Of one unit a head loses what its part of all products is, when nothing makes up for it."""
     groups = spa.analyze(BLOCKS["self_attention"][0]())
     inputs = calibrate(groups.graph, count=64)
-    measured = measure(groups.graph, inputs.batches, False)
+    measured = measure(groups.graph, inputs.batches)
     (found,) = multipliers(groups, measured.products).values()
     ((seen, units),) = found
     assert units.shape == (6, 4)
@@ -158,7 +158,7 @@ def test_the_order_is_by_what_products_lose() -> None:
 
 def test_a_batch_that_does_not_tell_its_heads_is_not_looked_at() -> None:
     groups = spa.analyze(BLOCKS["self_attention"][0]())
-    measured = measure(groups.graph, calibrate(groups.graph, count=8).batches, False)
+    measured = measure(groups.graph, calibrate(groups.graph, count=8).batches)
     (seen,) = measured.products.values()
     odd = np.zeros((3, 5, 5, 6), np.float32)
     assert see(seen.product, [odd], [odd], 0) is None
@@ -166,7 +166,7 @@ def test_a_batch_that_does_not_tell_its_heads_is_not_looked_at() -> None:
 
 def test_centred_keys() -> None:
     groups = spa.analyze(BLOCKS["self_attention"][0]())
-    measured = measure(groups.graph, calibrate(groups.graph, count=8).batches, False)
+    measured = measure(groups.graph, calibrate(groups.graph, count=8).batches)
     (seen,) = measured.products.values()
     q, k = (np.random.default_rng(s).normal(size=(2, 4, 7, 6)) for s in (0, 1))
     one, other = sides(seen.product, q, np.swapaxes(k, 2, 3))

@@ -6,7 +6,7 @@ from onnx import ModelProto, numpy_helper
 
 from models.builder import Net
 from spa.index import index
-from spa.measure import PARTS, Measured, Seen, chance, channel_statistics, measure
+from spa.measure import PARTS, Measured, Seen, agreement, chance, channel_statistics, measure
 from spa.sites import sites
 
 
@@ -26,7 +26,8 @@ def feeds(scale: float = 1.0) -> list[dict[str, np.ndarray]]:
 
 
 def seen(norm: bool, made_up: bool, scale: float = 1.0) -> Measured:
-    return measure(index(net(norm)), feeds(scale), made_up)
+    given = feeds(scale)
+    return measure(index(net(norm)), given, given[:1] if made_up else ())
 
 
 def test_moments_are_those_of_the_rows() -> None:
@@ -57,7 +58,7 @@ def test_normalised_nets_see_the_same_whatever_the_scale_of_made_up_inputs(scale
 def test_what_is_seen_of_a_folded_convolution_is_what_it_would_have_seen() -> None:
     model = net(False)
     graph = index(model)
-    plain, measured = (measure(graph, feeds(), made_up) for made_up in (False, True))
+    plain, measured = (measure(graph, feeds(), others) for others in ((), feeds()))
     assert len(measured.settled) == 2
     first = next(iter(measured.settled))  # settled before anything has changed its inputs
     affine, before, after = (m[first] for m in (measured.settled, plain.sites, measured.sites))
@@ -76,7 +77,7 @@ def folded(gamma: float, seed: int = 0) -> tuple[ModelProto, list[dict[str, np.n
     graph = index(model)
     real = [{"x": 2 + 0.5 * f["x"]} for f in feeds()]
     for node in [s.node for s in sites(graph)][:2]:
-        seen = measure(index(model), real, False).sites[node]
+        seen = measure(index(model), real).sites[node]
         w = seen.matrices()
         deviation = np.sqrt(np.einsum("gof,gfh,goh->go", w, seen.covariance, w)).ravel()
         mean = np.einsum("gof,gf->go", w, seen.mean.reshape(1, -1)).ravel()
@@ -96,8 +97,8 @@ def test_the_scale_of_training_is_found_behind_a_fold() -> None:
     other = [{"x": 3 * f["x"]} for f in real]
     graph = index(model)
     wanted, raw, found = (
-        list(measure(graph, x, made_up).sites.values())[1]
-        for x, made_up in ((real, False), (other, False), (other, True))
+        list(measure(graph, x, others).sites.values())[1]
+        for x, others in ((real, ()), (other, ()), (other, other))
     )
 
     def off(seen: Seen) -> float:
@@ -116,7 +117,7 @@ def test_statistics_of_channels() -> None:
 def test_an_infinite_input_spoils_no_moment() -> None:
     given = feeds()
     given[0]["x"][0, 0, 0, 0] = np.inf
-    first = next(iter(measure(index(net(False)), given, False).sites.values()))
+    first = next(iter(measure(index(net(False)), given).sites.values()))
     assert np.isfinite(first.covariance).all() and np.isfinite(first.mean).all()
 
 
@@ -162,6 +163,30 @@ def test_few_rows_and_dead_channels_make_no_nan(rows: int) -> None:
     assert chance(x, np.zeros((2, 3, 3))) == 0.0
 
 
+def test_what_two_kinds_of_inputs_have_in_common() -> None:
+    """Half of what each shows is true of all kinds: so much a third kind's correlations go with
+    those of the first, and so much is the cosine of the two."""
+    random = np.random.default_rng(0)
+    common, *own = (np.tril(random.standard_normal((40, 40)), -1) for _ in range(4))
+    one, other, third = (np.eye(40) + 0.01 * (common + o + (common + o).T) for o in own)
+    found = agreement(one[None], other[None])
+    below = np.tril_indices(40, -1)
+    slope = float((third[below] * one[below]).sum() / (one[below] ** 2).sum())
+    assert found == pytest.approx(0.5, abs=0.1) and slope == pytest.approx(found, abs=0.1)
+    scale = random.uniform(0.1, 10, 40)
+    assert agreement((one * np.outer(scale, scale))[None], other[None]) == pytest.approx(found)
+    assert agreement(one[None], one[None]) == pytest.approx(1)
+
+
+def test_taps_of_one_channel_go_together_on_all_inputs() -> None:
+    random = np.random.default_rng(0)
+    within = np.kron(np.eye(6), np.full((3, 3), 0.9)) + 0.1 * np.eye(18)
+    own = (np.tril(random.standard_normal((18, 18)), -1) for _ in range(2))
+    one, other = ((within + 0.01 * (o + o.T))[None] for o in own)
+    assert agreement(one, other) > 0.9 > 0.5 > agreement(one, other, 3)
+    assert agreement(within[None], within[None], 3) == 1  # there is nothing to disagree on
+
+
 def test_a_gate_is_not_settled() -> None:
     """Over one place a picture nothing is normalised, whatever its biases go with."""
     made = Net("gated")
@@ -170,5 +195,5 @@ def test_a_gate_is_not_settled() -> None:
     x = made.mul(x, made.sigmoid(made.conv(gate, 8, k=1)))
     graph = index(made.model(made.gemm(made.flatten(made.pool(made.conv(x, 6))), 5)))
     convolutions = [n.index for n in graph.nodes if n.op_type == "Conv"]
-    settled = measure(graph, feeds(), True).settled
+    settled = measure(graph, feeds(), feeds()).settled
     assert list(settled) == [convolutions[0], convolutions[3]]

@@ -132,7 +132,7 @@ def test_a_settled_convolution_computes_what_it_says() -> None:
     graph = index(net.model(net.gemm(net.flatten(net.pool(x)), 3)))
     random = np.random.default_rng(0)
     feeds = [{"x": random.standard_normal((4, 4, 6, 6)).astype("f4")}]
-    seen: Seen = next(iter(measure(graph, feeds, False).sites.values()))
+    seen: Seen = next(iter(measure(graph, feeds).sites.values()))
     site, w = seen.site, seen.weights.astype(np.float64)
     assert site.bias is not None
     affine = Affine(
