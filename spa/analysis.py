@@ -9,6 +9,7 @@ from onnx import ModelProto
 from spa import run as runs
 from spa import states
 from spa.ahead import ahead
+from spa.beside import beside
 from spa.direct import direct
 from spa.enough import enough
 from spa.fills import fills
@@ -17,6 +18,7 @@ from spa.groups import Groups, merge
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
+from spa.restack import restack
 from spa.shapes import infer
 from spa.solve import solve
 from spa.unblock import unblock
@@ -63,6 +65,14 @@ def analyze(
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:
         graph, shapes = apart, infer(apart, runs.observe, foretell)
+        ties = propagate(graph, shapes, released)
+    stacked = restack(graph, shapes)
+    if stacked is not None:
+        graph, shapes = stacked, infer(stacked, runs.observe, foretell)
+        ties = propagate(graph, shapes, released)
+    looked = beside(graph, shapes, ties.recorder.indices)
+    if looked is not None:
+        graph, shapes = looked, infer(looked, runs.observe, foretell)
         ties = propagate(graph, shapes, released)
     say("solving for groups")
     views = solve(graph, ties)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 import spa
@@ -302,6 +303,12 @@ def _scatter(op: str) -> Body:
     return body
 
 
+def _beside(net: Net, stored: NDArray[np.int64], at: Tensor) -> Tensor:
+    """Stored positions beside those that are computed, a row for each."""
+    first = net.const(stored.reshape(at.shape))
+    return net.concat(net.unsqueeze(first, 2), net.unsqueeze(at, 2), axis=2)
+
+
 INDEXED = [
     case("GatherND-list", 2, lambda net, a: net.transpose(net.node(
         "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), 1, 0, 2, 3),
@@ -351,6 +358,13 @@ INDEXED = [
     case("TopK-looked-up-by-lists", 2, of_numbers(
         lambda net, a, at: net.node("GatherND", net.weight(8, 4), net.unsqueeze(at, 2))),
         shape=ROWS),
+    case("TopK-looked-up-beside-stored-positions", 2, of_numbers(lambda net, a, at: net.node(
+        "GatherND", net.weight(5, 8, 4), _beside(net, np.arange(12) % 5, at))), shape=ROWS),
+    case("TopK-written-to-beside-stored-positions", 1, of_numbers(lambda net, a, at: net.unsqueeze(
+        net.node("ScatterND", a, _beside(net, np.arange(12) // 3, at), net.uniform(0, 1, 4, 3)),
+        2)), shape=ROWS, exact=False),
+    case("TopK-beside-stored-positions-read", 0, of_numbers(
+        lambda net, a, at: net.cast(_beside(net, np.arange(12), at), 1)), shape=ROWS),
     case("TopK-looked-up-elements", 1, of_numbers(
         lambda net, a, at: net.unsqueeze(net.node("GatherElements", net.relu(a), at, axis=1), 2)),
         shape=ROWS, exact=False),
