@@ -120,8 +120,7 @@ def _rows(graph: Graph, shapes: Shapes, name: str, size: int) -> str | Numbers |
         if value is not None and np.size(value) == 1 and int(np.ravel(value)[0]) == size:
             if np.ndim(value) > len(shapes.shapes.get(rows, ())):
                 return None
-            stored = graph.constants.get(rows)
-            return np.asarray(graph.array(rows), np.int64) if stored else rows
+            return np.asarray(graph.array(rows), np.int64) if rows in graph.constants else rows
     return None
 
 
