@@ -319,6 +319,31 @@ def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     return total
 
 
+def sorted_by_expert(sizes: tuple[int, ...] = (4, 5, 4, 5)) -> ModelProto:
+    """Rows of tokens in the order of their experts, and each expert its part of them, as exports of
+    JetMoE have it: with the sizes of the parts that tracing met.
+
+    Args:
+        sizes: how many rows every expert gets.
+    """
+    net, rows = Net("sorted"), sum(sizes)
+    x = net.linear(net.input("x", (rows // PICKED, 6)), WIDTH)
+    values, index = _picked(net, net.linear(x, EXPERTS))
+    listed = net.reshape(index, [-1])
+    _, order = net.nodes("TopK", [listed, [rows]], 2, axis=0, largest=0)
+    token = net.div(order, np.int64(PICKED))
+    mine = net.split(net.gather(x, token), list(sizes), axis=0)
+    inner = net.concat(*(net.linear(part, INNER, bias=False) for part in mine), axis=0)
+    made = net.split(net.silu(inner), list(sizes), axis=0)
+    outer = net.concat(*(net.linear(part, WIDTH, bias=False) for part in made), axis=0)
+    shares = net.unsqueeze(net.gather(net.reshape(values, [-1]), order), 1)
+    total = net.node(
+        "ScatterND", net.mul(x, 0.0), net.unsqueeze(token, 1), net.mul(outer, shares),
+        reduction=b"add",
+    )  # fmt: skip
+    return net.model(net.linear(net.add(x, total), 3))
+
+
 # --- groups of experts, of which some are picked first
 
 

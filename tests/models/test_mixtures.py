@@ -10,7 +10,18 @@ from onnx import ModelProto, numpy_helper
 
 import spa
 from models.builder import Net, Tensor
-from models.mixtures import EACH, EXPERTS, GROUPS, MIXTURES, by_best, by_two_best, group_limited
+from models.mixtures import (
+    EACH,
+    EXPERTS,
+    GROUPS,
+    INNER,
+    MIXTURES,
+    WIDTH,
+    by_best,
+    by_two_best,
+    group_limited,
+    sorted_by_expert,
+)
 from spa import run
 from spa.groups import Groups
 from spa.parts import parts
@@ -57,6 +68,13 @@ def test_without_some_is_as_if_they_were_never_picked(name: str, gone: list[int]
     groups = spa.analyze(MIXTURES[name][0]())
     pruned = rewrite(groups, {experts(groups): np.asarray(gone)})
     same(never_picked(groups, gone), pruned)
+
+
+def test_of_experts_that_read_sorted_tokens_the_width_goes() -> None:
+    groups = check(sorted_by_expert(), 2)
+    assert sorted(group.size for group in groups) == [INNER, WIDTH]
+    why = {lock.reason() for lock in groups.locks() if lock.size == EXPERTS}
+    assert len(why) == 1 and "positions" in why.pop()
 
 
 def same(*models: ModelProto) -> None:
