@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx import ModelProto
@@ -14,7 +15,7 @@ from spa.direct import direct
 from spa.enough import enough
 from spa.fills import fills
 from spa.graph import Graph
-from spa.groups import Groups, merge
+from spa.groups import Groups, View, merge
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
@@ -68,8 +69,10 @@ def analyze(
         ties = propagate(graph, shapes, released)
     stacked = restack(graph, shapes)
     if stacked is not None:
-        graph, shapes = stacked, infer(stacked, runs.observe, foretell)
-        ties = propagate(graph, shapes, released)
+        again = infer(stacked, runs.observe, foretell)
+        found = propagate(stacked, again, released)
+        if _any_goes(solve(stacked, found)):
+            graph, shapes, ties = stacked, again, found
     looked = beside(graph, shapes, ties.recorder.indices)
     if looked is not None:
         graph, shapes = looked, infer(looked, runs.observe, foretell)
@@ -80,3 +83,14 @@ def analyze(
         released = left  # what is no state after all is locked, and may lock more
         views = solve(graph, propagate(graph, shapes, released))
     return enough(merge(graph, shapes, views, exact))
+
+
+def _any_goes(views: Sequence[View]) -> bool:
+    """Whether an input of a stack goes with a unit of a group."""
+    return any(
+        view.labels[join.ids[join.at]] in group.units
+        for view in views
+        for group in view.groups
+        if group.size > 1
+        for join in view.ties.joins
+    )

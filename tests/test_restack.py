@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import spa
+from models.blocks.table import BLOCKS
 from models.builder import Net, Tensor
 from spa.groups import Groups
 from tests.oracle import check
@@ -54,6 +56,11 @@ def test_a_part_goes_with_its_branch(dims: Any, opset: int) -> None:
     groups = side_by_side(dims, opset=opset)
     assert units(groups) == [PARTS]
     assert [n.op_type for n in groups.graph.nodes].count("Unsqueeze") >= PARTS
+
+
+def test_a_stack_of_which_no_part_can_go_stays_as_it_is() -> None:
+    groups = spa.analyze(BLOCKS["shuffle_of_branches"][0]())
+    assert groups.graph.given is None
 
 
 @pytest.mark.parametrize(
