@@ -220,12 +220,82 @@ def joined_with_shares(net: Net, x: Tensor, logits: Tensor) -> Tensor:
 
 
 @mixture(ONE_BY_ONE)
+def side_by_side(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """What all experts make beside each other, viewed as experts and channels."""
+    shares = net.unsqueeze(net.softmax(logits), 2)
+    stack = net.reshape(net.concat(*(made for _, made in _all(net, x))), [-1, EXPERTS, WIDTH])
+    return net.node("ReduceSum", net.mul(stack, shares), [1], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
+def one_after_another(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """The same along the tokens."""
+    shares = net.unsqueeze(net.transpose(net.softmax(logits), 1, 0), 2)
+    made = net.concat(*(made for _, made in _all(net, x)), axis=0)
+    stack = net.node("Reshape", made, net.shape_vector(EXPERTS, -1, WIDTH))
+    return net.node("ReduceSum", net.mul(stack, shares), [0], keepdims=0)
+
+
+@mixture(ONE_BY_ONE)
 def joined_and_looked_up(net: Net, x: Tensor, logits: Tensor) -> Tensor:
     """Of what all experts make the best few are gathered."""
     values, index = _picked(net, logits)
     places = net.node("Expand", net.unsqueeze(index, 2), [1, 1, WIDTH])
     best = net.node("GatherElements", _joined(net, x), places, axis=1)
     return net.node("ReduceSum", net.mul(best, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+def _places(net: Net, x: Tensor, index: Tensor) -> Tensor:
+    """The number of the token beside that of each of its experts, shape (T, PICKED, 2), as indexing
+    of two axes at once is exported."""
+    tokens = net.node("Range", np.int64(0), net.dim(x, 0), np.int64(1), shape=["t"], dtype=np.int64)
+    size = net.node("Shape", index)
+    tokens = net.node("Expand", net.unsqueeze(tokens, 1), size, shape=index.shape, dtype=np.int64)
+    return net.concat(net.unsqueeze(tokens, 2), net.unsqueeze(index, 2), axis=2)
+
+
+@mixture(ONE_BY_ONE)
+def joined_and_indexed(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """The same by stack[arange, index]."""
+    values, index = _picked(net, logits)
+    best = net.node("GatherND", _joined(net, x), _places(net, x, index))
+    return net.node("ReduceSum", net.mul(best, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+def _laid_out(net: Net, x: Tensor, index: Tensor, count: Tensor) -> Tensor:
+    """t * E + e, as older exporters write it."""
+    tokens = net.node("Range", np.int64(0), net.dim(x, 0), np.int64(1), shape=["t"], dtype=np.int64)
+    return net.add(index, net.mul(net.unsqueeze(tokens, 1), count))
+
+
+@mixture(ONE_BY_ONE)
+def joined_and_laid_out(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    values, index = _picked(net, logits)
+    stack = _joined(net, x)
+    at = _laid_out(net, x, index, net.dim(stack, 1))
+    best = net.gather(net.node("Flatten", stack, axis=2), at)
+    best = net.node("Reshape", best, net.concat(net.node("Shape", at), net.const([WIDTH]), axis=0))
+    return net.node("ReduceSum", net.mul(best, net.unsqueeze(values, 2)), [1], keepdims=0)
+
+
+@mixture(STACKED)
+def shares_laid_out(net: Net, x: Tensor, logits: Tensor) -> Any:
+    """What is picked by ranks that a bias moved, has its shares from elsewhere."""
+    ranked = net.add(logits, net.uniform(-0.1, 0.1, EXPERTS))
+    _, index = net.nodes("TopK", [ranked, [PICKED]], 2, axis=-1)
+    at = _laid_out(net, x, index, net.const(EXPERTS))
+    values = net.gather(net.reshape(net.sigmoid(logits), [-1]), at)
+    return _looked_up(net, x, (values, index), net.gather)
+
+
+@mixture(ONE_BY_ONE)
+def marked(net: Net, x: Tensor, logits: Tensor) -> Tensor:
+    """The shares of all experts by zeros[arange, index] = values."""
+    values, index = _picked(net, logits)
+    none = net.node("Shape", logits)
+    nothing = net.node("ConstantOfShape", none, shape=["t", EXPERTS], dtype=np.float32)
+    p = net.node("ScatterND", nothing, _places(net, x, index), values)
+    return _each(net, x, _shares(net, p))
 
 
 # --- tokens sent to experts
@@ -247,6 +317,31 @@ def looped(net: Net, x: Tensor, logits: Tensor) -> Tensor:
         made = net.mul(_expert(net, net.gather(x, token)), share)
         total = net.node("ScatterND", total, net.unsqueeze(token, 1), made, reduction=b"add")
     return total
+
+
+def sorted_by_expert(sizes: tuple[int, ...] = (4, 5, 4, 5)) -> ModelProto:
+    """Rows of tokens in the order of their experts, and each expert its part of them, as exports of
+    JetMoE have it: with the sizes of the parts that tracing met.
+
+    Args:
+        sizes: how many rows every expert gets.
+    """
+    net, rows = Net("sorted"), sum(sizes)
+    x = net.linear(net.input("x", (rows // PICKED, 6)), WIDTH)
+    values, index = _picked(net, net.linear(x, EXPERTS))
+    listed = net.reshape(index, [-1])
+    _, order = net.nodes("TopK", [listed, [rows]], 2, axis=0, largest=0)
+    token = net.div(order, np.int64(PICKED))
+    mine = net.split(net.gather(x, token), list(sizes), axis=0)
+    inner = net.concat(*(net.linear(part, INNER, bias=False) for part in mine), axis=0)
+    made = net.split(net.silu(inner), list(sizes), axis=0)
+    outer = net.concat(*(net.linear(part, WIDTH, bias=False) for part in made), axis=0)
+    shares = net.unsqueeze(net.gather(net.reshape(values, [-1]), order), 1)
+    total = net.node(
+        "ScatterND", net.mul(x, 0.0), net.unsqueeze(token, 1), net.mul(outer, shares),
+        reduction=b"add",
+    )  # fmt: skip
+    return net.model(net.linear(net.add(x, total), 3))
 
 
 # --- groups of experts, of which some are picked first

@@ -285,9 +285,12 @@ def gather_nd(op: Op) -> list[Axes]:
             return [[picked, *data[1:]]]
         op.lock(picked, "the index picked here")
         return [data[1:]]
-    first = op.attr("batch_dims", 0) + op.shape(1)[-1]
-    for axis in () if first == 1 and op.indexes(1, data[0]) else data[:first]:
-        op.lock(axis, "indexed by a table")
+    batch = op.attr("batch_dims", 0)
+    first = batch + op.shape(1)[-1]
+    listed = op.lists(1, data[batch:first])
+    for k, axis in enumerate(data[:first], -batch):
+        if k not in listed:
+            op.lock(axis, "indexed by a table")
     return [[*(whole(len(axis.ids)) for axis in indices[:-1]), *data[first:]]]
 
 
@@ -308,15 +311,19 @@ def scatter_elements(op: Op) -> list[Axes]:
     return [out]
 
 
-@rule("ScatterND", text="locks the axes it writes to; the axes behind them pass")
+@rule("ScatterND", text="locks the axes it writes to at unknown positions; those behind pass")
 def scatter_nd(op: Op) -> list[Axes]:
     data, new = op.input(0), op.input(2)
     op.lock_input(1, "lists positions")
-    first, listed = op.shape(1)[-1], len(op.shape(1)) - 1
-    for axis in (*data[:first], *new[:listed]):
+    first, rows = op.shape(1)[-1], len(op.shape(1)) - 1
+    listed = op.lists(1, data[:first])
+    for axis in (*(a for k, a in enumerate(data[:first]) if k not in listed), *new[:rows]):
         op.lock(axis, "written to at positions")
-    out = [whole(len(axis.ids)) for axis in data[:first]]
-    return [out + [op.meet(*pair) for pair in zip(data[first:], new[listed:], strict=True)]]
+    out = [
+        axis._replace(zero=False) if k in listed else whole(len(axis.ids))
+        for k, axis in enumerate(data[:first])
+    ]
+    return [out + [op.meet(*pair) for pair in zip(data[first:], new[rows:], strict=True)]]
 
 
 # Pad -------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Lines:
 def find(groups: Groups) -> list[Lines]:
     """The groups whose lines may be put in order one by one."""
     label = labels(groups.views[0].ties.recorder, locks=False).astype(np.int64)
-    kernels = {s.weight: s for s in sites(groups.graph) if s.groups > 1}
+    kernels = {s.weight: s for s in sites(groups.graph) if s.groups > 1 and not s.stacked}
     free = (g for g in range(len(groups)) if not touched(groups, g))  # a state keeps its order
     found = (_lines(groups, g, label, kernels) for g in free)
     return [lines for lines in found if lines is not None]
@@ -156,6 +156,7 @@ def scores(groups: Groups, lines: Lines, seen: Mapping[int, Seen]) -> Scores:
         if site is not None:
             energy = np.square(site.matrices()).sum(1) * np.einsum("gff->gf", site.second())
             each = energy.reshape(len(energy), -1, site.taps).sum(2)
+            each = each.sum(0) if site.site.stacked else each
             _add(found, codes.reshape(each.shape), each / max(site.energy, 1e-300))
     return np.asarray((found if found.any() else plain).reshape(lines.lines, lines.units).T)
 

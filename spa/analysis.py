@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx import ModelProto
@@ -9,14 +10,16 @@ from onnx import ModelProto
 from spa import run as runs
 from spa import states
 from spa.ahead import ahead
+from spa.beside import beside
 from spa.direct import direct
 from spa.enough import enough
 from spa.fills import fills
 from spa.graph import Graph
-from spa.groups import Groups, merge
+from spa.groups import Groups, View, merge
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
+from spa.restack import restack
 from spa.shapes import infer
 from spa.solve import solve
 from spa.unblock import unblock
@@ -64,9 +67,30 @@ def analyze(
     if apart is not None:
         graph, shapes = apart, infer(apart, runs.observe, foretell)
         ties = propagate(graph, shapes, released)
+    stacked = restack(graph, shapes)
+    if stacked is not None:
+        again = infer(stacked, runs.observe, foretell)
+        found = propagate(stacked, again, released)
+        if _any_goes(solve(stacked, found)):
+            graph, shapes, ties = stacked, again, found
+    looked = beside(graph, shapes, ties.recorder.indices)
+    if looked is not None:
+        graph, shapes = looked, infer(looked, runs.observe, foretell)
+        ties = propagate(graph, shapes, released)
     say("solving for groups")
     views = solve(graph, ties)
     while (left := states.together(views, pairs, released)) != released:
         released = left  # what is no state after all is locked, and may lock more
         views = solve(graph, propagate(graph, shapes, released))
     return enough(merge(graph, shapes, views, exact))
+
+
+def _any_goes(views: Sequence[View]) -> bool:
+    """Whether an input of a stack goes with a unit of a group."""
+    return any(
+        view.labels[join.ids[join.at]] in group.units
+        for view in views
+        for group in view.groups
+        if group.size > 1
+        for join in view.ties.joins
+    )

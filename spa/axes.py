@@ -102,8 +102,9 @@ class Recorder:
     spoken: the axes of states of which that is known to be wrong. broken: those found so.
     apart: the nodes that pick what can go with all that is made from it, see `spa.picks`.
     joined: the inputs that a Concat can go on without, and what they go with if it is more.
-    indices: tensors that hold positions on an axis -> the ids of that axis. understood: the (node,
-        position of an input) that read such a tensor as that.
+    indices: tensors that hold positions on an axis -> the ids of that axis. columns: tensors whose
+        last axis lists positions on several axes -> column -> the ids of its axis, where known.
+        understood: the (node, position of an input) that read such a tensor as that.
     least: axes with the number of indices that have to stay.
     """
 
@@ -125,6 +126,7 @@ class Recorder:
         self.picks: list[Pick] = []
         self.joins: list[Join] = []
         self.indices: dict[str, Ids] = {}
+        self.columns: dict[str, dict[int, Ids]] = {}
         self.understood: set[tuple[int, int]] = set()
         self.least: list[tuple[Ids, int]] = []
 

@@ -20,7 +20,7 @@ from spa.batches import Batches
 from spa.calibration import NOISE, calibrate, is_noise
 from spa.cost import CostModel
 from spa.drift import distance
-from spa.errors import ModelError, TargetError, UsageError
+from spa.errors import ModelError, TargetError, UsageError, ValidationError
 from spa.groups import Groups, Removed
 from spa.progress import Progress, quiet
 from spa.rewrite import rewrite
@@ -32,6 +32,7 @@ from spa.study import Study, Task, make_up, prepare
 
 DEFAULT = ("obspa", "l1", "random")
 JUDGES = 4096  # samples at most that all rows are judged on
+BROKEN = ModelError, ValidationError  # a model of one way only: the others go on
 Labels = NDArray[np.integer[Any]]
 
 
@@ -86,7 +87,8 @@ def compare(
 
     Raises:
         UsageError: if criteria, targets, data or labels cannot be meant as given.
-        ModelError: if the model cannot be read or run.
+        ModelError: if the model cannot be read or run. Where only what is left of it fails, its row
+            says so.
     """
     say = progress or quiet
     use = settings or Settings()
@@ -142,7 +144,7 @@ class _Way:
         try:
             task = Task(self.groups, self.free, measure, share, use, self.study, cost)
             groups, removed = select_in_steps(task, quiet)
-        except TargetError as error:
+        except (TargetError, *BROKEN) as error:
             return [replace(row, failed=str(error))]
         chosen = perf_counter() - start
         full, left = cost(), cost.of(groups, removed)
@@ -154,16 +156,18 @@ class _Way:
     def _row(
         self, row: Row, chosen_from: Groups, removed: Removed, use: Settings, chosen: float
     ) -> Row:
-        start = perf_counter()
-        groups, done = make_up(chosen_from, removed, use, self.study, quiet)
-        pruned = rewrite(groups, removed)
-        seconds = chosen + perf_counter() - start
-        drift, accuracy = self.judge(pruned)
         name = use.repair if use.compensate == "none" else use.compensate
+        row, start = replace(row, compensation=name), perf_counter()
+        try:
+            groups, done = make_up(chosen_from, removed, use, self.study, quiet)
+            pruned = rewrite(groups, removed)
+            seconds = chosen + perf_counter() - start
+            drift, accuracy = self.judge(pruned)
+        except BROKEN as error:
+            return replace(row, failed=str(error))
         refused = done is not None and done.refused
         return replace(
             row,
-            compensation=name,
             drift=drift,
             accuracy=accuracy,
             seconds=seconds,

@@ -109,7 +109,7 @@ class _Walk:
         self.dense = own(whole, self.graph, stops, more)
         folded_ = fold(groups, removed) if method == "fold" else {}
         changed = replace(groups, graph=replace(self.graph, changed=folded_))
-        self.pruned = own(mask(changed, removed, whole), self.graph, stops, more)
+        self.pruned = own(mask(changed, removed, whole, unasked=True), self.graph, stops, more)
         places = {s.weight: s.place for s in stops.values() if s is not None}
         self.values: dict[Place, NDArray[Any]] = {
             places.get(n) or read_at(self.graph, n): value for n, value in folded_.items()

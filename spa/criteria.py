@@ -18,7 +18,6 @@ from spa.evidence import (
     carriers,
     lengths,
     magnitudes,
-    out_axis,
     stored,
 )
 from spa.graph import Node
@@ -112,7 +111,7 @@ class _Flow:
 
     def _pass_site(self, site: Site) -> None:
         reads = self._members.get((site.weight, site.in_axis))
-        makes = self._members.get((site.weight, out_axis(site)))
+        makes = self._members.get((site.weight, site.out_axis))
         gain = self._gains.get(site.x)
         if reads is not None and gain is not None:
             self.total += _times(lengths(self._graph, reads), gain).sum(axis=1)

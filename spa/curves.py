@@ -100,7 +100,7 @@ def multipliers(
     makers: dict[tuple[str, int], list[SeenProduct]] = {}
     for seen in products.values():
         site = seen.product.sides[0].site
-        makers.setdefault((site.weight, 1 - site.in_axis), []).append(seen)
+        makers.setdefault((site.weight, site.out_axis), []).append(seen)
     found: dict[int, list[tuple[SeenProduct, Index]]] = {}
     for g, group in enumerate(groups):
         for member in group.members:

@@ -23,7 +23,7 @@ def enough(groups: Groups) -> Groups:
     needs = [
         (units, count)
         for ids, count in groups.views[0].ties.recorder.least
-        if (units := _units(groups, ids))
+        if (units := units_at(groups, ids))
     ]
     for units, count in sorted(needs, key=lambda need: len(need[0])):
         cells = np.logical_and.reduce([unit >= 0 for unit in units.values()])
@@ -49,7 +49,7 @@ def _cross(groups: Groups, least: list[int], crossing: list[int], cells: int, co
         least[most] += 1
 
 
-def _units(groups: Groups, ids: Ids) -> dict[int, Index]:
+def units_at(groups: Groups, ids: Ids) -> dict[int, Index]:
     """Group -> its unit at every index of an axis, -1 for none, for groups that have any there."""
     found: dict[int, Index] = {}
     for g, group in enumerate(groups):

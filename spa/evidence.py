@@ -66,7 +66,7 @@ class Evidence:
     @cached_property
     def makers(self) -> list[list[Member]]:
         """For every group the members whose slices make its channels."""
-        axes = {(s.weight, out_axis(s)) for s in sites(self.groups.graph)}
+        axes = {(s.weight, s.out_axis) for s in sites(self.groups.graph)}
         return [[m for m in g.members if (m.tensor, m.axis) in axes] for g in self.groups]
 
     @cached_property
@@ -89,11 +89,6 @@ class Criterion:
     needs: str
     source: str
     normalized: bool = False
-
-
-def out_axis(site: Site) -> int:
-    """The axis of the output channels in the stored weight of a site."""
-    return 1 - site.in_axis
 
 
 def carriers(shapes: Shapes, node: Node) -> list[str]:

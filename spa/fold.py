@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.evidence import out_axis, stored
+from spa.evidence import stored
 from spa.graph import Graph, Node
 from spa.groups import Group, Groups, Member, Removed
 from spa.sites import Site, place, sites
@@ -57,7 +57,7 @@ def fold(groups: Groups, removed: Removed) -> dict[str, NDArray[Any]]:
 
 
 def _roles(graph: Graph, group: Group, found: list[Site]) -> _Roles | None:
-    makes = {(s.weight, out_axis(s)): s for s in found}
+    makes = {(s.weight, s.out_axis): s for s in found}
     reads = {(s.weight, s.in_axis) for s in found}
     roles = _Roles([], [], [])
     for m in group.members:

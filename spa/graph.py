@@ -10,7 +10,8 @@ constant only where its readers keep different indices.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -316,6 +317,29 @@ def behind(name: str, passed: Mapping[str, str]) -> str:
     while name in passed:
         name = passed[name]
     return name
+
+
+def without_dead(graph: Graph, nodes: Iterable[NodeProto], led: Iterable[str]) -> list[NodeProto]:
+    """These nodes without those that only led to some tensors, which no node reads any more."""
+    found, waiting = set[int](), list(led)
+    while waiting:
+        maker = graph.makers.get(waiting.pop())
+        if maker is not None and maker not in found:
+            found.add(maker)
+            waiting += graph.nodes[maker].inputs
+    names = {n for k in found for n in graph.nodes[k].outputs} - set(graph.outputs)
+    every = list(nodes)
+    read, kept = Counter(name for node in every for name in _reads(node)), list[NodeProto]()
+    for node in reversed(every):
+        if all(name in names and not read[name] for name in node.output):
+            read.subtract(_reads(node))
+        else:
+            kept.append(node)
+    return kept[::-1]
+
+
+def _reads(node: NodeProto) -> set[str]:
+    return {*node.input, *(name for body in bodies(node) for name in free_names(body))}
 
 
 def free_names(body: GraphProto) -> set[str]:

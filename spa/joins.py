@@ -42,10 +42,11 @@ def every_end(graph: Graph, shapes: Shapes) -> frozenset[tuple[int, int]]:
 
 def standing(graph: Graph, ends: Places) -> Joined:
     """Of these inputs those that may go alone."""
-    return {(at, k): () for at, k in ends if _has_weights(graph, graph.nodes[at].inputs[k], ends)}
+    return {(at, k): () for at, k in ends if has_weights(graph, graph.nodes[at].inputs[k], ends)}
 
 
-def _has_weights(graph: Graph, name: str, ends: Places) -> bool:
+def has_weights(graph: Graph, name: str, ends: Places) -> bool:
+    """Whether what makes a tensor has weights that nothing needs but the inputs at the ends."""
     found = set[int]()
     widen(graph, found, [name], ends)
     stored = (graph.constants.get(n) for k in found for n in graph.nodes[k].inputs)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from spa.enough import units_at
 from spa.evidence import Evidence, Matrix, Scores, large, slices
-from spa.groups import Group, Member
+from spa.groups import Group, Index, Member
+from spa.parts import parts
 from spa.sites import Floats
+from spa.stream import Stream
 
 ROWS = 512  # distances are made for so many units at a time
+PICK = {"TopK": -1, "ArgMax": 0, "ArgMin": 0}  # what picks, and along which axis unless it says
 TIE = 1e-9  # two points are as near to a mean, up to rounding
 
 
@@ -30,21 +38,76 @@ def similarity(evidence: Evidence) -> list[Scores]:
     Unstructured Pruning for Scalable MoE Pruning): greedy agglomeration into clusters of which one
     unit each stays. Here units of any kind are compared, by the weights that make them: those of an
     expert are its row of the router, those of a head its rows of the projections, those of a
-    channel its filter. Rows of each stored tensor count in units of their mean length. How often
-    two experts are asked together, a second term there, is not looked at.
+    channel its filter. Rows of each stored tensor count in units of their mean length. The second
+    term there, how often two experts are asked together, brings them nearer where calibration
+    inputs show it, see `coactivation`.
     """
-    graph, found = evidence.groups.graph, []
-    for some in _made_by(evidence):
+    graph, found, together = evidence.groups.graph, [], coactivation(evidence)
+    for g, some in enumerate(_made_by(evidence)):
         products = np.zeros((len(some[0].index),) * 2)
         for member in some:
             rows = slices(graph, member).astype(np.float64)
             length = float(np.linalg.norm(rows, axis=1).mean()) or 1.0
             products += (rows / length) @ (rows / length).T
-        found.append(merged_at(products))
+        found.append(merged_at(products, together.get(g)))
     return found
 
 
-def merged_at(products: Matrix) -> Scores:
+def coactivation(evidence: Evidence) -> dict[int, Matrix]:
+    """Group -> of the tokens that one unit or another is picked for the share that both are picked
+    for, shape (units, units), for groups that TopK and ArgMax pick from; by the inputs at hand."""
+    groups, picked = evidence.groups, _picked(evidence)
+    names = {name for some in picked.values() for name, _ in some}
+    if not names or not evidence.inputs:
+        return {}
+    with Stream(parts(groups.graph), evidence.inputs, names) as run:
+        seen = run(sorted(names))
+    found = {}
+    for g, some in picked.items():
+        both = np.zeros((groups[g].size,) * 2)
+        for values in seen:
+            for marks in _beside(_marks(values[n], *where) for n, where in some):
+                asked = (marks[:, :, None] == np.arange(groups[g].size)).any(axis=1)
+                both += asked.astype(np.float64).T @ asked
+        each = np.diag(both)
+        found[g] = both / np.maximum(each[:, None] + each - both, 1)
+    return found
+
+
+Where = tuple[Index, int]  # the unit at every index of an axis that is picked from, and the axis
+
+
+def _picked(evidence: Evidence) -> dict[int, list[tuple[str, Where]]]:
+    """Group -> the tensors that hold positions among its units."""
+    groups, found = evidence.groups, dict[int, list[tuple[str, Where]]]()
+    pointed = groups.views[0].ties.recorder.indices
+    for name, ids in pointed.items():
+        node = groups.graph.nodes[groups.graph.makers[name]]
+        if not pointed.keys().isdisjoint(node.inputs) or node.home or node.op_type not in PICK:
+            continue
+        axis = int(node.attrs.get("axis", PICK[node.op_type]))
+        kept = node.op_type == "TopK" or bool(node.attrs.get("keepdims", 1))
+        for g, unit in units_at(groups, ids).items():
+            if (unit >= 0).all() and kept:
+                found.setdefault(g, []).append((name, (unit, axis)))
+    return found
+
+
+def _marks(positions: NDArray[Any], unit: Index, axis: int) -> Index:
+    """The units that are picked for every token, shape (tokens, picked)."""
+    rows = np.moveaxis(positions, axis, -1)
+    return np.asarray(unit[rows.reshape(-1, rows.shape[-1])])
+
+
+def _beside(found: Iterable[Index]) -> list[Index]:
+    """Those of as many tokens as one, as where the two best are found one after the other."""
+    rows: dict[int, list[Index]] = {}
+    for marks in found:
+        rows.setdefault(len(marks), []).append(marks)
+    return [np.concatenate(some, axis=1) for some in rows.values()]
+
+
+def merged_at(products: Matrix, together: Matrix | None = None) -> Scores:
     """The distance at which every point is merged into one that stays, shape (points,).
 
     Clusters are merged two at a time, those first whose farthest points are nearest to each other
@@ -55,6 +118,7 @@ def merged_at(products: Matrix) -> Scores:
 
     Args:
         products: the inner products of all points, shape (points, points).
+        together: the share of its distance by which each is nearer to each other one, in [0, 1].
     """
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
@@ -63,6 +127,7 @@ def merged_at(products: Matrix) -> Scores:
     if len(squares) < 2:
         return np.zeros(len(squares))
     apart = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0))
+    apart *= 1 if together is None else 1 - together
     np.fill_diagonal(apart, 0)
     tree = linkage(squareform(apart, checks=False), "complete")
     stands, clusters = list(range(len(squares))), [[k] for k in range(len(squares))]

@@ -7,16 +7,25 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from spa import reals, rules
-from spa.graph import Graph
-from spa.groups import Groups, Removed
+from spa.graph import FLOATS, Graph, Node
+from spa.groups import Groups, Kept, Removed
 from spa.parts import Parts
 from spa.picks import SUMS
 from spa.wake import shortened
 
+FAR = 3e4  # below all that is compared, in half precision as well
+# What compares the indices of an axis, and which axis unless it says.
+_COMPARE = {"Softmax": -1, "TopK": -1, "ArgMax": 0, "ArgMin": 0}
 _DIVIDING = ("Div", "Mod", "QuantizeLinear")  # by their second input
 
 
-def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) -> Parts:
+def mask(
+    groups: Groups,
+    removed: Removed,
+    original: Parts,
+    scale: float = 0.0,
+    unasked: bool = False,
+) -> Parts:
     """The original with every stored slice of the removed units and the closing weights of the
     removed blocks set to zero, and with the values that `Graph.changed` holds.
 
@@ -25,6 +34,8 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
 
     Args:
         scale: where zero has no norm to divide by, multiply by this instead.
+        unasked: let Softmax and TopK find removed units far below all others, which is as if they
+            were gone: the shares of the others are those of the pruned file then.
     """
     graph, kept = groups.graph, groups.kept(removed)
     values: dict[str, NDArray[np.generic]] = {}
@@ -65,7 +76,29 @@ def mask(groups: Groups, removed: Removed, original: Parts, scale: float = 0.0) 
         point = reals.nothing(graph, name, value)
         reads[k, position] = own = f"{k}.{position}@closed"
         values[own] = np.zeros_like(value) if point is None else np.array(point)
-    return original.reading(values, reads, sorted(short.dropped - graph.dropped))
+    moved = {}
+    for node in graph.nodes if unasked else ():
+        vector = _far_below(groups, kept, node)
+        if vector is not None:
+            moved[node.index, 0] = own = f"{node.index}.0@below"
+            values[own] = vector
+    return original.reading(values, reads, sorted(short.dropped - graph.dropped), moved)
+
+
+def _far_below(groups: Groups, kept: Kept, node: Node) -> NDArray[np.generic] | None:
+    """What brings the removed indices of the axis that a node compares far below all others."""
+    axes = groups.views[0].ties.axes.get(node.inputs[0]) if node.op_type in _COMPARE else None
+    kind = groups.shapes.dtypes.get(node.inputs[0], 0) if axes else 0
+    if not axes or kind not in FLOATS or node.home or node.index in groups.graph.dead:
+        return None
+    at = int(node.attrs.get("axis", _COMPARE[node.op_type])) % len(axes)
+    stays = kept.of(axes[at].ids)
+    if len(stays) == len(axes[at].ids) or node.domain not in ("", "ai.onnx"):
+        return None
+    vector = np.full([len(a.ids) if k == at else 1 for k, a in enumerate(axes)], -FAR)
+    np.moveaxis(vector, at, 0)[stays] = 0
+    sign = -1 if node.op_type == "ArgMin" or not node.attrs.get("largest", 1) else 1
+    return np.asarray(sign * vector, helper.tensor_dtype_to_np_dtype(kind))
 
 
 def _divides(graph: Graph, name: str) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spa.evidence import carriers, out_axis, slices, stored
+from spa.evidence import carriers, slices, stored
 from spa.fit import solve
 from spa.graph import Node
 from spa.groups import Group, Groups, Removed
@@ -123,11 +123,11 @@ class _Flow:
             reads = (site.weight, site.in_axis) in self._members
             if reads and likeness is not None:
                 yield site, likeness
-            if (site.weight, out_axis(site)) in self._members:
+            if (site.weight, site.out_axis) in self._members:
                 self._at[site.y] = self._made(site, node, None if reads else likeness)
 
     def _made(self, site: Site, node: Node, before: Likeness | None) -> Likeness:
-        w = slices(self._graph, self._members[site.weight, out_axis(site)]).astype(np.float64)
+        w = slices(self._graph, self._members[site.weight, site.out_axis]).astype(np.float64)
         bias = self._vector(node, 2) if len(node.inputs) > 2 else np.zeros(self._size)
         products = w @ w.T
         if before is None or site.groups == 1:

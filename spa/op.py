@@ -182,6 +182,20 @@ class Op:
         self.recorder.understood.add((self.node.index, k))
         return True
 
+    def lists(self, k: int, axes: Sequence[Axis]) -> set[int]:
+        """Which of some axes input k, with a column for each, holds positions on; if it is known of
+        no other column, say that they are read as that."""
+        name = self.node.inputs[k]
+        columns = self.recorder.columns.get(name, {})
+        if len(axes) == 1 and name in self.recorder.indices:
+            columns = {0: self.recorder.indices[name]}
+        found = {c for c, ids in columns.items() if len(ids) == len(axes[c].ids)}
+        for c in found:
+            self.tie(axes[c].ids, columns[c])
+        if found and found == columns.keys():
+            self.recorder.understood.add((self.node.index, k))
+        return found
+
     def asks_for(self, k: int, at: int) -> None:
         """Say that an output tells where input k, which holds positions on an axis, holds one."""
         ids = self.pointed(k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -53,12 +54,14 @@ class Parts:
         values: Mapping[str, NDArray[Any]],
         reads: Mapping[tuple[int, int], str],
         silenced: Iterable[tuple[int, int]] = (),
+        moved: Mapping[tuple[int, int], str] = MappingProxyType({}),
     ) -> Parts:
         """The same model with more initializers.
 
         Args:
             reads: (node, position) -> which of them it reads there from now on.
             silenced: the (node, position) of what is made zero before it is read.
+            moved: (node, position) -> which of them is added to what is read there.
         """
         copy = replace(self, model=_copy(self.model))
         model = copy.model
@@ -71,6 +74,10 @@ class Parts:
         for node, position in silenced:  # onnxruntime puts nodes in order; the others keep places
             proto, own = copy.node(node), f"{node}.{position}@silenced"
             model.graph.node.add(op_type="Sub", input=[proto.input[position]] * 2, output=[own])
+            proto.input[position] = own
+        for (node, position), name in moved.items():
+            proto, own = copy.node(node), f"{node}.{position}@moved"
+            model.graph.node.add(op_type="Add", input=[proto.input[position], name], output=[own])
             proto.input[position] = own
         large = {name: value for name, value in values.items() if _is_large(value)}
         model.graph.initializer.extend(

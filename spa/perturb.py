@@ -68,14 +68,14 @@ class _Probe:
     ) -> None:
         self._running, self._inputs = running, inputs
         self._open = {gate(s): np.ones(width(graph, s), kind(graph, s)) for s in sites}
+        self._size = {gate(s): graph.constants[s.weight].shape[s.in_axis] for s in sites}
         self._wanted = self._outputs({})
 
     def drift(self, readers: Sequence[tuple[Site, Index]], units: Index) -> float:
         closed = {}
         for site, index in readers:
             closed[gate(site)] = self._open[gate(site)].copy()
-            for part in np.split(closed[gate(site)], site.groups):
-                part[index[units].ravel()] = 0
+            closed[gate(site)].reshape(-1, self._size[gate(site)])[:, index[units].ravel()] = 0
         return distance(self._wanted, self._outputs(closed))
 
     def _outputs(self, closed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -90,8 +90,9 @@ def gate(site: Site) -> str:
 
 
 def width(graph: Graph, site: Site) -> int:
-    """How many channels a site reads, all groups together."""
-    return site.groups * graph.constants[site.weight].shape[site.in_axis]
+    """How many channels a site reads on one axis."""
+    size = graph.constants[site.weight].shape[site.in_axis]
+    return size if site.stacked else site.groups * size
 
 
 def kind(graph: Graph, site: Site) -> np.dtype[Any]:

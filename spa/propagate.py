@@ -167,14 +167,14 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) 
         for name in node.captured:
             for axis in axes_of(name) or []:
                 op.lock(axis, f"read inside the body of {node.op_type}")
-        _follow_indices(op, node.index in refused)
+        if node.index in refused or not _is_asked_for_its_shape(graph, node):
+            _follow_indices(op, node.index in refused)
         for name, made in zip(node.outputs, outputs, strict=False):
             if name and name in shapes.shapes:
                 axes[name] = made
     for name in graph.outputs:
-        if name in recorder.indices:
-            maker = graph.makers[name]
-            recorder.locks.append((recorder.indices[name], maker, _RESULT))
+        for ids in _held(recorder, name):
+            recorder.locks.append((ids, graph.makers[name], _RESULT))
         for k, axis in enumerate(axes_of(name) or []):
             if not is_whole(axis) and (name, k) not in released:
                 recorder.locks.append((axis.ids, -1, f"graph output {name!r}"))
@@ -184,26 +184,61 @@ def _walk(graph: Graph, shapes: Shapes, recorder: Recorder, released: Released) 
 def _follow_indices(op: Op, refused: bool) -> None:
     """Positions on an axis that are moved about stay what they are; what is put to a use that its
     rule does not understand locks the axis."""
-    node, known = op.node, op.recorder.indices
+    node, known, columns = op.node, op.recorder.indices, op.recorder.columns
     plain = node.domain in ("", "ai.onnx") and not refused
     if plain and node.op_type in ("Shape", "Size"):  # whatever stands in it
         return
-    moved = plain and node.op_type in _MOVES
+    if plain and node.op_type == "Concat" and (listed := _columns(op)):
+        columns[node.outputs[0]] = listed
+        return
     held = [known[name] for name in node.inputs if name in known]
     if plain and node.op_type == "Concat" and _are_alike(node, known):
         for ids in held[1:]:
             op.tie(ids, held[0])
         known[node.outputs[0]] = held[0]
         return
+    moved = plain and node.op_type in _MOVES
+    rows = moved and node.op_type != "Transpose" and op.shape()[-1:] == op.out_shape()[-1:]
     for k, name in enumerate(node.inputs):
-        if name not in known or ((node.index, k) in op.recorder.understood and not refused):
+        if (node.index, k) in op.recorder.understood and not refused:
             continue
-        if moved and k == 0:
+        if moved and k == 0 and name in known:
             known.update(dict.fromkeys(filter(None, node.outputs), known[name]))
+        elif rows and k == 0 and name in columns:
+            columns[node.outputs[0]] = columns[name]
         else:
-            op.recorder.locks.append((known[name], node.index, _INDEX))
-    for name in node.captured & known.keys():
-        op.recorder.locks.append((known[name], node.index, _INDEX))
+            op.recorder.locks += [(ids, node.index, _INDEX) for ids in _held(op.recorder, name)]
+    for name in node.captured:
+        op.recorder.locks += [(ids, node.index, _INDEX) for ids in _held(op.recorder, name)]
+
+
+def _is_asked_for_its_shape(graph: Graph, node: Node) -> bool:
+    """Whether nothing reads a node's output but what asks for its shape."""
+    name = node.outputs[0]
+    readers = [graph.nodes[k] for k in graph.readers.get(name, ())]
+    shapes = all(n.op_type == "Shape" and n.domain in ("", "ai.onnx") for n in readers)
+    return bool(readers) and shapes and len(node.outputs) == 1 and name not in graph.outputs
+
+
+def _held(recorder: Recorder, name: str) -> list[Ids]:
+    """The axes on which a tensor holds positions."""
+    alone = [recorder.indices[name]] if name in recorder.indices else []
+    return [*alone, *recorder.columns.get(name, {}).values()]
+
+
+def _columns(op: Op) -> dict[int, Ids]:
+    """The columns that hold positions on an axis, of what is put together on the last axis with
+    some that hold none."""
+    names, held, found, at = op.node.inputs, op.recorder, dict[int, Ids](), 0
+    if op.axis(1) != len(op.shape()) - 1 or all(name in held.indices for name in names):
+        return {}
+    for k, name in enumerate(names):
+        if name in held.indices and op.shape(k)[-1] != 1:
+            return {}
+        listed = {0: held.indices[name]} if name in held.indices else held.columns.get(name, {})
+        found |= {at + c: ids for c, ids in listed.items()}
+        at += op.shape(k)[-1]
+    return found
 
 
 def _are_alike(node: Node, known: Mapping[str, Ids]) -> bool:

@@ -77,6 +77,7 @@ def _open(source: str | bytes, options: ort.SessionOptions) -> ort.InferenceSess
     )
 
 
+_FOUND = {"ArgMax", "ArgMin", "NonZero", "Shape", "Size", "TopK"}
 _ROUNDS = 5  # of a loop, where an input says how many
 STYLES = ("random", "bits", "ones", "zeros")  # of integers
 _WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
@@ -304,13 +305,29 @@ def _array(
     return random.integers(0, top, shape).astype(dtype)
 
 
+def _is_from_outside(graph: Graph, name: str) -> bool:
+    """Whether integers are computed from an input, not found as positions or sizes on the way."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in graph.inputs:
+            return True
+        maker = graph.makers.get(name)
+        if name in seen or maker is None or graph.nodes[maker].op_type in _FOUND:
+            continue
+        seen.add(name)
+        waiting += [*graph.nodes[maker].inputs, *graph.nodes[maker].captured]
+    return False
+
+
 def smallest_table(graph: Graph) -> int:
-    """Rows of the smallest table that integers index, at most 1000 and at least 2."""
+    """Rows of the smallest table that integers from outside index, at most 1000 and at least 2."""
     rows = [
         graph.constants[node.inputs[0]].shape[int(node.attrs.get("axis", 0))]
         for node in graph.nodes
         if node.op_type == "Gather"
         and node.inputs[0] in graph.constants
+        and _is_from_outside(graph, node.inputs[1])
         and graph.constants[node.inputs[0]].shape
         and node.inputs[1] in graph.activations
     ]

@@ -25,6 +25,7 @@ from spa.rules import MICROSOFT
 
 Floats = NDArray[np.floating[Any]]
 Place = tuple[int, int]  # node, position of an input
+STACKED = 1 << 16  # inputs of all products of a stack together, beyond which it is no site
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ class Site:
     rows: Callable[[Floats, int, np.random.Generator], Floats]
     in_axis: int  # the axis of the input channels in the stored weight
     rounds: bool = False
+    stacked: bool = False  # whether the groups are an axis of their own, in x and in the weight
+
+    @property
+    def out_axis(self) -> int:
+        """The axis of the output channels in the stored weight."""
+        return self.in_axis + 1 if self.stacked else 1 - self.in_axis
 
 
 def sites(graph: Graph) -> list[Site]:
@@ -289,6 +296,8 @@ def _transpose(graph: Graph, given: _Given) -> Site | None:
 def _matrix(graph: Graph, given: _Given) -> Site | None:
     """A product with a stored matrix on the right, also where more is fused to it."""
     node, weight = given.node, _name(graph, given.at)
+    if node.op_type == "MatMul" and len(graph.constants[weight].shape) == 3:
+        return _stack(graph, given)
     turned = any(node.attrs.get(name, 0) for name in ("transA", "transBatchA", "transBatchB"))
     if len(graph.constants[weight].shape) != 2 or turned:
         return None
@@ -305,6 +314,29 @@ def _matrix(graph: Graph, given: _Given) -> Site | None:
     return Site(
         node.index, given.x, given.y, -1, weight, given.at, given.bias, 1, forward, backward,
         _flat(-1), 1 if across else 0,
+    )  # fmt: skip
+
+
+def _stack(graph: Graph, given: _Given) -> Site | None:
+    """Several products at once, each with a matrix of its own: x[g] W[g], or x W[g]."""
+    weight = _name(graph, given.at)
+    groups, inputs, _ = graph.constants[weight].shape
+    if groups < 2 or groups * inputs > STACKED:
+        return None
+
+    def rows(x: Floats, most: int, random: np.random.Generator) -> Floats:
+        x = x[None] if x.ndim == 2 else x
+        lines = np.moveaxis(x, -3, -2).reshape(-1, x.shape[-3], inputs)
+        if len(lines) > most:
+            lines = lines[np.sort(random.choice(len(lines), most, replace=False))]
+        return np.broadcast_to(lines, (len(lines), groups, inputs))[..., None]
+
+    def turned(w: Floats) -> Floats:
+        return np.swapaxes(w, 1, 2)
+
+    return Site(
+        given.node.index, given.x, given.y, -1, weight, given.at, None, groups,
+        lambda w: turned(w)[..., None], lambda w, _: turned(w[..., 0]), rows, 1, stacked=True,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def read_at(graph: Graph, name: str) -> Place:
 
 def is_alone(groups: Groups, removed: Removed, product: Product) -> bool:
     """Whether what is removed of the channels of both sides is read by the product alone."""
-    weights = {(s.site.weight, 1 - s.site.in_axis): s for s in product.sides}
+    weights = {(s.site.weight, s.site.out_axis): s for s in product.sides}
     places = [s.site.place for s in product.sides]
     places += [s.site.bias.place for s in product.sides if s.site.bias is not None]
     own_names = {groups.graph.nodes[node].inputs[position] for node, position in places}

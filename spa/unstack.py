@@ -9,7 +9,6 @@ analysed; the numbers stay the same, and verification compares both forms. What 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,10 +19,10 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from spa.axes import Axes, is_whole
-from spa.graph import Graph, Node, free_names
+from spa.graph import Graph, Node, without_dead
 from spa.index import other_form
 from spa.inorder import in_order
-from spa.protos import bodies, copy_without, unused
+from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
 _SAME = {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -195,10 +194,6 @@ def _static(shapes: Shapes, node: Node, k: int, attr: str = "") -> Any:
     return None if name in shapes.moving else shapes.values.get(name)
 
 
-def _reads(node: NodeProto) -> set[str]:
-    return {*node.input, *(name for body in bodies(node) for name in free_names(body))}
-
-
 class _Builder:
     """Writes the nodes that take the place of stacks."""
 
@@ -231,7 +226,8 @@ class _Builder:
                 self.nodes.append(node.proto)
         if not gone:
             return None
-        self._drop_dead()
+        led = [n for k in self.same for n in self.graph.nodes[k].inputs]
+        self.nodes = without_dead(self.graph, self.nodes, led)
         given = self.graph.model
         model = copy_without(given, "node", "value_info")
         model.graph.node.extend(self.nodes)
@@ -239,25 +235,6 @@ class _Builder:
         known = [info for info in given.graph.value_info if info.name in made]
         model.graph.value_info.extend(known)
         return model
-
-    def _drop_dead(self) -> None:
-        """Take out the nodes that only led to what moves nothing."""
-        led = set()
-        waiting = [n for k in self.same for n in self.graph.nodes[k].inputs]
-        while waiting:
-            maker = self.graph.makers.get(waiting.pop())
-            if maker is not None and maker not in led:
-                led.add(maker)
-                waiting += self.graph.nodes[maker].inputs
-        names = {n for k in led for n in self.graph.nodes[k].outputs} - set(self.graph.outputs)
-        read = Counter(name for node in self.nodes for name in _reads(node))
-        kept: list[NodeProto] = []
-        for node in reversed(self.nodes):
-            if all(name in names and not read[name] for name in node.output):
-                read.subtract(_reads(node))
-            else:
-                kept.append(node)
-        self.nodes = kept[::-1]
 
     def _apart(self, stack: _Stack) -> list[list[NodeProto]] | None:
         """The nodes that take the place of each pick."""

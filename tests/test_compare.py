@@ -16,6 +16,7 @@ from spa.compare import Row, compare, read_labels, top1
 from spa.report import print_rows
 from spa.settings import Settings
 from tests.conftest import DIGITS, PLAIN
+from tests.test_blame import counting
 from tests.test_cli import strict_json
 
 Cli = Callable[..., Result]
@@ -82,6 +83,17 @@ def test_out_of_reach_is_a_row() -> None:
     (_, row) = compare(DIGITS, "macs=0.1", "l1", use)
     assert "out of reach" in row.failed
     assert row.to_dict()["failed"] == row.failed
+
+
+@pytest.mark.parametrize("compensate", ["refit", "none"])
+def test_a_model_that_fails_is_a_row(compensate: str) -> None:
+    """Without some of its units this one has no rows to split."""
+    use = Settings(samples=32, compensate=compensate, repair="none", round_to=1)
+    rows = compare(counting(), ["channels=0.5", "params=0.95"], "l1", use)
+    plain = [row for row in rows[1:] if row.compensation == "none"]
+    assert [row.measure for row in plain] == ["channels", "params"]
+    assert "Split" in plain[0].failed and not plain[1].failed
+    assert all(not row.failed for row in rows[1:] if row.compensation == "refit")
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,21 @@ def test_exactly_dependent_channels_are_made_up_for(width: int, rank: int, seed:
     assert np.abs(dense - pruned).max() <= 1e-5 * np.abs(dense).max()
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_those_of_several_products_at_once_too(count: int) -> None:
+    """Experts in a stack, each with channels of its own that depend on each other."""
+    net, random, width = Net("stack"), np.random.default_rng(0), 10
+    first = random.standard_normal((count, 6, 3)) @ random.standard_normal((count, 3, width))
+    h = net.matmul(net.input("x", ("batch", 6)), first.astype("f4"))
+    y = net.matmul(h, random.standard_normal((count, width, 3)).astype("f4"))
+    model, x = net.model(y), random.standard_normal((64, 6)).astype("f4")
+    data = {"x": np.tile(x, (4, 1))}
+    result = spa.prune(model, "channels=0.4", round_to=1, data=data, verify=False)
+    assert [len(gone) for gone in result.removed.values()] == [6]
+    dense, pruned = outputs(model, x), outputs(result.model, x)
+    assert np.abs(dense - pruned).max() <= 1e-5 * np.abs(dense).max()
+
+
 def case(seed: int = 0) -> tuple[Groups, list[dict[str, np.ndarray]]]:
     net = Net("case")
     x = net.relu(net.bn(net.conv(net.input("x", ("n", 3, 8, 8)), 16, bias=False)))

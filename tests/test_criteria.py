@@ -20,7 +20,15 @@ import spa
 from models.blocks.table import BLOCKS
 from models.builder import Net, Tensor
 from models.hazards import HAZARDS
-from models.mixtures import EXPERTS, MIXTURES
+from models.mixtures import (
+    EACH,
+    EXPERTS,
+    GROUPS,
+    MIXTURES,
+    PICKED,
+    by_two_best,
+    group_limited,
+)
 from models.sequence import vit
 from models.vision import MAKERS
 from spa import run as runs
@@ -28,6 +36,7 @@ from spa.criteria import CRITERIA, Evidence, Seen
 from spa.drift import distance
 from spa.errors import UsageError
 from spa.groups import Groups
+from spa.likeness import coactivation, similarity
 from spa.mask import mask
 from spa.measure import BINS, entropies
 from spa.options import CHOICES
@@ -270,6 +279,37 @@ def test_similarity_removes_one_of_two_experts_with_one_row_of_the_router(name: 
     found = score(replace(groups, graph=graph), "similarity")[g]
     assert set(np.argsort(found)[[0, -1]].tolist()) & {0, 2}
     assert np.argmin(found) in (0, 2)
+
+
+@pytest.mark.parametrize("name", ["compared", "looped", "looked_up", "looked_up_by_two_best"])
+def test_experts_that_are_asked_together_are_nearer(name: str) -> None:
+    model = MIXTURES[name][0]()
+    groups = spa.analyze(model)
+    (g,) = [g for g, group in enumerate(groups) if group.size == EXPERTS]
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    graph = groups.graph
+    weights = [
+        np.asarray(graph.array(f"MatMul_{k}.{w}")) for k in (0, 1) for w in ("weight", "bias")
+    ]
+    first, shift, router, bias = weights
+    best = np.argsort((x @ first + shift) @ router + bias, axis=1)[:, -PICKED:]
+    marks = (best[:, :, None] == np.arange(EXPERTS)).any(axis=1).astype(float)
+    both, each = marks.T @ marks, marks.sum(axis=0)
+    evidence = Evidence(groups, np.random.default_rng(0), {}, inputs=[{"x": x[:25]}, {"x": x[25:]}])
+    found = coactivation(evidence)
+    np.testing.assert_allclose(found[g], both / (each[:, None] + each - both))
+    assert found.keys() == {g} and not coactivation(replace(evidence, inputs=()))
+    nearer, plain = similarity(evidence)[g], similarity(replace(evidence, inputs=()))[g]
+    assert (np.sort(nearer) <= np.sort(plain)).all() and nearer.sum() < plain.sum()
+
+
+def test_positions_in_a_group_and_of_groups_are_counted_apart() -> None:
+    groups = spa.analyze(group_limited(by_two_best))
+    x = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    found = coactivation(Evidence(groups, np.random.default_rng(0), {}, inputs=[{"x": x}]))
+    assert sorted(len(both) for both in found.values()) == [EACH, GROUPS]
+    for both in found.values():
+        assert (np.diag(both) <= 1).all() and (both >= 0).all() and (both <= 1).all()
 
 
 ONE_BY_ONE = ("sliced", "compared", "looped", "joined", "summed_at_once")

@@ -182,3 +182,16 @@ def test_only_what_has_to_is_the_same_everywhere() -> None:
     for one in found(model):
         assert one.feeds["rows"] == [1]
         assert len(np.unique(one.feeds["ids"])) > 2
+
+
+@pytest.mark.parametrize(("halve", "rows"), [(False, 40), (True, 6)])
+def test_integers_index_the_tables_that_they_reach(halve: bool, rows: int) -> None:
+    """A table of four matrices is looked up by what is picked on the way, one of six by ids."""
+    net = Net("tables")
+    ids = net.input("ids", ["n"], np.int64)
+    x = net.gather(net.weight(40, 5), ids)
+    _, best = net.nodes("TopK", [net.linear(x, 4), [1]], 2, axis=-1)
+    x = net.matmul(net.unsqueeze(x, 1), net.gather(net.weight(4, 5, 5), net.squeeze(best, 1)))
+    if halve:
+        x = net.add(x, net.unsqueeze(net.gather(net.weight(6, 5), net.div(ids, np.int64(2))), 1))
+    assert runs.smallest_table(load(net.model(x))) == rows

@@ -58,6 +58,28 @@ def test_rows_of_a_convolution(attrs: dict[str, object]) -> None:
     assert np.allclose(made(model, site, x), np.moveaxis(want, 1, -1).reshape(-1, 6), atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(7, 4), (1, 7, 4), (3, 7, 4), (2, 1, 7, 4), (2, 3, 7, 4)])
+def test_rows_of_a_stack_of_matrices(shape: tuple[int, ...]) -> None:
+    net = Net("stack")
+    model = net.model(net.matmul(net.input("x", shape), net.weight(3, 4, 5)))
+    (site,) = sites(index(model))
+    assert (site.groups, site.in_axis, site.out_axis) == (3, 1, 2) and site.bias is None
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    want = np.moveaxis(run(model, x, site.y), -3, -2).reshape(-1, 15)
+    assert np.allclose(made(model, site, x), want, atol=1e-5)
+    few = site.rows(x, 5, np.random.default_rng(0))
+    assert few.shape == (5, 3, 4, 1)
+    w = index(model).array(site.weight)
+    assert np.array_equal(site.backward(site.forward(w), w.shape), w)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5), (2, 1 << 16, 1)])
+def test_a_stack_of_one_or_too_large_is_no_site(shape: tuple[int, ...]) -> None:
+    net = Net("stack")
+    x = net.input("x", (2, 1, shape[1]))
+    assert not sites(index(net.model(net.matmul(x, np.ones(shape, np.float32)))))
+
+
 def test_rows_are_chosen_alike_for_arrays_of_one_shape() -> None:
     (site,) = sites(index(conv_net(kernel_shape=[3, 3])))
     x = np.random.default_rng(1).standard_normal((2, 4, 9, 8)).astype(np.float32)

@@ -10,10 +10,22 @@ from onnx import ModelProto, numpy_helper
 
 import spa
 from models.builder import Net, Tensor
-from models.mixtures import EACH, EXPERTS, GROUPS, MIXTURES, by_best, by_two_best, group_limited
+from models.mixtures import (
+    EACH,
+    EXPERTS,
+    GROUPS,
+    INNER,
+    MIXTURES,
+    WIDTH,
+    by_best,
+    by_two_best,
+    group_limited,
+    sorted_by_expert,
+)
 from spa import run
 from spa.groups import Groups
-from spa.parts import parts
+from spa.mask import mask
+from spa.parts import Parts, parts
 from spa.rewrite import rewrite
 from tests.oracle import check
 
@@ -56,16 +68,32 @@ def test_mixture(name: str) -> None:
 def test_without_some_is_as_if_they_were_never_picked(name: str, gone: list[int]) -> None:
     groups = spa.analyze(MIXTURES[name][0]())
     pruned = rewrite(groups, {experts(groups): np.asarray(gone)})
-    same(never_picked(groups, gone), pruned)
+    same(parts(never_picked(groups, gone)), parts(pruned))
 
 
-def same(*models: ModelProto) -> None:
+@pytest.mark.parametrize("name", MIXTURES)
+def test_masked_so_that_they_are_not_asked_it_computes_what_the_pruned_one_does(name: str) -> None:
+    groups = spa.analyze(MIXTURES[name][0]())
+    removed = {experts(groups): np.asarray([0, 2])}
+    masked = mask(groups, removed, parts(groups.graph), unasked=True)
+    same(masked, parts(rewrite(groups, removed)))
+
+
+def test_of_experts_that_read_sorted_tokens_the_width_goes() -> None:
+    groups = check(sorted_by_expert(), 2)
+    assert sorted(group.size for group in groups) == [INNER, WIDTH]
+    why = {lock.reason() for lock in groups.locks() if lock.size == EXPERTS}
+    assert len(why) == 1 and "positions" in why.pop()
+
+
+def same(*models: Parts) -> None:
     feeds = {"x": np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)}
     made = []
     for model in models:
-        with run.session(parts(model)) as session:
+        with run.session(model) as session:
             made.append(next(iter(run.run(session, feeds).values())))
-    np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
+    for other in made[1:]:
+        np.testing.assert_allclose(made[0], other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("below", [0.0, -np.inf])
@@ -79,4 +107,6 @@ def test_whole_groups_go_or_one_of_every_group(judge: Judge, below: float) -> No
         assert groups[g].least == (2 if size == GROUPS or judge is by_two_best else 1)
         for line in range(size):
             pruned = rewrite(groups, {g: np.asarray([line])})
-            same(never_picked(groups, lines[line].tolist(), GROUPS * EACH), pruned)
+            never = never_picked(groups, lines[line].tolist(), GROUPS * EACH)
+            masked = mask(groups, {g: np.asarray([line])}, parts(groups.graph), unasked=True)
+            same(parts(never), masked, parts(pruned))

@@ -302,6 +302,12 @@ def _scatter(op: str) -> Body:
     return body
 
 
+def _beside(net: Net, at: Tensor) -> Tensor:
+    """Given positions beside those that are computed, a row for each."""
+    first = net.input("at", tuple(at.shape), np.int64)
+    return net.concat(net.unsqueeze(first, 2), net.unsqueeze(at, 2), axis=2)
+
+
 INDEXED = [
     case("GatherND-list", 2, lambda net, a: net.transpose(net.node(
         "GatherND", net.transpose(a, 1, 0, 2, 3), np.array([[5], [0], [-1]])), 1, 0, 2, 3),
@@ -351,6 +357,12 @@ INDEXED = [
     case("TopK-looked-up-by-lists", 2, of_numbers(
         lambda net, a, at: net.node("GatherND", net.weight(8, 4), net.unsqueeze(at, 2))),
         shape=ROWS),
+    case("TopK-looked-up-beside-others", 2, of_numbers(lambda net, a, at: net.node(
+        "GatherND", net.weight(5, 8, 4), _beside(net, at))), shape=ROWS),
+    case("TopK-written-to-beside-others", 1, of_numbers(lambda net, a, at: net.unsqueeze(net.node(
+        "ScatterND", a, _beside(net, at), net.uniform(0, 1, 4, 3)), 2)), shape=ROWS, exact=False),
+    case("TopK-beside-others-that-are-read", 0, of_numbers(
+        lambda net, a, at: net.cast(_beside(net, at), 1)), shape=ROWS),
     case("TopK-looked-up-elements", 1, of_numbers(
         lambda net, a, at: net.unsqueeze(net.node("GatherElements", net.relu(a), at, axis=1), 2)),
         shape=ROWS, exact=False),
