@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 import spa
 from models.builder import Dim, Net, Tensor
 from models.graph import graphs_of
-from spa import run
-from spa.groups import Group
+from spa import rules, run
+from spa.groups import Group, Groups
 from spa.parts import parts
 from spa.rewrite import rewrite
 from spa.rules import MICROSOFT
@@ -69,12 +69,23 @@ class Case:
 
     def check(self) -> None:
         groups = check(self.model(), self.groups, runnable=self.runnable)
+        _check_foretold(groups)
         refused = groups.views[0].ties.refused
         assert bool(refused) == self.refused, f"refused: {refused}"
         if self.exact is not None:
             assert {g.exact for g in groups} <= {self.exact}
         if self.inexact is not None:
             assert sum(not g.exact for g in groups) == self.inexact
+
+
+def _check_foretold(groups: Groups) -> None:
+    """What patterns tell of shapes, which is asked for where nothing else tells them, is so."""
+    ties = groups.views[0].ties
+    for index, op in ties.ops.items():
+        rule = rules.find(op.node.op_type, op.node.domain)
+        if rule is not None and rule.shapes is not None and index not in ties.refused:
+            for told, shape in zip(rule.shapes(op), op.out_shapes, strict=False):
+                assert told is None or shape is None or told == shape, (op.node.op_type, told)
 
 
 def case(name: str, groups: int, body: Body, *, bug: str = "", **options: Any) -> Any:
