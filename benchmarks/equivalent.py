@@ -139,7 +139,7 @@ EQUIVALENT: dict[str, str] = {
     r"control\.loop: 0 becomes 1 in `first > 0": "a Loop gives two inputs before its states",
     r"contrib_attention\..*: '(\),| ->) .*: (u becomes U|s becomes S|2 becomes 3)": "axes that no "
     "input has are whole",
-    r"contrib_attention\._projected: '\), \*, ': \* becomes": "a list of lengths holds no weight",
+    r"contrib_attention\._projected: ', \*, ': \* becomes": "a list of lengths holds no weight",
     r"contrib_attention\._(grouped|multi_head|rotary): '\*': \* becomes": "numbers, lists, and "
     "what is absent have no axes that weights have",
     r"contrib_attention\._packed: 't H 3 D, \*, \*, .*\* becomes": "what is absent has no axes",

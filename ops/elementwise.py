@@ -76,8 +76,8 @@ def _asked(op: Op) -> tuple[int, NDArray[Any]] | None:
         ids, stored = op.pointed(k), op.fixed(1 - k)
         if ids is not None and stored is not None:
             alone = stored.size == 1 and 0 <= stored.item() < len(ids)
-            listed = max(stored.shape, default=1) == len(ids)
-            if alone or (listed and np.array_equal(stored.ravel(), range(len(ids)))):
+            every = np.array_equal(stored.ravel(), range(len(ids)))
+            if alone or (every and max(stored.shape) == len(ids)):
                 return k, stored
     return None
 
