@@ -157,6 +157,8 @@ EQUIVALENT: dict[str, str] = {
     r"contrib_attention\._multi_head: (6 becomes 7 in `op.has|1 becomes 2 in `op)": "the same",
     r"contrib_attention\._(turned: 7 becomes 8|turns: 2 becomes 3 in `op.shape)": "as many sines "
     "as cosines",
+    r"contrib_attention\._grouped: 'B h \*': h (becomes|and)": "an axis of one is never "
+    "removed, and steps are whole",
     r"contrib_attention\._kept_keys: `q.* compared by Gt": "a head has eight elements at least",
     r"contrib_attention\._turned: '\*': \* becomes": "nothing is turned, and there are no angles",
     r"blocked\.gather: `at > picked` compared by GtE": "the two axes are not the same there",

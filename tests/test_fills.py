@@ -79,6 +79,28 @@ def test_operators_of_others_are_left_alone() -> None:
     assert spa.analyze(net.model(net.linear(y, 2))).graph.given is None
 
 
+def test_what_has_no_width_is_left_alone() -> None:
+    net = Net("numbers")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    one = net.node("ConstantOfShape", np.int64([1, 1]), value=np.float32([2]))
+    y = net.add(net.mul(x, one), one)
+    assert spa.analyze(net.model(net.linear(y, 2))).graph.given is None
+
+
+def test_what_a_body_reads_is_left_alone() -> None:
+    net = Net("inside")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    zeros = net.node("Expand", np.float32(0), net.shape_vector(net.dim(x, 0), 8))
+    flag, bodies = net.input("flag", [], np.bool_), {}
+    for name, op in (("then_branch", "Add"), ("else_branch", "Mul")):
+        with net.body() as body:
+            body.outputs = [net.node(op, x, zeros)]
+        bodies[name] = body
+    y = net.add(net.node("If", flag, shape=[2, 8], **bodies), net.relu(zeros))
+    groups = check(net.model(net.linear(y, 2)), 1)
+    assert groups.graph.given is None
+
+
 @pytest.mark.parametrize("kind", ["input", "initializer"])
 def test_copies_have_names_of_their_own(kind: str) -> None:
     model = _model("Expand")
