@@ -139,7 +139,7 @@ EQUIVALENT: dict[str, str] = {
     r"control\.loop: 0 becomes 1 in `first > 0": "a Loop gives two inputs before its states",
     r"contrib_attention\..*: '(\),| ->) .*: (u becomes U|s becomes S|2 becomes 3)": "axes that no "
     "input has are whole",
-    r"contrib_attention\._projected: '\), \*, ': \* becomes": "a list of lengths holds no weight",
+    r"contrib_attention\._projected: ', \*, ': \* becomes": "a list of lengths holds no weight",
     r"contrib_attention\._(grouped|multi_head|rotary): '\*': \* becomes": "numbers, lists, and "
     "what is absent have no axes that weights have",
     r"contrib_attention\._packed: 't H 3 D, \*, \*, .*\* becomes": "what is absent has no axes",
@@ -155,9 +155,13 @@ EQUIVALENT: dict[str, str] = {
     r"contrib_attention\._macs: 1 becomes 2 in `(op|len)": "keys and values come "
     "together, before and after",
     r"contrib_attention\._multi_head: (6 becomes 7 in `op.has|1 becomes 2 in `op)": "the same",
-    r"contrib_attention\._turned: 7 becomes 8": "as many sines as cosines",
+    r"contrib_attention\._(turned: 7 becomes 8|turns: 2 becomes 3 in `op.shape)": "as many sines "
+    "as cosines",
+    r"contrib_attention\._grouped: 'B h \*': h (becomes|and)": "an axis of one is never "
+    "removed, and steps are whole",
     r"contrib_attention\._kept_keys: `q.* compared by Gt": "a head has eight elements at least",
     r"contrib_attention\._turned: '\*': \* becomes": "nothing is turned, and there are no angles",
+    r"blocked\.gather: `at > picked` compared by GtE": "the two axes are not the same there",
     r"blocked\.gather: without `(if picked == at|return follow)": "then it is refused, which locks "
     "the same",
     r"contrib_attention\._turned: 'D 8 2': 8 and 2 swapped": "the inside of a unit has no order",

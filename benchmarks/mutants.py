@@ -1,4 +1,4 @@
-"""Break the rules of a family on purpose, one small piece of its source at a time."""
+"""Break the rules of a family, or a module, on purpose, one small piece of its source at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import cache
 from hashlib import sha1
 from pathlib import Path
 
-OPS = Path(__file__).parent.parent / "ops"
+ROOT = Path(__file__).parent.parent
+OPS = ROOT / "ops"
 
 _LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z][0-9]?(?![A-Za-z])|\d+|\.\.\.|\*")
 _OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]{2,}")
@@ -33,7 +34,7 @@ Change = Callable[[ast.AST], object]  # changes a node of a fresh copy in place
 
 @dataclass(frozen=True)
 class Mutant:
-    """A family's source with one piece broken.
+    """A family's source with one piece broken, or that of a module, such as spa.ahead.
 
     lines: where the piece stands. ops: the operators of the declarations it has a part in, if any.
     name: the function or operators it stands in, and what became of the piece.
@@ -58,11 +59,12 @@ class Mutant:
 @cache
 def _text(family: str) -> str:
     """The source of a family; the same for the whole run, whoever edits it meanwhile."""
-    return (OPS / f"{family}.py").read_text()
+    folder, _, name = family.rpartition(".")
+    return (ROOT / (folder or OPS.name) / f"{name}.py").read_text()
 
 
 def mutants(family: str) -> Iterator[Mutant]:
-    """Every mutant of `ops/<family>.py`."""
+    """Every mutant of `ops/<family>.py`, or of a module by its name."""
     tree = ast.parse(_text(family))
     nodes = list(ast.walk(tree))
     parents = {child: node for node in nodes for child in ast.iter_child_nodes(node)}

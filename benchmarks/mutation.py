@@ -3,23 +3,28 @@
     python -m benchmarks.mutation [FAMILY ...] [--jobs 2] [--list] [--quick]
         [--verdicts FOLDER] [--report docs/mutation.md]
 
+FAMILY is one of `ops/`, or a module of `MODULES`.
+
 Every mutant (see `benchmarks.mutants`) runs in a process of its own, in memory, until a check
 fails: first those that killed the mutants before it, then the cheapest. It meets the rows and the
 other functions of its family's test that reach the broken lines, then kinds, costs, sites and what
 quantised numbers stand for, then (unless --quick) those hazard models and random graphs of a fixed
 set that reach them, at most `MODELS`. Mutants that compute the same as the original are listed in
 `EQUIVALENT`, with the reason; they meet rows alone. Verdicts are kept in a folder if asked: what
-was killed is not run again while the statement it stands in is the same.
+was killed is not run again while the statement it stands in is the same. A mutant of a module
+meets the tests of its own file.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,11 +36,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
+import pytest
+
 from benchmarks.equivalent import EQUIVALENT, reason
-from benchmarks.mutants import OPS, Mutant, mutants
+from benchmarks.mutants import OPS, ROOT, Mutant, mutants
 from spa import run
 from spa.propagate import load_rules
 from spa.rules import RULES
@@ -44,6 +51,7 @@ from tests.numeric import Lone, Partition
 from tests.ops.test_every_rule import NUMERIC, references
 
 FAMILIES = tuple(sorted(p.stem for p in OPS.glob("[a-z]*.py")))
+MODULES = ("spa.ahead", "spa.blame", "spa.direct", "spa.fills")
 SLOWER = 20  # times as long as without a mutant; a loop without an end counts as killed
 CORPUS = 150  # random graphs
 BESIDE = {"control": ("sequence",), "movement": ("reduce",)}  # whose rows are about it as well
@@ -123,6 +131,30 @@ def functions(path: str) -> Iterator[Check]:
 def _operators(given: dict[str, Any]) -> frozenset[str]:
     models = [v.model() for v in given.values() if hasattr(v, "model")]
     return frozenset(node.op_type for model in models for node in model.graph.node)
+
+
+def module_checks(module: str) -> Iterator[Check]:
+    """The functions of the tests of a module, with all their values and fixtures."""
+    path = ROOT / "tests" / f"test_{module.rpartition('.')[2]}.py"
+    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE):
+
+        def run_it(which: str = f"{path}::{name}") -> None:
+            plain = ["-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider"]
+            if pytest.main([*plain, which]) != pytest.ExitCode.OK:
+                raise AssertionError(which)
+
+        yield Check(f"{path.stem}.{name}", run_it)
+
+
+def timed(check: Check) -> Check | None:
+    """The check with how long it takes; None where it fails without any mutant."""
+    start = time.perf_counter()
+    try:
+        check.run()
+    except Exception as error:
+        print(f"fails without a mutant: {check.name}: {error!r}"[:200], file=sys.stderr)
+        return None
+    return replace(check, seconds=time.perf_counter() - start)
 
 
 def other_checks() -> Iterator[Check]:
@@ -217,7 +249,6 @@ def traced(check: Check) -> Check | None:
         return function and call
 
     before = dict(RULES)
-    start = time.perf_counter()
     for key, rule in before.items():
         clauses = {
             name: watched(rule.op_type, getattr(rule, name))
@@ -234,14 +265,10 @@ def traced(check: Check) -> Check | None:
         }
         RULES[key] = replace(rule, **clauses, quantised=held)
     try:
-        check.run()
-    except Exception as error:
-        print(f"fails without a mutant: {check.name}: {error!r}"[:200], file=sys.stderr)
-        return None
+        done = timed(check)
     finally:
         RULES.update(before)
-    seconds = time.perf_counter() - start
-    return replace(check, lines=frozenset(found), ops=check.ops | ran, seconds=seconds)
+    return done and replace(done, lines=frozenset(found), ops=check.ops | ran)
 
 
 # Judging -----------------------------------------------------------------------------------------
@@ -249,12 +276,28 @@ def traced(check: Check) -> Check | None:
 
 def install(mutant: Mutant) -> bool:
     """Put the mutant's rules in place of the family's; whether the set of rules changed."""
+    if mutant.family in MODULES:
+        put(import_module(mutant.family), mutant.tree())
+        return False
     before = {k for k, rule in RULES.items() if rule.family == mutant.family}
     for key in before:
         del RULES[key]
     names = {"__name__": f"ops.{mutant.family}", "__file__": "mutant"}
     exec(compile(mutant.tree(), "mutant", "exec"), names)
     return before != {k for k, rule in RULES.items() if rule.family == mutant.family}
+
+
+def put(module: ModuleType, tree: ast.Module) -> None:
+    """Put other source in place of a module's; its functions stay the objects that they are, as
+    others have imported them."""
+    names: dict[str, Any] = {"__name__": module.__name__}
+    exec(compile(tree, "mutant", "exec"), names)
+    for name, new in names.items():
+        old = vars(module).get(name)
+        if isinstance(new, FunctionType) and new.__module__ == module.__name__ and old:
+            old.__code__, old.__defaults__ = new.__code__, new.__defaults__
+        elif not name.startswith("__"):
+            setattr(module, name, new)
 
 
 def judge(mutant: Mutant, checks: Iterable[Check]) -> str:
@@ -281,7 +324,7 @@ def chosen_checks(
         found = [check for check in checks if check.meets(mutant)]
         return sorted(found, key=lambda check: (-kills[check.name], check.seconds))
 
-    if reason(f"{mutant.family}.{mutant.name}"):
+    if mutant.family in MODULES or reason(f"{mutant.family}.{mutant.name}"):
         return met(own)
     return [*met(own), *met(later), *met(models)[:MODELS]]
 
@@ -352,7 +395,7 @@ def main() -> None:
     parser.add_argument("--known", action="store_true", help="judge none, report what is known")
     parser.add_argument("--report", type=Path, help="write a table in Markdown")
     options = parser.parse_args()
-    families = options.families or FAMILIES
+    families = options.families or (*FAMILIES, *MODULES)
     chosen = {f: [m for m in mutants(f) if options.only in m.name] for f in families}
     if options.list:
         for m in itertools.chain(*chosen.values()):
@@ -364,12 +407,17 @@ def main() -> None:
         return
     run.session = partial(run.session, threads=1)  # tiny models, and jobs side by side
     load_rules()
-    later = [check for check in map(traced, other_checks()) if check]
-    models = [] if options.quick else [check for check in map(traced, later_checks()) if check]
+    rules = not set(families) <= set(MODULES)
+    later = [check for check in map(traced, other_checks() if rules else ()) if check]
+    whole = rules and not options.quick
+    models = [check for check in map(traced, later_checks() if whole else ()) if check]
     survivors = 0
     for family in families:
         start = time.perf_counter()
-        own = [check for check in map(traced, family_checks(family)) if check]
+        if family in MODULES:
+            own = [check for check in map(timed, module_checks(family)) if check]
+        else:
+            own = [check for check in map(traced, family_checks(family)) if check]
         waiting = [m for m in chosen[family] if not verdicts.of(m)]
         print(f"{family}: {len(own)} rows, {len(waiting)} mutants to judge", flush=True)
         judged = partial(judge_apart, own=own, later=later, models=models, kills=Counter[str]())
@@ -390,7 +438,7 @@ def report(verdicts: Verdicts, quick: bool) -> str:
     """The text of `docs/mutation.md`; quick: whole models were left out."""
     rows: list[tuple[int, ...]] = []
     left: list[Mutant] = []
-    for family in FAMILIES:
+    for family in (*FAMILIES, *MODULES):
         every = list(mutants(family))
         known = [(m, v) for m in every if (v := verdicts.of(m)) is not None]
         spared = [m for m, verdict in known if not verdict]
@@ -407,14 +455,15 @@ def report(verdicts: Verdicts, quick: bool) -> str:
         "Every rule is broken on purpose, one small piece at a time: letters of a pattern swapped,",
         "renamed, made live or whole; clauses dropped; statements dropped, comparisons and",
         "conditions turned round, numbers one larger. A mutant is killed when a test fails, and",
-        "survives when none does: then a test is missing, or the piece is not needed.",
+        "survives when none does: then a test is missing, or the piece is not needed. Modules of",
+        "`spa/` are broken likewise, and meet the tests of their own file alone.",
         f"Made by `{' '.join(command)}`.",
         *(["Hazard models and random graphs were left out, which may kill some more."] * quick),
         "",
         "| family | mutants | not run | killed | equivalent | survivors |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for name, row in zip((*FAMILIES, "all"), (*rows, total), strict=True):
+    for name, row in zip((*FAMILIES, *MODULES, "all"), (*rows, total), strict=True):
         cells = (name, *row) if row[1] < row[0] else (name, row[0], "all", "", "", "")
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "Survivors:" if left else "No survivors.", ""]

@@ -53,11 +53,12 @@ def _projected(op: Op) -> str:
     packed = op.node.op_type == "PackedAttention"
     state = not packed and (op.has(4) or len(op.node.outputs) > 1)
     size = "d" if op.attr("do_rotary", 0) else "D"
-    qkv = _PACKED.replace("D", size).replace("E", size if state or size == "d" else "E")
+    value = size if state or size == "d" else "E"
+    qkv = f"(H {size} + H {size} + H {value})"
     if packed:
-        return f"t I, I ({qkv}), ({qkv}), *, *, b H * -> t ({qkv[-3:]})"
+        return f"t I, I {qkv}, {qkv}, *, *, b H * -> t (H {value})"
     past = f"2 B H p {size}, B H *, *"
-    return f"B s I, I ({qkv}), ({qkv}), *, {past} -> B s ({qkv[-3:]}), 2 B H u {size}"
+    return f"B s I, I {qkv}, {qkv}, *, {past} -> B s (H {value}), 2 B H u {size}"
 
 
 def _projected_sizes(op: Op) -> dict[str, int]:
@@ -120,11 +121,6 @@ def _sizes(op: Op) -> dict[str, int]:
     return {"H": _keys(op), "G": _heads(op) // _keys(op)}
 
 
-def _scores(op: Op, k: int, heads: str, batch: str = "B") -> str:
-    """What is added to the scores of each head, or to those of all."""
-    return f"{batch} {heads} *" if op.has(k) and op.shape(k)[1] > 1 else "*"
-
-
 def _multi_head(op: Op) -> str:
     """B s (H D), B t (H D), B t (H E), (H D + H D + H E), *, B H *, B H p D, B H p E
     -> B s (H E), B H u D, B H u E, B H *"""
@@ -138,18 +134,17 @@ def _multi_head(op: Op) -> str:
     inputs = [q, k.format("D"), v.format(value)]
     past = [f"B H p {size}" for size in ("D", value)]
     if op.node.op_type == "MultiHeadAttention":
-        inputs += [bias, "*", _scores(op, 5, "H"), *past, "*", "*"]
+        inputs += [bias, "*", "B H *", *past, "*", "*"]
     else:
-        inputs += ["*", _scores(op, 4, "H"), *past, "*", "*", "*", bias]
+        inputs += ["*", "B H *", *past, "*", "*", "*", bias]
     return f"{', '.join(inputs)} -> B s (H {value}), B H u D, B H u {value}, B H *"
 
 
 def _packed(op: Op) -> str:
     """t (H D), t (H D), t (H E), (H D + H D + H E), *, *, b H * -> t (H E)   (t H 3 D in one)"""
-    scores = _scores(op, 6, "H", "b")
     if op.has(1):
-        return f"t (H D), t (H D), t (H E), ({_PACKED}), *, *, {scores} -> t (H E)"
-    return f"t H 3 D, *, *, ({_PACKED.replace('E', 'D')}), *, *, {scores} -> t (H D)"
+        return f"t (H D), t (H D), t (H E), ({_PACKED}), *, *, b H * -> t (H E)"
+    return f"t H 3 D, *, *, ({_PACKED.replace('E', 'D')}), *, *, b H * -> t (H D)"
 
 
 def _grouped(op: Op) -> str:
@@ -161,7 +156,8 @@ def _grouped(op: Op) -> str:
     k, past = f"B t (H {size})", f"B H p ({size})"
     q = f"B s (H G {size})" if op.has(1) else f"B s (H G {size} + H {size} + H {size})"
     lengths = "B" if len(op.shape(5)) == 1 else "B 1"
-    inputs = [q, k, k, past, past, lengths, "*", cache, cache, "*", _scores(op, 10, "(H G)")]
+    scores = "B (H G) *" if op.has(10) and op.shape(10)[1] > 1 else "B h *"  # of all heads alike
+    inputs = [q, k, k, past, past, lengths, "*", cache, cache, "*", scores]
     inputs += ["(H G)", "*", "*", f"({size})", f"({size})", "B"]
     return f"{', '.join(inputs)} -> B s (H G {size}), B H u ({size}), B H u ({size}), B (H G) *"
 
@@ -279,11 +275,12 @@ def _rotary(op: Op) -> str:
 def _resize_rotary(node: Sized) -> Resized:
     op, kept = node.op, node.kept[0]
     assert kept is not None
-    heads, size, part = _turns(op)
-    count, new = (heads, len(kept[-1])) if len(kept) == 4 else _count(kept[-1], size)
+    _, size, part = _turns(op)
+    apart = len(kept) == 4
+    count, new = (len(kept[1]), len(kept[-1])) if apart else _count(kept[-1], size)
     attrs = {}
     if op.attr("num_heads", 0):
-        attrs["num_heads"] = len(kept[1]) if len(kept) == 4 else count
+        attrs["num_heads"] = count
     if op.attr("rotary_embedding_dim", 0):
         attrs["rotary_embedding_dim"] = min(part, new)
     return Resized(attrs=attrs)

@@ -75,9 +75,9 @@ def _asked(op: Op) -> tuple[int, NDArray[Any]] | None:
     for k in (0, 1):
         ids, stored = op.pointed(k), op.fixed(1 - k)
         if ids is not None and stored is not None:
-            if stored.size == 1 and 0 <= stored.item() < len(ids):
-                return k, stored
-            if max(stored.shape) == len(ids) and np.array_equal(stored.ravel(), range(len(ids))):
+            alone = stored.size == 1 and 0 <= stored.item() < len(ids)
+            every = np.array_equal(stored.ravel(), range(len(ids)))
+            if alone or (every and max(stored.shape) == len(ids)):
                 return k, stored
     return None
 

@@ -46,7 +46,7 @@ def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
 
 def _is_shared(graph: Graph, axes: dict[str, Axes], node: Node) -> bool:
     """Whether several nodes read what one number is spread to, on axes that may lose indices."""
-    if node.home or node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type == "Expand":
         constant = graph.constants.get(node.inputs[0])

@@ -26,13 +26,19 @@ def _lstm(net: Net, x: Tensor, size: int, state: Tensor) -> Tensor:
 def _model(spread: str, value: float = 0.0, use: str = "") -> ModelProto:
     """Two layers whose first states are slices of one tensor, as torch.export writes them.
 
-    use: what else happens to the states.
+    spread: how; the first two are of one number. use: what else happens to the states.
     """
     net = Net("layers")
     x = net.input("x", (5, "batch", 3))
     dims = net.shape_vector(2, net.dim(x, 1), WIDTH)
     if spread == "Expand":
         states = net.node("Expand", net.const(np.float32(value)), dims)
+    elif spread == "of several":
+        states = net.node("Expand", net.uniform(0, 1, WIDTH), dims)
+    elif spread == "computed":
+        states = net.node("Expand", net.node("ReduceMax", x, keepdims=0), dims)
+    elif spread == "moved":
+        states = net.node("Identity", net.node("Expand", np.float32(value), dims))
     else:
         states = net.node("ConstantOfShape", dims, value=np.float32([value]))
     y = _lstm(net, x, 3, net.slice(states, 0, 1, axis=0))
@@ -55,6 +61,57 @@ def test_a_plan_of_it_is_replayed() -> None:
     assert again.model == result.model
     names = [node.name for node in result.model.graph.node]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("spread", ["of several", "computed", "moved"])
+def test_others_are_left_alone(spread: str) -> None:
+    groups = spa.analyze(_model(spread))
+    assert groups.graph.given is None
+    assert max(len(group.members) for group in groups) > 6
+
+
+def test_operators_of_others_are_left_alone() -> None:
+    net = Net("theirs")
+    size = net.const(np.int64([2, 8]))
+    made = net.nodes("ConstantOfShape", [size], 2, shapes=[[2, 8]] * 2, domain="theirs")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    y = net.add(net.mul(x, made[0]), net.mul(net.add(x, made[0]), made[1]))
+    assert spa.analyze(net.model(net.linear(y, 2))).graph.given is None
+
+
+def test_what_has_no_width_is_left_alone() -> None:
+    net = Net("numbers")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    one = net.node("ConstantOfShape", np.int64([1, 1]), value=np.float32([2]))
+    y = net.add(net.mul(x, one), one)
+    assert spa.analyze(net.model(net.linear(y, 2))).graph.given is None
+
+
+def test_what_a_body_reads_is_left_alone() -> None:
+    net = Net("inside")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    zeros = net.node("Expand", np.float32(0), net.shape_vector(net.dim(x, 0), 8))
+    flag, bodies = net.input("flag", [], np.bool_), {}
+    for name, op in (("then_branch", "Add"), ("else_branch", "Mul")):
+        with net.body() as body:
+            body.outputs = [net.node(op, x, zeros)]
+        bodies[name] = body
+    y = net.add(net.node("If", flag, shape=[2, 8], **bodies), net.relu(zeros))
+    groups = check(net.model(net.linear(y, 2)), 1)
+    assert groups.graph.given is None
+
+
+@pytest.mark.parametrize("kind", ["input", "initializer"])
+def test_copies_have_names_of_their_own(kind: str) -> None:
+    model = _model("Expand")
+    made = {name for node in spa.analyze(model).graph.model.graph.node for name in node.output}
+    (copy,) = made - {name for node in model.graph.node for name in node.output}
+    first = getattr(model.graph, kind)[0]
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            node.input[k] = copy if name == first.name else name
+    first.name = copy
+    check(model, 2)
 
 
 def test_states_that_are_put_out_stay_one() -> None:

@@ -13,7 +13,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 import spa
 from models.builder import Dim, Net, Tensor
 from models.graph import graphs_of
-from spa import run
+from spa import rules, run
+from spa.groups import Group, Groups
 from spa.parts import parts
 from spa.rewrite import rewrite
 from spa.rules import MICROSOFT
@@ -68,12 +69,23 @@ class Case:
 
     def check(self) -> None:
         groups = check(self.model(), self.groups, runnable=self.runnable)
+        _check_foretold(groups)
         refused = groups.views[0].ties.refused
         assert bool(refused) == self.refused, f"refused: {refused}"
         if self.exact is not None:
             assert {g.exact for g in groups} <= {self.exact}
         if self.inexact is not None:
             assert sum(not g.exact for g in groups) == self.inexact
+
+
+def _check_foretold(groups: Groups) -> None:
+    """What patterns tell of shapes, which is asked for where nothing else tells them, is so."""
+    ties = groups.views[0].ties
+    for index, op in ties.ops.items():
+        rule = rules.find(op.node.op_type, op.node.domain)
+        if rule is not None and rule.shapes is not None and index not in ties.refused:
+            for told, shape in zip(rule.shapes(op), op.out_shapes, strict=False):
+                assert told is None or shape is None or told == shape, (op.node.op_type, told)
 
 
 def case(name: str, groups: int, body: Body, *, bug: str = "", **options: Any) -> Any:
@@ -151,8 +163,9 @@ def of_numbers(read: Callable[[Net, Tensor, Tensor], Tensor]) -> Body:
 
 def check_axes(
     body: Body, op_type: str, letters: str, terms: Sequence[str], made: Sequence[str] = ()
-) -> None:
-    """A group for every letter, with just those axes of what is stored that it stands for.
+) -> list[Group]:
+    """A group for every letter, with just those axes of what is stored that it stands for, in the
+    order of the letters.
 
     terms: for each input of a node an item for each axis, the letters of a product or one size;
         a digit in a product is a size too. made: the same for the constants behind it, in order.
@@ -168,15 +181,17 @@ def check_axes(
     found = [{p for m in g.members if (p := (m.tensor, m.axis)) in laid} for g in groups]
     wanted = [{place for place, factors in laid.items() if x in factors} for x in letters]
     assert sorted(map(sorted, filter(None, found))) == sorted(map(sorted, wanted))
-    size = {x: groups[found.index(places)].size for x, places in zip(letters, wanted, strict=True)}
-    for x, places in zip(letters, wanted, strict=True):
-        for member in groups[found.index(places)].members:
+    lettered = [groups[found.index(places)] for places in wanted]
+    size = {x: group.size for x, group in zip(letters, lettered, strict=True)}
+    for x, group in zip(letters, lettered, strict=True):
+        for member in group.members:
             factors = laid.get((member.tensor, member.axis), "")
             n = groups.graph.constants[member.tensor].shape[member.axis]
             dims = [size.get(f) or int(f) for f in factors if f in size or f.isdigit()]
             if x in factors and len(dims) == len(factors) and n % np.prod(dims) == 0:
                 first = np.arange(n).reshape(-1, *dims).take(0, axis=1 + factors.index(x))
                 assert sorted(member.index[0].tolist()) == first.ravel().tolist(), factors
+    return lettered
 
 
 def check_as_if_never_there(row: Case, gone: list[int]) -> None:

@@ -79,16 +79,21 @@ def _bnb4(
 
 
 def _table(
-    bits: int = 4, *, points: bool = False, width: int = 64, packed: bool = True, **attrs: Any
+    bits: int | None = 4,
+    *,
+    points: bool = False,
+    width: int = 64,
+    packed: bool = True,
+    **attrs: Any,
 ) -> Body:
     """Rows of a table, picked at run time, times a weight."""
 
     def body(net: Net, a: Tensor) -> Tensor:
-        rows, blocks = 10, width // BLOCK
+        rows, blocks, size = 10, width // BLOCK, bits or 4
         ids = net.cast(net.node("Greater", net.node("ReduceSum", a, [2], keepdims=0), 0.0), 7)
-        stored = width * bits // 8 if packed else width
-        data = net.rng.integers(0, 256 if packed else 1 << bits, (rows, stored)).astype(np.uint8)
-        zeros = -(-blocks * bits // 8)
+        stored = width * size // 8 if packed else width
+        data = net.rng.integers(0, 256 if packed else 1 << size, (rows, stored)).astype(np.uint8)
+        zeros = -(-blocks * size // 8)
         more = [net.const(net.rng.integers(0, 256, (rows, zeros)).astype(np.uint8))]
         y = coded(
             net, "GatherBlockQuantized", net.const(data), ids, net.uniform(0.01, 0.02, rows,
@@ -134,7 +139,9 @@ def _experts(
             for rows, columns in matrices:
                 held = (rows, -(-columns // block * size // 8)) if block else (rows * size // 8,)
                 inputs.append(stored(net, experts, *held))
-        if speaks:
+        if speaks == 5:
+            inputs[5] = net.cast(net.add(net.cast(inputs[5], 1), 1.0), int(TensorProto.UINT8))
+        elif speaks:
             inputs[speaks] = net.sigmoid(inputs[speaks])
         if made:
             whole = net.mul(net.cast(inputs[made], 1), net.cast(net.node("Size", a), 1))
@@ -172,7 +179,7 @@ BLOCKED = [
     case("experts-by-default", 4, _experts(None, fusion=None, inner=16), shape=TOKENS, inexact=1),
     case("experts-summed", 4, summing(_experts(), -1), shape=TOKENS, inexact=1),
     *(case(f"experts-where-{k}-speaks-summed", 4, summing(_experts(speaks=k), -1), shape=TOKENS,
-           inexact=1 + (k == 7)) for k in (6, 7)),
+           inexact=1 + (k != 6)) for k in (5, 6, 7)),
     case("experts-mixed", 3, _experts(k=2, use_sparse_mixer=1), shape=TOKENS, inexact=0),
     case("experts-in-eight-bits", 4, _experts(8), shape=TOKENS),
     case("experts-in-two-bits", 4, _experts(2), shape=TOKENS),
@@ -189,6 +196,7 @@ BLOCKED = [
     case("bnb4-blocks-across-rows", 1, _bnb4(columns=40), shape=TOKENS, exact=True),
     case("table", 3, _table(), shape=TOKENS, exact=True),
     case("table-with-points", 3, _table(points=True), shape=TOKENS, exact=True),
+    case("table-of-bits-by-default", 3, _table(None, points=True), shape=TOKENS, exact=True),
     case("table-in-eight-bits", 3, _table(8), shape=TOKENS, exact=True),
     case("table-of-odd-blocks", 2, _table(points=True, width=48), shape=TOKENS, exact=True),
 ]  # fmt: skip
@@ -239,6 +247,37 @@ def test_every_axis_of_experts(bits: int, block: int, fusion: int) -> None:
         assert set(zeros.index[0].tolist()) == {0, (0, 1, 192 * bits // 8)[fusion]}
 
 
+def _weighed(net: Net, a: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The sum of all numbers, weighed by constants behind."""
+    y = net.mul(y, net.const(net.rng.uniform(1, 2, y.shape).astype(np.float32), "behind"))
+    return net.linear(a, 3), net.node("ReduceSum", y, [*range(len(y.shape))])
+
+
+def test_every_axis_of_bnb4() -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        w = net.const(net.rng.integers(0, 256, 192).astype(np.uint8))
+        y = coded(
+            net, "MatMulBnb4", net.weight(4, 3, 64), w, net.uniform(0.1, 0.2, 24), shape=(4, 3, 6),
+            dtype=np.float32, N=6, K=64, block_size=BLOCK, quant_type=1,
+        )  # fmt: skip
+        return _weighed(net, a, y)
+
+    check_axes(body, "MatMulBnb4", "ABPN", ["A B P16", "NP8", "NP"], ["A B N"])
+
+
+def test_tokens_of_experts_stay_also_where_they_are_stored() -> None:
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        inputs: list[Any] = [net.weight(12, 32), net.weight(12, 4)]
+        for _ in range(2):
+            codes = net.const(net.rng.integers(0, 256, (4, 32, 16)).astype(np.uint8))
+            inputs += [codes, net.uniform(0.01, 0.02, 4, 32), None]
+        y = coded(net, "QMoE", *inputs[:-1], shape=(12, 32), dtype=np.float32, k=2)
+        return _weighed(net, a, y)
+
+    terms = ["t C2", "t E", "E I2 C", "E I2", "", "E C2 I", "E C2"]
+    check_axes(body, "QMoE", "EIC", terms, ["t C2"])
+
+
 @pytest.mark.parametrize(
     ("body", "sizes"),
     [
@@ -271,7 +310,7 @@ def test_how_many_units_there_are(body: Body, sizes: list[int]) -> None:
 )
 def test_why_columns_stay(body: Body, why: str) -> None:
     locks = spa.analyze(Case("", 0, body, TOKENS).model()).locks()
-    assert why in {lock.why for lock in locks if lock.operator == "MatMulNBits"}
+    assert why in {lock.why for lock in locks if lock.tensor == "MatMul_1.weight"}
 
 
 def test_no_more_experts_are_picked_than_are_left() -> None:
@@ -337,7 +376,8 @@ def test_every_axis_of_a_table(
         return net.linear(a, 3), net.node("ReduceSum", y, [*range(len(out))])
 
     spread = term.replace("P", "P16")
-    check_axes(body, "GatherBlockQuantized", letters, [spread, "", term, term], [made])
+    found = check_axes(body, "GatherBlockQuantized", letters, [spread, "", term, term], [made])
+    assert {group.kind for group in found} <= {"embedding"}
 
 
 def test_blocks_are_of_128_by_default() -> None:

@@ -26,8 +26,8 @@ def _some(net: Net, parts: list[Any], names: str, speaks: str) -> list[Any]:
     return [net.sigmoid(p) if n in speaks else p for n, p in zip(names, parts, strict=True)]
 
 
-def _scores(net: Net, per_head: int, keys: int) -> Tensor:
-    return net.uniform(-1, 1, BATCH, per_head, STEPS, keys)
+def _scores(net: Net, per_head: int, keys: int, steps: int = STEPS) -> Tensor:
+    return net.uniform(-1, 1, BATCH, per_head, steps, keys)
 
 
 def _projected(
@@ -123,8 +123,9 @@ def _multi(
 
 
 def _masked(
-    *, bias: bool = False, past: bool = False, apart: bool = False, speaks: str = ""
-) -> Body:
+    *, bias: bool = False, past: bool = False, apart: bool = False, scores: int = 0,
+    speaks: str = "",
+) -> Body:  # fmt: skip
     """One step of a decoder; its keys and values are written into the cache that it is given."""
 
     def body(net: Net, a: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ def _masked(
         parts = _some(net, parts, "qkv", speaks)
         if apart:
             parts[1:] = [net.transpose(net.reshape(p, [0, 0, 2, 4]), 0, 2, 1, 3) for p in parts[1:]]
-        inputs = [*parts, None, None]
+        inputs = [*parts, None, _scores(net, scores, CACHED, 1) if scores else None]
         held = [net.uniform(-1, 1, BATCH, 2, CACHED, 4) if past else None for _ in "kv"]
         inputs += _some(net, held, "KV", speaks)
         inputs += [_lengths(net, CACHED - 1) if past else None, None, None]
@@ -147,14 +148,15 @@ def _masked(
     return body
 
 
-def _tokens(*, together: bool) -> Body:
+def _tokens(*, together: bool, speaks: str = "") -> Body:
     def body(net: Net, a: Tensor) -> Tensor:
         rows = net.reshape(a, [-1, WIDTH])
         parts: list[Any] = [net.linear(rows, n) for n in ([24] if together else [8, 8, 8])]
         if together:
             parts = [net.reshape(parts[0], [-1, 2, 3, 4]), None, None]
         places = net.const(np.arange(10, dtype=np.int32).reshape(2, 5))
-        inputs = [*parts, net.uniform(-1, 1, 24), places, _lengths(net, 0, 5, 10)]
+        bias = _some(net, [net.uniform(-1, 1, 24)], "b", speaks)
+        inputs = [*parts, *bias, places, _lengths(net, 0, 5, 10)]
         y = contrib(net, "PackedMultiHeadAttention", inputs, (10, 8), num_heads=2)[0]
         return net.reshape(net.linear(y, 6), [BATCH, STEPS, 6])
 
@@ -179,6 +181,8 @@ MULTI = [
          exact=True, **UNSEEN),
     case("masked", 3, _masked(), shape=TOKENS, exact=True),
     case("masked-bias", 3, _masked(bias=True), shape=TOKENS, exact=True),
+    case("masked-scores", 3, _masked(past=True, scores=2), shape=TOKENS, exact=True),
+    case("masked-scores-of-all", 3, _masked(past=True, scores=1), shape=TOKENS, exact=True),
     case("masked-past", 3, _masked(past=True, bias=True), shape=TOKENS, exact=True),
     case("masked-apart", 3, _masked(apart=True), shape=TOKENS, exact=True),
     case("tokens", 5, _tokens(together=False), shape=TOKENS, exact=True, **UNSEEN),
@@ -188,7 +192,7 @@ MULTI = [
 
 def _grouped(
     heads: int = 4, keys: int = 2, size: int = 32, *, part: int | None = None,
-    together: bool = False, scores: int = 0, sink: bool = False, shown: bool = False,
+    together: bool = False, scores: int = 0, sink: bool = False, outputs: int = 1,
     past: int = 0, speaks: str = "", coded: str = "", scaled: bool = False,
     **attrs: Any,
 ) -> Body:  # fmt: skip
@@ -213,9 +217,10 @@ def _grouped(
         inputs += [np.ones(1, np.float32) if name in coded else None for name in "kv"]
         inputs += [net.uniform(0.5, 1, size) if scaled else None for _ in "qk"]
         shapes = [(BATCH, steps, heads * size), *[(BATCH, keys, total, size)] * 2]
+        shapes += [(BATCH, heads, steps, total)] if outputs == 4 else []
         sizes = {"num_heads": heads, "kv_num_heads": keys}
         made = contrib(net, "GroupQueryAttention", inputs, *shapes, **sizes, **attrs)
-        return (net.linear(made[0], 5), made[1]) if shown else made[0]
+        return made[0] if outputs == 1 else (net.linear(made[0], 5), made[outputs - 1])
 
     return body
 
@@ -234,6 +239,7 @@ GROUPED = [
     case("grouped-a-part-turns", 3, _grouped(do_rotary=1, part=16), shape=TOKENS, exact=True),
     case("grouped-queries-and-keys-scaled", 4, _grouped(scaled=True), shape=TOKENS, inexact=1,
          typed=True, **UNSEEN),
+    case("grouped-scores-are-output", 2, _grouped(outputs=4, qk_output=1), shape=TOKENS),
     case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
     case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
     case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
@@ -242,7 +248,7 @@ GROUPED = [
     case("grouped-sink", 4, _grouped(sink=True), shape=TOKENS, exact=True),
     case("grouped-smooth", 4, _grouped(smooth_softmax=1), shape=TOKENS, exact=True),
     case("grouped-scaled", 4, _grouped(scale=0.3), shape=TOKENS, exact=True),
-    case("grouped-present-is-output", 2, _grouped(shown=True), shape=TOKENS, exact=True),
+    case("grouped-present-is-output", 2, _grouped(outputs=2), shape=TOKENS, exact=True),
 ]  # fmt: skip
 
 
@@ -268,12 +274,14 @@ SPEAKING = [
         ("past", _projected, 3, {"past": True}, {}, "p", "w b"),
         ("multi", _multi, 4, {}, {}, "q k", "qk"),
         ("multi-past", _multi, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("multi-past-bias", _multi, 3, {"past": True, "bias": True}, {}, "", "b"),
         ("multi-in-one", _multi, 3, {"laid": "in one"}, UNSEEN, "", "q"),
         ("multi-two-in-one", _multi, 3, {"laid": "keys and values in one"}, UNSEEN, "q k", "qk"),
         ("masked", _masked, 3, {}, {}, "q k v", "qk"),
         ("multi-bias", _multi, 4, {"bias": True}, {}, "", "b"),
         ("masked-bias", _masked, 3, {"bias": True}, {}, "", "b"),
         ("masked-past", _masked, 3, {"past": True}, {}, "q k v K V", "qk qK"),
+        ("tokens-in-one", _tokens, 4, {"together": True}, UNSEEN, "", "b"),
         ("grouped", _grouped, 4, {}, {}, "q k v", "qk"),
         ("grouped-in-one", _grouped, 4, {"together": True}, {}, "", "q"),
         ("grouped-past", _grouped, 4, {"past": 3}, {}, "q k K V", "qk qK"),
@@ -408,7 +416,7 @@ def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) 
     """
 
     def stored(net: Net, shape: tuple[int, ...] | None, k: int) -> Tensor | None:
-        whole = (op == "GroupQueryAttention" and k in (5, 6)) or (op == "Attention" and k == 3)
+        whole = (op == "GroupQueryAttention" and k in (5, 6, 16)) or (op == "Attention" and k == 3)
         if shape is None:
             return None
         return net.const(np.full(shape, STEPS, np.int32)) if whole else net.uniform(-1, 1, *shape)
@@ -471,43 +479,47 @@ def test_every_axis_of_projected_attention() -> None:
     terms = ["B s I", "I HD", "HD", "", "2 B H p D", "B H s t"]
     body = _from_the_file("Attention", shapes, num_heads=2)
     check_axes(body, "Attention", "BIHD", terms, ["B 1 HD", "1 B H 1 1"])
-    scores = (1, 2, STEPS, STEPS)
+    scores = (BATCH, 2, STEPS, STEPS)
     body = _from_the_file(
         "PackedAttention", [(BATCH * STEPS, 6), (6, 24), (24,), (2, 5), (3,), scores], num_heads=2
     )
-    terms = ["t I", "I HDE", "HDE", "", "", "1 H s t"]
+    terms = ["t I", "I HDE", "HDE", "", "", "b H s t"]
     check_axes(body, "PackedAttention", "IHDE", terms, ["1 HE"])
 
 
-@pytest.mark.parametrize("lengths", [(BATCH,), (BATCH, 1)])
+@pytest.mark.parametrize(("lengths", "scored"), [((BATCH,), 6), ((BATCH, 1), 1)])
 @pytest.mark.parametrize("together", [False, True])
-def test_every_axis_of_grouped_attention(lengths: tuple[int, ...], together: bool) -> None:
+def test_every_axis_of_grouped_attention(
+    lengths: tuple[int, ...], scored: int, together: bool
+) -> None:
+    """scored: for how many heads there are scores of their own."""
     parts = [(BATCH, STEPS, 160), None, None] if together else [(BATCH, STEPS, 96), *[
         (BATCH, STEPS, 32)] * 2]  # fmt: skip
-    cache, scores = (BATCH, 2, CACHED, 16), (BATCH, 6, STEPS, STEPS + CACHED)
+    cache, scores = (BATCH, 2, CACHED, 16), (BATCH, scored, STEPS, STEPS + CACHED)
     body = _from_the_file(
         "GroupQueryAttention",
-        [*parts, cache, cache, lengths, (1,), None, None, None, scores, (6,)],
+        [*parts, cache, cache, lengths, (1,), *[None] * 3, scores, (6,), *[None] * 4, (BATCH,)],
         num_heads=6, kv_num_heads=2,
     )  # fmt: skip
     first = ["B s HGD8", "", ""] if together else ["B s HGD8", "B t HD8", "B t HD8"]
-    terms = [*first, "B H p D8", "B H p D8", "B 1", "", "", "", "", "B HG s t", "HG"]
+    per_head = "B HG s t" if scored > 1 else "B 1 s t"
+    terms = [*first, *["B H p D8"] * 2, "B 1", *[""] * 4, per_head, "HG", *[""] * 4, "B"]
     made = ["B 1 HGD8", "B H 1 1", "B H 1 1", "B HG 1 1"]
     check_axes(body, "GroupQueryAttention", "BHGD", terms, made)
 
 
 def test_every_axis_of_packed_attention() -> None:
-    beside = [(2, 5), (3,), (1, 2, STEPS, STEPS)]
+    beside = [(2, 5), (3,), (BATCH, 2, STEPS, STEPS)]
     body = _from_the_file(
         "PackedMultiHeadAttention", [*[(BATCH * STEPS, 8)] * 3, (24,), *beside], num_heads=2
     )
-    terms = ["t HD", "t HD", "t HE", "HDE", "", "", "1 H s t"]
+    terms = ["t HD", "t HD", "t HE", "HDE", "", "", "b H s t"]
     check_axes(body, "PackedMultiHeadAttention", "HDE", terms, ["1 HE"])
     body = _from_the_file(
         "PackedMultiHeadAttention",
         [(BATCH * STEPS, 2, 3, 4), None, None, (24,), *beside], num_heads=2,
     )  # fmt: skip
-    terms = ["t H 3 D", "", "", "HD", "", "", "1 H s t"]
+    terms = ["t H 3 D", "", "", "HD", "", "", "b H s t"]
     check_axes(body, "PackedMultiHeadAttention", "HD", terms, ["1 HD"])
 
 

@@ -128,6 +128,25 @@ def _other_rank_beside(net: Net, a: Tensor) -> Tensor:
     return net.mul(first, net.cast(net.node("Size", other, shape=[]), 1))
 
 
+def _list_beside(net: Net, a: Tensor, flag: Tensor, full: bool = False) -> Tensor:
+    """Of two outputs one is a list as long as the data say; the other one is cut.
+
+    full: it is always as long as the list of the other branch.
+    """
+    bodies = {}
+    for name in ("then_branch", "else_branch"):
+        with net.body() as body:
+            found = net.node("Greater", net.node("Abs", a), -1.0 if full else 0.0)
+            found = net.node("NonZero", found, shape=[4, None], dtype=np.int64)
+            if full and name == "else_branch":
+                found = net.const(np.zeros((4, 576), np.int64))
+            body.outputs = [net.conv(a, 6, 1), found]
+        bodies[name] = body
+    made, lists = net.nodes("If", [flag], 2, shapes=[[2, 6, 6, 6], [4, None]], **bodies)
+    lists.dtype = np.dtype(np.int64)
+    return net.mul(made, net.cast(net.node("Size", lists, shape=[]), 1))
+
+
 def _unlike(net: Net, a: Tensor) -> Tensor:
     """Channels in another number: the sum over them has one shape."""
     shape = [2, None, 6, 6]
@@ -186,6 +205,9 @@ def _two_outputs(net: Net, a: Tensor) -> Tensor:
 
 IF = [
     case("If-other-rank-beside", 2, _other_rank_beside),
+    case("If-list-beside", 1, lambda net, a: _list_beside(net, a, _flag(net)), refused=True),
+    case("If-full-list-beside", 1, lambda net, a: _list_beside(net, a, _flag(net), True),
+         exact=True),
     case("If-captures", 1, _if(Net.relu, _neg), exact=True),
     case("If-data", 1, _if(Net.relu, _neg, flag="data"), exact=True),
     case("If-layers", 2, _if(_conv(6), _conv(6, 3)), exact=True),
@@ -379,23 +401,75 @@ def _sum_of_the_last(net: Net, x: Tensor, h: Tensor) -> list[Tensor]:
     return [net.sigmoid(net.add(_linear(net, x, HIDDEN), total))]
 
 
-def _of_unknown_size(net: Net, a: Tensor) -> tuple[Tensor, ...]:
-    """What every round leaves beside its state has a size that the data decide."""
+def _beside(
+    net: Net, a: Tensor, make: Callable[[Net, Tensor, Tensor], list[Tensor]], *shapes: Any,
+    until: bool = False, dtype: Any = np.float32,
+) -> list[Tensor]:  # fmt: skip
+    """The last state, and what every round makes beside it of a token and the round's number."""
     h = _variable(net, "state", [2, HIDDEN])
+    stop = net.input("stop", [], np.int64) if until else None
     i, on = _variable(net, "round", [], np.int64), _variable(net, "on", [], np.bool_)
     with net.body(i, on, h) as body:
-        left = _rnn(net, net.gather(a, i, axis=1), h)
-        found = net.node(
-            "NonZero", net.unsqueeze(net.add(i, np.int64(1)), 0), shape=[1, None], dtype=np.int64
-        )
-        body.outputs = [net.node("Identity", on), *left, found]
+        x = net.gather(a, i, axis=1)
+        more = make(net, x, i)
+        stays = net.node("Less", i, stop) if until else net.node("Identity", on)
+        body.outputs = [stays, *_rnn(net, x, h), *more]
     first = [np.int64(a.shape[1]), np.array(True), _state(net, [2, HIDDEN])]
-    last, lists = net.nodes("Loop", first, 2, shapes=[[2, HIDDEN], [5, 1, None]], body=body)
-    lists.dtype = np.dtype(np.int64)
+    made = net.nodes("Loop", first, 1 + len(shapes), shapes=[[2, HIDDEN], *shapes], body=body)
+    made[1].dtype = np.dtype(dtype)
+    return made
+
+
+def _of_unknown_size(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+    """What every round leaves beside its state has a size that the data decide."""
+
+    def make(net: Net, x: Tensor, i: Tensor) -> list[Tensor]:
+        far = net.unsqueeze(net.add(i, np.int64(1)), 0)
+        return [net.node("NonZero", far, shape=[1, None], dtype=np.int64)]
+
+    last, lists = _beside(net, a, make, [5, 1, None], dtype=np.int64)
     return net.linear(last, 5), net.node("Size", lists, shape=[], dtype=np.int64)
 
 
+def _until_inside(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+    """How many rounds there are is not known, and no run shows it; the state is cut."""
+
+    def make(net: Net, x: Tensor, i: Tensor) -> list[Tensor]:
+        return [_linear(net, net.relu(_linear(net, x, 5)), 4)]
+
+    bodies = {}
+    for name in ("then_branch", "else_branch"):
+        with net.body() as body:
+            if name == "then_branch":
+                last, every = _beside(net, a, make, [None, 2, 4], until=True)
+            else:
+                last, every = _linear(net, net.gather(a, np.int64(0), axis=1), HIDDEN), a
+            body.outputs = [last, net.node("Size", every, shape=[], dtype=np.int64)]
+        bodies[name] = body
+    last, size = net.nodes("If", [_flag(net)], 2, shapes=[[2, HIDDEN], []], **bodies)
+    size.dtype = np.dtype(np.int64)
+    return net.linear(last, 5), size
+
+
+def _unlike_beside(net: Net, a: Tensor) -> Tensor:
+    """A run shows the shape of what all rounds leave, but not that of what one leaves."""
+    flag = _flag(net)
+
+    def make(net: Net, x: Tensor, i: Tensor) -> list[Tensor]:
+        made = _branches(
+            net, flag, x, lambda net, x: _linear(net, x, 4), lambda net, x: _linear(net, x, 3),
+            shape=[2, None],
+        )  # fmt: skip
+        return [made, _linear(net, x, HIDDEN)]
+
+    last, unlike, every = _beside(net, a, make, [5, 2, None], [5, 2, HIDDEN])
+    total = net.node("ReduceSum", unlike, keepdims=0)
+    return net.add(net.transpose(every, 1, 0, 2), net.unsqueeze(net.add(last, total), 1))
+
+
 LOOP = [
+    case("Loop-until-inside", 3, _until_inside, shape=TOKENS, refused=True),
+    case("Loop-unlike-beside", 2, _unlike_beside, shape=TOKENS),
     case("Loop-of-unknown-size", 2, _of_unknown_size, shape=TOKENS),
     case("Loop-sum-of-the-last", 2, _last(_sum_of_the_last), shape=TOKENS, inexact=1),
     case("Loop-rnn", 2, _looped(_rnn), shape=TOKENS, exact=True),

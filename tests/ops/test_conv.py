@@ -546,13 +546,17 @@ def test_grouped_units_span_the_groups() -> None:
     assert np.array_equal(outputs.index, [[0, 1, 2], [3, 4, 5]])
 
 
-def test_every_axis_of_a_fused_convolution() -> None:
-    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
-        inputs = [net.weight(2, 8, 6, 6), net.weight(5, 8, 3, 3), net.uniform(-1, 1, 5)]
-        inputs += [net.uniform(-1, 1, 2, 5, 4, 4)]
-        y = contrib(net, "FusedConv", inputs, (2, 5, 4, 4), activation="Relu")[0]
-        behind = net.const(net.rng.uniform(1, 2, (2, 5, 1, 1)).astype(np.float32), "behind")
-        return net.linear(a, 3), net.node("ReduceSum", net.mul(y, behind), [0, 1, 2, 3])
+@pytest.mark.parametrize(("op", "laid"), [("FusedConv", "NCHW"), ("NhwcFusedConv", "NHWC")])
+def test_every_axis_of_a_fused_convolution(op: str, laid: str) -> None:
+    order = ["NCHW".index(axis) for axis in laid]
 
-    terms = ["N I h w", "O I h w", "O", "N O h w"]
-    check_axes(body, "FusedConv", "NIO", terms, ["N O 1 1"])
+    def body(net: Net, a: Tensor) -> tuple[Tensor, ...]:
+        x, y, behind = ([n[k] for k in order] for n in ((2, 8, 6, 6), (2, 5, 4, 4), (2, 5, 1, 1)))
+        inputs = [net.weight(*x), net.weight(5, 8, 3, 3), net.uniform(-1, 1, 5)]
+        inputs += [net.uniform(-1, 1, *y)]
+        made = contrib(net, op, inputs, y, activation="Relu")[0]
+        weights = net.const(net.rng.uniform(1, 2, behind).astype(np.float32), "behind")
+        return net.linear(a, 3), net.node("ReduceSum", net.mul(made, weights), [0, 1, 2, 3])
+
+    x, y, behind = (" ".join(n[k] for k in order) for n in ("NIhw", "NOhw", "NO11"))
+    check_axes(body, op, "NIO", [x, "O I h w", "O", y], [behind])

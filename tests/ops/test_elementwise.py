@@ -534,12 +534,32 @@ def _compared_with_made(net: Net, a: Tensor, at: Tensor) -> Tensor:
     return net.unsqueeze(net.cast(same, TensorProto.FLOAT), 2)
 
 
+def _shared_out(*wanted: int) -> Body:
+    """The sum of branches, each for the tokens of which a router wants a number of its own."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        values, index = net.nodes("TopK", [net.linear(a, 4), [2]], 2, axis=-1)
+        total = net.linear(a, 6)
+        for e in wanted:
+            here = net.cast(net.node("Equal", index, np.int64(e)), TensorProto.FLOAT)
+            share = net.node("ReduceSum", net.mul(values, here), [-1])
+            total = net.add(total, net.mul(share, net.linear(a, 6)))
+        return total
+
+    return body
+
+
 COMPARED = [
     case("TopK-compared", 1, _compared(np.arange(8)), shape=ROWS, inexact=1),
     case("TopK-compared-from-the-other-side", 1, _compared(np.arange(8).reshape(1, 1, 8), True),
          shape=ROWS, inexact=1),
 ]  # fmt: skip
 # No list: alone, on numbers that are drawn, hardly any two are equal.
+SHARED_OUT = (
+    case("TopK-shared-out", 3, _shared_out(0, 1, 2, 3), shape=TOKENS, inexact=1),
+    *(case(f"TopK-shared-out-to-{e}", 2, _shared_out(0, 1, 2, e), shape=TOKENS, inexact=0)
+      for e in (-1, 4)),
+)  # fmt: skip
 NOT_COMPARED = (
     case("TopK-compared-with-some", 1, _compared(np.arange(1, 9)), shape=ROWS, inexact=0),
     case("TopK-compared-with-none", 0, _compared(np.array([8])), shape=ROWS),
@@ -567,6 +587,7 @@ def test_halves_lie_apart(op: str, kinds: str) -> None:
     [
         *SUMS,
         *COMPARED,
+        *SHARED_OUT,
         *NOT_COMPARED,
         *UNARY,
         *BROADCAST,

@@ -288,6 +288,40 @@ GATHER = [
 ]  # fmt: skip
 
 
+def _shared_out(take: Callable[[Net, Tensor], list[Tensor]], size: int = 1) -> Body:
+    """The sum of branches, each with its share of four, or with the sum of two shares."""
+
+    def body(net: Net, a: Tensor) -> Tensor:
+        total = net.linear(a, 6)
+        for share in take(net, net.sigmoid(net.linear(a, 4))):
+            if size > 1:
+                share = net.node("ReduceSum", net.mul(share, net.linear(a, size)), [-1])
+            total = net.add(total, net.mul(share, net.linear(a, 6)))
+        return total
+
+    return body
+
+
+def _taken(op: str, size: int) -> Callable[[Net, Tensor], list[Tensor]]:
+    def take(net: Net, p: Tensor) -> list[Tensor]:
+        parts = [[*range(k, k + size)] for k in range(0, 4, size)]
+        if op == "Split":
+            return net.split(p, [size] * len(parts), axis=-1)
+        if op == "Slice":
+            return [net.slice(p, part[0], part[-1] + 1, axis=-1) for part in parts]
+        return [net.gather(p, part, axis=-1) for part in parts]
+
+    return take
+
+
+# One index alone goes with the branch that is made from it, and several do not.
+SHARED_OUT = [
+    case(f"{op}-{size}-shared-out", {1: 3, 2: 4}[size], _shared_out(_taken(op, size), size),
+         shape=TOKENS, exact=True)
+    for op in ("Gather", "Slice", "Split") for size in (1, 2)
+]  # fmt: skip
+
+
 # --- Read and written to at positions, which may be computed
 
 
@@ -306,6 +340,11 @@ def _beside(net: Net, at: Tensor) -> Tensor:
     """Given positions beside those that are computed, a row for each."""
     first = net.input("at", tuple(at.shape), np.int64)
     return net.concat(net.unsqueeze(first, 2), net.unsqueeze(at, 2), axis=2)
+def _written_to_a_square(net: Net, a: Tensor) -> Tensor:
+    square = net.matmul(net.weight(8, 4), a)
+    _, at = net.nodes("TopK", [square, [3]], 2, axis=1)
+    made = net.node("ScatterElements", square, at, net.uniform(0, 1, 8, 3), axis=1)
+    return net.matmul(net.weight(4, 8), made)
 
 
 INDEXED = [
@@ -369,6 +408,10 @@ INDEXED = [
     case("TopK-written-to", 1, of_numbers(lambda net, a, at: net.unsqueeze(
         net.node("ScatterElements", a, at, net.uniform(0, 1, 4, 3), axis=1), 2)),
         shape=ROWS, exact=False),
+    # Of a square the positions are those of one axis.
+    case("TopK-looked-up-in-a-square", 1, of_numbers(lambda net, a, at: net.unsqueeze(net.node(
+        "GatherElements", net.matmul(net.weight(8, 4), a), at, axis=1), 2)), shape=ROWS),
+    case("TopK-written-to-a-square", 2, _written_to_a_square, shape=ROWS),
     case("TopK-sliced-numbers", 1, of_numbers(
         lambda net, a, at: net.gather(net.weight(8, 4), net.slice(at, 0, 2))), shape=ROWS),
     case("ArgMax-looked-up", 2, lambda net, a: net.gather(net.weight(8, 4), net.node(
@@ -464,6 +507,11 @@ def test_slice(case: Case) -> None:
 
 @pytest.mark.parametrize("case", GATHER)
 def test_gather(case: Case) -> None:
+    case.check()
+
+
+@pytest.mark.parametrize("case", SHARED_OUT)
+def test_shared_out(case: Case) -> None:
     case.check()
 
 

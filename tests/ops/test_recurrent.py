@@ -123,7 +123,8 @@ def _dynamic(
 ) -> Body:
     """An LSTM as onnxruntime quantises it, with its matrices the other way round.
 
-    speaks: which of x and r hold something where an index is removed.
+    speaks: which of x and r hold something where an index is removed; R where one of the gates is,
+        but not where one of the states is.
     """
 
     def body(net: Net, a: Tensor) -> Tensor:
@@ -135,6 +136,11 @@ def _dynamic(
         w, r = (codes(net, ways, n, gates, low=70, high=180) for n in (features, HIDDEN))
         if "r" in speaks:
             r = net.cast(net.add(net.uniform(-40, 40, ways, HIDDEN, gates), 120.0), 2)
+        if "R" in speaks:
+            of_gates = net.mul(
+                net.add(net.uniform(-1, 1, gates), 2.0), net.uniform(-9, 9, HIDDEN, 1)
+            )
+            r = net.node("QuantizeLinear", net.unsqueeze(of_gates, 0), np.float32(0.2), point[0])
         more = [net.uniform(-1, 1, ways, batch, HIDDEN) for _ in range(states)]
         inputs = [a, w, r, net.uniform(-0.5, 0.5, ways, 2 * gates), None]
         inputs += [*more, *[None] * (2 - states), None, scale, point, scale, point]
@@ -207,6 +213,7 @@ RECURRENT = [
     case("DynamicQuantizeLSTM-states", 2, _dynamic(1, states=2), shape=TOKENS, exact=True),
     case("DynamicQuantizeLSTM-of-what-speaks", 2, _dynamic(speaks="x"), shape=TOKENS, inexact=1),
     case("DynamicQuantizeLSTM-what-speaks-again", 2, _dynamic(speaks="r"), shape=TOKENS, inexact=1),
+    case("DynamicQuantizeLSTM-what-gates-speak", 2, _dynamic(speaks="R"), shape=TOKENS, exact=True),
     *(case(f"{op}-forward", 2, _sequence(op), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-both-ways", 2, _sequence(op, 2), shape=TOKENS, exact=True) for op in GATES),
     *(case(f"{op}-initial-state", 2, _sequence(op, 1, 1), shape=TOKENS) for op in GATES),
