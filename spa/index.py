@@ -19,8 +19,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.errors import ModelError
-from spa.graph import Body, Constant, Graph, Node, free_names
-from spa.protos import bodies
+from spa.graph import FLOATS, Body, Constant, Graph, Node, free_names
+from spa.protos import bodies, read
 
 _STANDARD = ("", "ai.onnx")
 _PICKS = {"Slice", "Split", "Gather"}  # several of these read parts of one thing
@@ -67,7 +67,7 @@ class _Indexer:
         self._walk(0, "")
         self.shared.update(o.name for o in main.output)
         inputs = tuple(i.name for i in main.input if i.name not in self.constants)
-        self._split()
+        self._split(path.parent if path else Path())
         outputs = tuple(o.name for o in main.output)
         return Graph(
             self.model, path, tuple(self.nodes), self.constants, inputs, outputs, self.opsets,
@@ -187,9 +187,14 @@ class _Indexer:
         sparse = any(graph.sparse_initializer for graph in graphs)
         return bool(graphs) and not sparse and _FITS[proto.op_type](proto, graphs)
 
-    def _split(self) -> None:
-        """Make a small constant that several nodes read one for each of them."""
+    def _split(self, folder: Path) -> None:
+        """Make a small constant that several nodes read one for each of them, and so one that holds
+        a single number throughout, which has no width of its own."""
         stored, small = self.constants, {n for n, c in self.constants.items() if _is_small(c)}
+        count = Counter(n for node in self.nodes for n in node.inputs if n in stored)
+        often = {n for n, k in count.items() if k > 1} - small
+        filled = {n for n in often if _is_filled(stored[n].tensor, folder)}
+        small |= filled
         others = (n for node in self.nodes if node.op_type != "Identity" for n in node.inputs)
         read = {n for n in others if n in stored and n not in small}
         constants = dict(stored)
@@ -199,7 +204,8 @@ class _Indexer:
             before = entered.get(node.bodies[0], ()) if node.bodies else ()
             names[: len(before)] = before
             for position, name in enumerate(names[len(before) :], len(before)):
-                whole = alias or (name in small and not (position == 0 and node.op_type in _PICKS))
+                part = position == 0 and node.op_type in _PICKS and name not in filled
+                whole = alias or (name in small and not part)
                 if name in stored and name not in self.shared and whole:
                     if name in read:
                         own = f"{name}@{k}.{position}"
@@ -267,6 +273,14 @@ def _is_small(constant: Constant) -> bool:
     """A vector, possibly with broadcast axes of size 1: cheap to store once per reader."""
     size = int(np.prod(constant.shape, dtype=np.int64))
     return size == max(constant.shape, default=1)
+
+
+def _is_filled(tensor: TensorProto, folder: Path) -> bool:
+    if tensor.data_type not in FLOATS or 0 in tensor.dims:
+        return False
+    value = read(tensor, folder)
+    ends = value.ravel()[[0, -1]]
+    return bool(ends[0] == ends[1] and (value == ends[0]).all())
 
 
 def _constant_tensor(node: NodeProto) -> TensorProto | None:

@@ -163,6 +163,16 @@ def test_small_constants_are_split_inside_of_bodies() -> None:
     check(net.model(net.gemm(net.node("If", flag, shape=[2, 8], **bodies), 4)), 4)
 
 
+@pytest.mark.parametrize(("value", "groups"), [(np.zeros((4, 8)), 2), (np.eye(4, 8), 1)])
+def test_one_number_throughout_has_no_width(value: np.ndarray, groups: int) -> None:
+    """What holds one number is one constant for each reader; other matrices are meant to be one."""
+    net = Net("filled")
+    x, shared = net.input("x", [4, 3]), net.const(value.astype(np.float32))
+    for _ in range(2):
+        x = net.relu(net.add(net.gemm(x, 8), shared))
+    check(net.model(net.gemm(x, 2)), groups)
+
+
 def test_parts_of_one_vector_are_not_split() -> None:
     """What Slice takes out of one bias belongs together again behind a Concat."""
     net = Net("slices")
