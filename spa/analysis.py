@@ -56,8 +56,7 @@ def analyze(
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
-    filled = fills(graph, ties.axes)
-    if filled is not None:
+    while (filled := fills(graph, ties.axes)) is not None:
         graph, shapes = filled, infer(filled, runs.observe, foretell)
         ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)

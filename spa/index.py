@@ -190,7 +190,7 @@ class _Indexer:
     def _split(self, folder: Path) -> None:
         """Make a small constant that several nodes read one for each of them, and so one that holds
         a single number throughout, which has no width of its own."""
-        stored, small = self.constants, {n for n, c in self.constants.items() if _is_small(c)}
+        stored, small = self.constants, {n for n, c in self.constants.items() if is_small(c)}
         count = Counter(n for node in self.nodes for n in node.inputs if n in stored)
         often = {n for n, k in count.items() if k > 1} - small
         filled = {n for n in often if _is_filled(stored[n].tensor, folder)}
@@ -269,7 +269,7 @@ def _inner(node: NodeProto) -> set[str]:
     return {name for body in bodies(node) for name in free_names(body)}
 
 
-def _is_small(constant: Constant) -> bool:
+def is_small(constant: Constant) -> bool:
     """A vector, possibly with broadcast axes of size 1: cheap to store once per reader."""
     size = int(np.prod(constant.shape, dtype=np.int64))
     return size == max(constant.shape, default=1)
