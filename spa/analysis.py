@@ -17,6 +17,7 @@ from spa.groups import Groups, merge
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
+from spa.rows import by_rows
 from spa.shapes import infer
 from spa.solve import solve
 from spa.unblock import unblock
@@ -52,6 +53,9 @@ def analyze(
     plain = unblock(graph, shapes)
     if plain is not None:
         graph, shapes = plain, infer(plain, runs.observe, foretell)
+    rows = by_rows(graph, shapes)
+    if rows is not None:
+        graph, shapes = rows, infer(rows, runs.observe, foretell)
     say("propagating ids")
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
