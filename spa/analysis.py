@@ -20,6 +20,7 @@ from spa.reader import load
 from spa.rows import by_rows
 from spa.shapes import infer
 from spa.solve import solve
+from spa.spread import spread
 from spa.unblock import unblock
 from spa.unstack import unstack
 
@@ -60,8 +61,8 @@ def analyze(
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
-    while (filled := fills(graph, ties.axes)) is not None:
-        graph, shapes = filled, infer(filled, runs.observe, foretell)
+    while other := spread(graph, shapes, ties.axes) or fills(graph, ties.axes):
+        graph, shapes = other, infer(other, runs.observe, foretell)
         ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:

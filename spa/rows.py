@@ -15,7 +15,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from spa.graph import Graph, Node
-from spa.index import other_form
+from spa.index import other_form, without_idle
 from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
@@ -48,7 +48,8 @@ def by_rows(graph: Graph, shapes: Shapes) -> Graph | None:
             nodes += made
         else:
             nodes.append(node.proto)
-    model.graph.node.extend(_without_dead(graph, nodes, found))
+    led = [name for k in found for name in graph.nodes[k].inputs[1:]]
+    model.graph.node.extend(without_idle(graph, nodes, led))
     return other_form(graph, model)
 
 
@@ -118,22 +119,3 @@ def _instead(
     inputs = [name(part) for part in ("data", "places", "written")]
     nodes.append(helper.make_node("ScatterND", inputs, [output], node.proto.name))
     return nodes, stored
-
-
-def _without_dead(
-    graph: Graph, nodes: list[NodeProto], found: dict[int, _Written]
-) -> list[NodeProto]:
-    """The nodes without those that only led to what was written number by number."""
-    led, waiting = set[str](), [n for k in found for n in graph.nodes[k].inputs[1:]]
-    while waiting:
-        name = waiting.pop()
-        if name in graph.makers and name not in led:
-            led.update(graph.nodes[graph.makers[name]].outputs)
-            waiting += graph.nodes[graph.makers[name]].inputs
-    read = {*graph.outputs}.union(*(n.captured for n in graph.nodes))
-    kept: list[NodeProto] = []
-    for node in reversed(nodes):
-        if not led.issuperset(node.output) or read.intersection(node.output):
-            kept.append(node)
-            read.update(node.input)
-    return kept[::-1]
