@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from spa.graph import Graph, Node
-from spa.index import other_form
+from spa.index import other_form, without_idle
 from spa.protos import copy_without, unused
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -38,21 +38,17 @@ def direct(graph: Graph) -> Graph | None:
     model = copy_without(graph.model, "node")
     taken = {*graph.constants, *graph.inputs}
     taken.update(name for n in graph.nodes for name in (n.name, *n.outputs))
-    left = {graph.makers[graph.nodes[k].inputs[0]] for k in found}  # what put them together
-    gone = {
-        k
-        for k in left
-        if not {*graph.nodes[k].outputs} & {*graph.outputs}
-        and found.keys() >= {*graph.readers[graph.nodes[k].outputs[0]]}
-    }
-    for node in (n for n in graph.nodes if not n.home and not n.enters and n.index not in gone):
+    nodes: list[NodeProto] = []
+    for node in (n for n in graph.nodes if not n.home and not n.enters):
         for k, pick in enumerate(found.get(node.index, ())):
             name = unused(node.name, taken) if k else node.proto.name
             at, proto = _gather(pick, name, unused(pick.output, taken))
             model.graph.initializer.append(at)
-            model.graph.node.append(proto)
+            nodes.append(proto)
         if node.index not in found:
-            model.graph.node.append(node.proto)
+            nodes.append(node.proto)
+    left = [graph.nodes[k].inputs[0] for k in found]  # what was put together
+    model.graph.node.extend(without_idle(graph, nodes, left))
     return other_form(graph, model)
 
 
@@ -69,18 +65,50 @@ def _picks(graph: Graph, node: Node) -> list[_Pick]:
     if node.op_type not in ("Gather", "Slice", "Split") or source is None or node.home:
         return []
     concat = graph.nodes[source]
+    ways = _ways(graph, concat)
+    concat = graph.nodes[graph.makers[concat.inputs[0]]] if ways else concat
     if concat.op_type != "Concat" or concat.home or {node.domain, concat.domain} - {*_STANDARD}:
         return []
     axis = int(concat.attrs["axis"])
     sizes = [_size(graph, name, axis) for name in concat.inputs]
-    lists = _positions(graph, node, axis, sum(sizes)) if all(sizes) else []
+    if not all(sizes) or (ways and (axis or sum(sizes) % ways)):
+        return []
     found, ends = [], [*accumulate(sizes)]
-    for output, where in zip(node.proto.output, lists, strict=False):
+    for output, where in zip(
+        node.proto.output, _positions(graph, node, axis, sum(sizes) // (ways or 1)), strict=False
+    ):
+        if ways:
+            where = where[..., None] * ways + np.arange(ways)
         held = np.unique(np.searchsorted(ends, where, side="right"))
         if len(held) != 1 or not 0 <= (k := held.item()) < len(sizes):
             return []
         found.append(_Pick(output, concat.proto.input[k], axis, where - (ends[k] - sizes[k])))
     return found
+
+
+def _ways(graph: Graph, node: Node) -> int:
+    """The directions of all layers, where a Reshape makes an axis of them behind that of the layers
+    of what recurrent layers return; else 0."""
+    concat = graph.makers.get(node.inputs[0]) if node.inputs else None
+    if node.op_type != "Reshape" or node.domain not in _STANDARD or node.home or concat is None:
+        return 0
+    states = {graph.makers.get(name, -1) for name in graph.nodes[concat].inputs}
+    widths = {graph.nodes[k].attrs.get("hidden_size", 0) if k >= 0 else 0 for k in states}
+    sizes = _sizes(graph, node.inputs[1])
+    return sizes[1] if len(sizes) == 4 and sizes[1] > 0 and widths == {sizes[3]} else 0
+
+
+def _sizes(graph: Graph, name: str) -> list[int]:
+    """A shape that is stored or put together; 0 for sizes that are computed."""
+    if name in graph.constants:
+        return [int(n) for n in graph.array(name).ravel()]
+    maker = graph.makers.get(name)
+    if maker is None or graph.nodes[maker].op_type != "Concat":
+        return []
+    stored = [
+        graph.array(n).ravel() if n in graph.constants else [0] for n in graph.nodes[maker].inputs
+    ]
+    return [int(n) for part in stored for n in part]
 
 
 def _positions(graph: Graph, node: Node, axis: int, size: int) -> list[NDArray[np.int64]]:

@@ -89,6 +89,18 @@ def test_every_way_to_pick_the_last(pick: Callable[[Net, Tensor], Tensor], opset
     assert "Concat" not in {node.op_type for node in groups.graph.nodes}
 
 
+@pytest.mark.parametrize("ways", [1, 2])
+def test_layers_and_ways_as_axes_of_their_own(ways: int) -> None:
+    """As the documentation of PyTorch takes them apart."""
+    net = Net("view")
+    states = net.concat(*_layers(net, ways), axis=0)
+    shape = net.shape_vector(3, ways, net.dim(states, 1), WIDTH)
+    apart = net.node("Reshape", states, shape, shape=(3, ways, "batch", WIDTH))
+    last = net.transpose(net.gather(apart, -1), 1, 0, 2)
+    groups = check(net.model(net.linear(net.reshape(last, [0, ways * WIDTH]), 2)), 3)
+    assert states.name not in groups.graph.makers
+
+
 def _both(net: Net, states: Tensor) -> list[Tensor]:
     return [net.linear(net.gather(states, [0, 2]), 2)]
 
