@@ -14,6 +14,7 @@ from spa.enough import enough
 from spa.fills import fills
 from spa.graph import Graph
 from spa.groups import Groups, merge
+from spa.lists import lists
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
@@ -54,9 +55,9 @@ def analyze(
     plain = unblock(graph, shapes)
     if plain is not None:
         graph, shapes = plain, infer(plain, runs.observe, foretell)
-    rows = by_rows(graph, shapes)
-    if rows is not None:
-        graph, shapes = rows, infer(rows, runs.observe, foretell)
+    for change in (lists, by_rows):
+        if (changed := change(graph, shapes)) is not None:
+            graph, shapes = changed, infer(changed, runs.observe, foretell)
     say("propagating ids")
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
