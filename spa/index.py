@@ -23,6 +23,7 @@ from spa.graph import FLOATS, Body, Constant, Graph, Node, free_names
 from spa.protos import bodies, read
 
 _STANDARD = ("", "ai.onnx")
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 _PICKS = {"Slice", "Split", "Gather"}  # several of these read parts of one thing
 
 
@@ -206,13 +207,11 @@ class _Indexer:
         return bool(graphs) and not sparse and _FITS[proto.op_type](proto, graphs)
 
     def _split(self, folder: Path) -> None:
-        """Make a small constant that several nodes read one for each of them, and so one that holds
-        a single number throughout, which has no width of its own."""
+        """Make a small constant that several nodes read one for each of them, and so a first state
+        of recurrent layers that is one number throughout, which has no width of its own."""
         stored, small = self.constants, {n for n, c in self.constants.items() if is_small(c)}
-        count = Counter(n for node in self.nodes for n in node.inputs if n in stored)
-        often = {n for n, k in count.items() if k > 1} - small
-        filled = {n for n in often if _is_filled(stored[n].tensor, folder)}
-        small |= filled
+        states = {n for node in self.nodes if node.op_type in _RECURRENT for n in node.inputs[5:7]}
+        small |= {n for n in states & stored.keys() if _is_filled(stored[n].tensor, folder)}
         others = (n for node in self.nodes if node.op_type != "Identity" for n in node.inputs)
         read = {n for n in others if n in stored and n not in small}
         constants = dict(stored)
@@ -222,8 +221,7 @@ class _Indexer:
             before = entered.get(node.bodies[0], ()) if node.bodies else ()
             names[: len(before)] = before
             for position, name in enumerate(names[len(before) :], len(before)):
-                part = position == 0 and node.op_type in _PICKS and name not in filled
-                whole = alias or (name in small and not part)
+                whole = alias or (name in small and not (position == 0 and node.op_type in _PICKS))
                 if name in stored and name not in self.shared and whole:
                     if name in read:
                         own = f"{name}@{k}.{position}"
