@@ -1,4 +1,4 @@
-"""Make once for every reader what is filled with one number, or made of small constants alone.
+"""Make once for every reader what is filled with one number, or a small constant in another form.
 
 The first states of all layers of a recurrent network may be slices of one tensor of zeros, whose
 one size would couple their widths. A number has no width: every reader gets a copy of the node that
@@ -19,7 +19,7 @@ from spa.index import is_small, other_form
 from spa.protos import copy_without, unused, with_inputs
 
 _DOMAINS = ("", "ai.onnx", rules.MICROSOFT)
-_ELEMENTWISE = {"elementwise", "quantize"}  # families of rules
+_FORMS = {"Cast", "DequantizeLinear"}  # what says the same in another form
 
 
 def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
@@ -70,7 +70,6 @@ def _spreads(graph: Graph, node: Node) -> bool:
 
 
 def _is_of_small_constants(graph: Graph, node: Node) -> bool:
-    rule = rules.find(node.op_type, node.domain)
     held = [graph.constants.get(name) for name in node.inputs if name]
     small = all(constant is not None and is_small(constant) for constant in held)
-    return bool(held) and small and rule is not None and rule.family in _ELEMENTWISE
+    return node.op_type in _FORMS and bool(held) and small
