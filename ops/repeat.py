@@ -35,7 +35,17 @@ def expand(op: Op) -> list[Axes]:
     ]
 
 
-@rule("Tile")
+def _wanted_repeats(node: Sized) -> Resized:
+    """What repeats an axis of size 1 is the size that is wanted."""
+    repeats, new = np.array(node.op.values[1]), node.new_out[0]
+    assert new is not None
+    for k, size in enumerate(node.op.shape()):
+        if size == 1 and repeats[k] != 1:
+            repeats[k] = new[k]
+    return Resized(inputs={1: repeats})
+
+
+@rule("Tile", resize=_wanted_repeats)
 def tile(op: Op) -> list[Axes]:
     op.need(1)
     op.lock_input(1, "lists sizes")
@@ -43,6 +53,8 @@ def tile(op: Op) -> list[Axes]:
         [
             axis
             if len(axis.ids) == n
+            else op.fresh(n, zero=False)
+            if len(axis.ids) == 1 and op.values[1] is not None
             else whole(n)
             if is_whole(axis)
             else axis._replace(ids=np.tile(axis.ids, n // len(axis.ids)))

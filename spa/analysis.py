@@ -16,12 +16,15 @@ from spa.enough import enough
 from spa.fills import fills
 from spa.graph import Graph
 from spa.groups import Groups, View, merge
+from spa.lists import lists
 from spa.progress import Progress, quiet
 from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
 from spa.restack import restack
+from spa.rows import by_rows
 from spa.shapes import infer
 from spa.solve import solve
+from spa.spread import spread
 from spa.unblock import unblock
 from spa.unstack import unstack
 
@@ -55,13 +58,15 @@ def analyze(
     plain = unblock(graph, shapes)
     if plain is not None:
         graph, shapes = plain, infer(plain, runs.observe, foretell)
+    for change in (lists, by_rows):
+        if (changed := change(graph, shapes)) is not None:
+            graph, shapes = changed, infer(changed, runs.observe, foretell)
     say("propagating ids")
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
-    filled = fills(graph, ties.axes)
-    if filled is not None:
-        graph, shapes = filled, infer(filled, runs.observe, foretell)
+    while other := spread(graph, shapes, ties.axes) or fills(graph, ties.axes):
+        graph, shapes = other, infer(other, runs.observe, foretell)
         ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:

@@ -1,6 +1,7 @@
 """Types and values where bodies begin and end: what goes into an If, Loop or Scan and comes out.
 
-A state has one shape in all rounds of a loop, or none is known. An If has the shape and the value
+A state has one shape in all rounds of a loop, or is a list that every round does nothing with but
+to add to it along one axis; else its shape is not known. An If has the shape and the value
 that both branches have, or those of the branch that is always taken.
 """
 
@@ -110,6 +111,13 @@ def left(
             if len(shapes_ - {None} if start in graph.empty else shapes_) == 1:
                 found[name] = types[end]
     rounds = trips(graph, node, shapes, values)
+    for name, (start, inner, end) in zip(node.outputs, pairs, strict=False):
+        if name in found or rounds is None or not _is_list(graph, node, inner, end):
+            continue
+        before, after = (shape_of(types[n]) if n in types else None for n in (start, end))
+        if before is not None and after is not None:
+            added = [n + rounds * (m - n) for n, m in zip(before, after, strict=True)]
+            found[name] = _tensor(types[end], added)
     scanned = node.inputs[node.given + (node.op_type == "Loop") + len(pairs) :]
     for k, (name, end) in enumerate(zip(node.outputs[len(pairs) :], scanned, strict=True)):
         shape = shape_of(types[end]) if end in types else None
@@ -129,9 +137,18 @@ def learned(graph: Graph, node: Node, types: Types, rounds: Rounds) -> Rounds:
                 lists[inner] = types[end]
                 continue
             before = shape_of(lists[inner]) if inner in lists else None
-        if before != after:
+        if before != after and not _is_list(graph, node, inner, end):
             unsteady.add(start)
     return Rounds(frozenset(unsteady), lists)
+
+
+def _is_list(graph: Graph, node: Node, inner: str, end: str) -> bool:
+    """Whether a round of a loop adds to a state along one axis, and no other node reads it: then it
+    does not matter how long it is."""
+    maker = graph.nodes[graph.makers[end]] if end in graph.makers else node
+    adds = maker.op_type == "Concat" and maker.domain in ("", "ai.onnx")
+    lone = adds and maker.inputs.count(inner) == 1 and graph.readers[inner] == [maker.index]
+    return lone and graph.readers[end] == [node.index] and node.inputs.count(end) == 1
 
 
 def joined(node: Node, values: Values) -> list[NDArray[Any] | None]:

@@ -9,7 +9,7 @@ a body is the one in the file where that is unique in the file, else ``node/bran
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -19,10 +19,11 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from spa.errors import ModelError
-from spa.graph import Body, Constant, Graph, Node, free_names
-from spa.protos import bodies
+from spa.graph import FLOATS, Body, Constant, Graph, Node, free_names
+from spa.protos import bodies, read
 
 _STANDARD = ("", "ai.onnx")
+_RECURRENT = {"LSTM", "GRU", "RNN"}
 _PICKS = {"Slice", "Split", "Gather"}  # several of these read parts of one thing
 
 
@@ -38,6 +39,24 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
 def other_form(graph: Graph, model: ModelProto) -> Graph:
     """The index of a model that computes what another does, whose given form it remembers."""
     return replace(index(model, graph.path), given=graph.given or graph.model)
+
+
+def without_idle(graph: Graph, nodes: Sequence[NodeProto], names: Iterable[str]) -> list[NodeProto]:
+    """The nodes of another form, without those that only led to these tensors, which now nothing
+    reads."""
+    led, waiting = set[str](), [*names]
+    while waiting:
+        name = waiting.pop()
+        if name in graph.makers and name not in led:
+            led.update(graph.nodes[graph.makers[name]].outputs)
+            waiting += graph.nodes[graph.makers[name]].inputs
+    read = {*graph.outputs}.union(*(node.captured for node in graph.nodes))
+    kept: list[NodeProto] = []
+    for node in reversed(nodes):
+        if not led.issuperset(node.output) or read.intersection(node.output):
+            kept.append(node)
+            read.update(node.input, *(free_names(body) for body in bodies(node)))
+    return kept[::-1]
 
 
 class _Indexer:
@@ -67,7 +86,7 @@ class _Indexer:
         self._walk(0, "")
         self.shared.update(o.name for o in main.output)
         inputs = tuple(i.name for i in main.input if i.name not in self.constants)
-        self._split()
+        self._split(path.parent if path else Path())
         outputs = tuple(o.name for o in main.output)
         return Graph(
             self.model, path, tuple(self.nodes), self.constants, inputs, outputs, self.opsets,
@@ -187,9 +206,12 @@ class _Indexer:
         sparse = any(graph.sparse_initializer for graph in graphs)
         return bool(graphs) and not sparse and _FITS[proto.op_type](proto, graphs)
 
-    def _split(self) -> None:
-        """Make a small constant that several nodes read one for each of them."""
-        stored, small = self.constants, {n for n, c in self.constants.items() if _is_small(c)}
+    def _split(self, folder: Path) -> None:
+        """Make a small constant that several nodes read one for each of them, and so a first state
+        of recurrent layers that is one number throughout, which has no width of its own."""
+        stored, small = self.constants, {n for n, c in self.constants.items() if is_small(c)}
+        states = {n for node in self.nodes if node.op_type in _RECURRENT for n in node.inputs[5:7]}
+        small |= {n for n in states & stored.keys() if _is_filled(stored[n].tensor, folder)}
         others = (n for node in self.nodes if node.op_type != "Identity" for n in node.inputs)
         read = {n for n in others if n in stored and n not in small}
         constants = dict(stored)
@@ -263,10 +285,18 @@ def _inner(node: NodeProto) -> set[str]:
     return {name for body in bodies(node) for name in free_names(body)}
 
 
-def _is_small(constant: Constant) -> bool:
+def is_small(constant: Constant) -> bool:
     """A vector, possibly with broadcast axes of size 1: cheap to store once per reader."""
     size = int(np.prod(constant.shape, dtype=np.int64))
     return size == max(constant.shape, default=1)
+
+
+def _is_filled(tensor: TensorProto, folder: Path) -> bool:
+    if tensor.data_type not in FLOATS or 0 in tensor.dims:
+        return False
+    value = read(tensor, folder)
+    ends = value.ravel()[[0, -1]]
+    return bool(ends[0] == ends[1] and (value == ends[0]).all())
 
 
 def _constant_tensor(node: NodeProto) -> TensorProto | None:

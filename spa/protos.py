@@ -148,6 +148,19 @@ def with_inputs(proto: NodeProto, inputs: Iterable[str]) -> NodeProto:
     return copy
 
 
+def from_front(proto: NodeProto, rank: int) -> NodeProto:
+    """The node with the axes that its attributes count from the end of so many counted from the
+    front, which was the only way before opset 11; exporters and onnxruntime have both."""
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    for a in copy.attribute:
+        if a.name == "axis" and a.i < 0:
+            a.i += rank
+        elif a.name == "axes":
+            a.ints[:] = [k + rank if k < 0 else k for k in a.ints]
+    return copy
+
+
 def as_tensor(name: str, value: NDArray[Any], like: TensorProto | None) -> TensorProto:
     """A stored tensor; its type and what else is said about it as those of another."""
     tensor = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)

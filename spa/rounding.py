@@ -18,11 +18,14 @@ from spa.parts import Parts
 from spa.shapes import Shapes
 
 SHARE = 1e-6  # of a sum
+ROUNDING = 3.0  # times what that does to the outputs is how far two forms of a network may differ
+ROUNDED = 5e-2  # but no further than this, relative
+_MEANS = {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"}
 _OFTEN = 1e5  # how fast what it is moved by goes up and down with it
 
 
 def shaken(graph: Graph, shapes: Shapes, apart: Parts) -> Parts:
-    """The model, every number of a weighted sum of single floats moved by a share of its own:
+    """The model, every number of a sum or a mean of single floats moved by a share of its own:
 
         y * (1 + SHARE * sin(OFTEN * y))
 
@@ -39,7 +42,7 @@ def shaken(graph: Graph, shapes: Shapes, apart: Parts) -> Parts:
         for node in graph.nodes
         if not node.home
         and (rule := rules.find(node.op_type, node.domain)) is not None
-        and rule.macs is not None
+        and (rule.macs is not None or node.op_type in _MEANS)
         and shapes.dtypes.get(node.outputs[0]) == TensorProto.FLOAT
     ]
     for node in reversed(sums):  # what is put in moves what comes after it

@@ -142,6 +142,24 @@ def _is_near(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return bool(np.allclose(x, y, rtol=0, atol=NEAR * largest, equal_nan=True))
 
 
+def difference(a: NDArray[np.generic], b: NDArray[np.generic], least: float = 0.0) -> float:
+    """Largest difference relative to the largest value, or to ``least`` if that is more; infinite
+    where shapes or NaNs differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    if a.dtype.kind != "f":
+        return float((a != b).mean()) if a.size else 0.0
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    if not (finite | same).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = max(float(np.abs(x[finite]).max()), least) or 1.0
+    return float(np.abs(x - y)[finite].max()) / scale
+
+
 def latencies(
     one: ort.InferenceSession,
     other: ort.InferenceSession,

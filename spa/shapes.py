@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TypeProto, ValueInfoProto
+from onnx import NodeProto, TypeProto, ValueInfoProto
 
 from spa import borders, values
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.parts import in_rounds
+from spa.protos import from_front
 from spa.sizes import LIKELY, TRIES, Sizes, bindings, dims, variations
 
 Shape = tuple[int, ...]
@@ -351,7 +352,7 @@ def _infer_node(
         try:
             got = dict(
                 onnx.shape_inference.infer_node_outputs(
-                    schema, node.proto, known, data, opset_imports=imports
+                    schema, _readable(node, version, found), known, data, opset_imports=imports
                 )
             )
         except onnx.checker.ValidationError:  # a deprecated operator: ONNX will not look at it
@@ -370,6 +371,15 @@ def _infer_node(
         if told is not None and alike and not _is_full(got.get(name)) and _is_full(told):
             got[name] = told
     return {name: type_ for name, type_ in got.items() if name}
+
+
+def _readable(node: Node, version: int, found: Shapes) -> NodeProto:
+    """The node as inference takes it: older versions err at axes counted from the end."""
+    shape = found.shapes.get(node.inputs[0]) if node.inputs else None
+    if version >= 11 or node.domain not in ("", "ai.onnx") or shape is None:
+        return node.proto
+    added = len(node.attrs.get("axes", ())) if node.op_type == "Unsqueeze" else 0
+    return from_front(node.proto, len(shape) + added)
 
 
 def _at_border(

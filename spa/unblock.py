@@ -20,8 +20,9 @@ from spa import run as runs
 from spa.errors import ModelError
 from spa.graph import Graph, Node
 from spa.index import other_form
-from spa.parts import parts
+from spa.parts import Parts, parts
 from spa.protos import copy_without, unused
+from spa.rounding import ROUNDED, ROUNDING, shaken
 from spa.shapes import Shapes
 
 DOMAIN = "com.microsoft.nchwc"
@@ -56,19 +57,30 @@ def unblock(graph: Graph, shapes: Shapes) -> Graph | None:
     try:
         model = _Builder(graph, shapes, block_size()).model()
         plain = other_form(graph, model)
-        return plain if _agree(graph, plain) else None
+        return plain if _agree(graph, plain, shapes) else None
     except (_UnknownError, ModelError, *_MISFITS, *runs.ORT_ERRORS):
         return None
 
 
-def _agree(graph: Graph, plain: Graph) -> bool:
+def _agree(graph: Graph, plain: Graph, shapes: Shapes) -> bool:
+    """Whether both compute the same, up to what sums in another order do where a network rounds."""
     with runs.session(parts(graph)) as running:
         _, _, first = runs.find_first(graph, running, 0)
-    with runs.session(parts(plain)) as running:
-        try:
-            return runs.agree(first.outputs, runs.run(running, first.feeds))
-        except runs.ORT_ERRORS:
-            return False
+    try:
+        made = _run(parts(plain), first.feeds)
+        if runs.agree(first.outputs, made):
+            return True
+        again = _run(shaken(plain, shapes, parts(plain)), first.feeds)
+    except runs.ORT_ERRORS:
+        return False
+    moved = max(runs.difference(again[name], value) for name, value in made.items())
+    worst = max(runs.difference(first.outputs[name], value) for name, value in made.items())
+    return worst <= min(ROUNDED, ROUNDING * moved)
+
+
+def _run(model: Parts, feeds: runs.Feeds) -> runs.Outputs:
+    with runs.session(model) as running:
+        return runs.run(running, feeds)
 
 
 def block_size() -> int:

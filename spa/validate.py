@@ -26,13 +26,12 @@ from spa.mask import mask
 from spa.parts import Parts, parts
 from spa.protos import serialize
 from spa.rewrite import rewrite
-from spa.rounding import shaken
+from spa.rounding import ROUNDED, ROUNDING, shaken
 from spa.run import Feeds, Outputs
 from spa.wake import shortened
 
 TOLERANCE = 1e-3  # relative; sums in another order differ by about 1e-6 a layer
 _HALF_TOLERANCE = 5e-2
-_ROUNDING = 3.0  # times what sums in another order do, where the network itself rounds
 _NEARLY = 1e-6  # of its value, for a slice that cannot be zero
 MASKED = "the masked original"
 
@@ -153,7 +152,12 @@ def original(groups: Groups, seed: int = 0) -> Original:
     feeds, wanted = ([getattr(i, what) for i in (*given, *forked)] for what in ("feeds", "outputs"))
     if graph.given is not None:
         as_given = _outputs(parts(replace(graph, model=graph.given)), feeds, (), "the original")
-        _compare(groups, as_given, wanted, groups.kept({}), "the original in the form that is cut")
+        form = "the original in the form that is cut"
+
+        def again() -> list[Outputs]:
+            return _outputs(shaken(graph, groups.shapes, source), feeds, (), form)
+
+        _compare(groups, wanted, as_given, groups.kept({}), form, again)
     return Original(source, tuple(i.sizes for i in given), feeds, wanted, unseen)
 
 
@@ -303,11 +307,11 @@ def _compare(
     if not worst <= limit and again is not None:
         summed = [n for n in wanted[0] if n not in groups.graph.outputs]
         before = _worst(groups, wanted, got, kept, summed)[0] if summed else worst
-        if min(worst, before) <= _HALF_TOLERANCE:
-            moved = _ROUNDING * _worst(groups, wanted, again(), groups.kept({}))[0]
-            if worst > _HALF_TOLERANCE and before <= limit and worst <= moved:
+        if min(worst, before) <= ROUNDED:
+            moved = ROUNDING * _worst(groups, wanted, again(), groups.kept({}))[0]
+            if worst > ROUNDED and before <= limit and worst <= moved:
                 return before  # other rows are chosen among sums that are the same
-            limit = max(limit, moved) if worst <= _HALF_TOLERANCE else limit
+            limit = max(limit, moved) if worst <= ROUNDED else limit
     if not worst <= limit:
         raise ValidationError(
             f"the law does not hold: output {where!r} of the pruned model differs from {what} by "
@@ -335,7 +339,7 @@ def _worst(
                 value = _take(value, kept.axes(name), groups.shapes.shapes[name])
                 if value.shape != have[name].shape:  # a free axis merged with a live one
                     continue
-            difference = _difference(value, have[name], least)
+            difference = runs.difference(value, have[name], least)
             if not difference <= worst:
                 worst, where = difference, name
     return worst, where
@@ -369,21 +373,3 @@ def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     norm = float(np.linalg.norm(x.ravel()))
     return float(np.linalg.norm((x - y).ravel())) / (norm or 1.0)
-
-
-def _difference(a: NDArray[np.generic], b: NDArray[np.generic], least: float = 0.0) -> float:
-    """Largest difference relative to the largest value, or to ``least`` if that is more; infinite
-    where shapes or NaNs differ."""
-    if a.shape != b.shape:
-        return float("inf")
-    if a.dtype.kind != "f":
-        return float((a != b).mean()) if a.size else 0.0
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    finite = np.isfinite(x) & np.isfinite(y)
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
-    if not (finite | same).all():
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    scale = max(float(np.abs(x[finite]).max()), least) or 1.0
-    return float(np.abs(x - y)[finite].max()) / scale

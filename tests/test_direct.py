@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import spa
 from models.builder import Net, Tensor
@@ -45,6 +46,59 @@ def test_both_ways_of_the_last_layer() -> None:
     states = net.concat(*_layers(net, 2), axis=0)
     y = net.concat(net.gather(states, -2), net.gather(states, -1))
     assert len(check(net.model(net.linear(y, 2)), 3)) == 3
+
+
+def _gathered(net: Net, states: Tensor) -> Tensor:
+    """Stored by a node of its own, as TorchScript writes all its numbers."""
+    at = net.node("Constant", value=numpy_helper.from_array(np.int64(-1)))
+    return net.gather(states, at)
+
+
+def _sliced(net: Net, states: Tensor) -> Tensor:
+    return net.squeeze(net.slice(states, -1, 2**63 - 1, axis=0), 0)
+
+
+def _sliced_by_attributes(net: Net, states: Tensor) -> Tensor:
+    last = net.node("Slice", states, axes=[0], starts=[-1], ends=[2**63 - 1])
+    return net.node("Squeeze", last, axes=[0])
+
+
+def _split(net: Net, states: Tensor) -> Tensor:
+    return net.squeeze(net.split(states, [1, 1, 1], axis=0)[2], 0)
+
+
+def _split_by_attribute(net: Net, states: Tensor) -> Tensor:
+    last = net.nodes("Split", [states], 3, axis=0, split=[1, 1, 1])[2]
+    return net.node("Squeeze", last, axes=[0])
+
+
+@pytest.mark.parametrize(
+    ("pick", "opset"),
+    [
+        (_gathered, 17),
+        (_sliced, 13),
+        (_split, 13),
+        (_sliced_by_attributes, 9),
+        (_split_by_attribute, 9),
+    ],
+)
+def test_every_way_to_pick_the_last(pick: Callable[[Net, Tensor], Tensor], opset: int) -> None:
+    net = Net("picked", opset=opset)
+    last = pick(net, net.concat(*_layers(net), axis=0))
+    groups = check(net.model(net.gemm(last, 2)), 3)
+    assert "Concat" not in {node.op_type for node in groups.graph.nodes}
+
+
+@pytest.mark.parametrize("ways", [1, 2])
+def test_layers_and_ways_as_axes_of_their_own(ways: int) -> None:
+    """As the documentation of PyTorch takes them apart."""
+    net = Net("view")
+    states = net.concat(*_layers(net, ways), axis=0)
+    shape = net.shape_vector(3, ways, net.dim(states, 1), WIDTH)
+    apart = net.node("Reshape", states, shape, shape=(3, ways, "batch", WIDTH))
+    last = net.transpose(net.gather(apart, -1), 1, 0, 2)
+    groups = check(net.model(net.linear(net.reshape(last, [0, ways * WIDTH]), 2)), 3)
+    assert states.name not in groups.graph.makers
 
 
 def _both(net: Net, states: Tensor) -> list[Tensor]:

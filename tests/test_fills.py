@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import spa
 from models.builder import Net, Tensor
@@ -116,3 +116,35 @@ def test_copies_have_names_of_their_own(kind: str) -> None:
 
 def test_states_that_are_put_out_stay_one() -> None:
     assert spa.analyze(_model("Expand", use="output")).graph.given is None
+
+
+def _shared_bias(kind: str) -> ModelProto:
+    """Three layers whose biases are one vector, stored in another form, as quantisers leave them
+    where the exporter had found equal biases."""
+    net = Net("bias")
+    x = net.input("x", (4, 3))
+    if kind == "cast":
+        bias = net.cast(net.const(np.linspace(-1, 1, 8).astype(np.float16)), TensorProto.FLOAT)
+    else:
+        stored = net.const(np.arange(-4, 4, dtype=np.int32))
+        scale = np.float32(0.25) if kind == "scale" else np.full(8, 0.25, np.float32)
+        bias = net.node("DequantizeLinear", stored, scale, np.zeros_like(scale, np.int32), axis=0)
+    for k in range(3):
+        own = net.node("Identity", bias) if k else bias
+        x = net.relu(net.node("Gemm", x, net.weight(8, x.shape[1]), own, transB=1))
+    return net.model(net.gemm(x, 2))
+
+
+@pytest.mark.parametrize("kind", ["cast", "scale", "scales"])
+def test_a_bias_in_another_form_has_no_width_either(kind: str) -> None:
+    groups = check(_shared_bias(kind), 3)
+    assert all(group.exact for group in groups)
+
+
+def test_what_is_made_of_a_shared_matrix_stays_one() -> None:
+    net = Net("siamese")
+    weight = net.cast(net.const(net.rng.normal(size=(8, 8)).astype(np.float16)), TensorProto.FLOAT)
+    x = net.gemm(net.input("x", (4, 3)), 8)
+    for _ in range(2):
+        x = net.relu(net.matmul(x, weight))
+    check(net.model(net.gemm(x, 2)), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -161,6 +162,19 @@ def test_small_constants_are_split_inside_of_bodies() -> None:
             body.outputs = [layer(layer(a))]
         bodies[name] = body
     check(net.model(net.gemm(net.node("If", flag, shape=[2, 8], **bodies), 4)), 4)
+
+
+@pytest.mark.parametrize(("value", "groups"), [(0.0, 2), (0.5, 2), (np.eye(4, 6), 1)])
+def test_a_first_state_of_one_number_has_no_width(value: Any, groups: int) -> None:
+    """Which is one constant for each layer that starts from it; others are meant to be one."""
+    net = Net("states")
+    x = net.input("x", (5, 4, 3))
+    state = net.const(np.broadcast_to(np.float32(value), (1, 4, 6)).copy())
+    for _ in range(2):
+        weights = [net.uniform(-0.5, 0.5, 1, 18, n) for n in (x.shape[-1], 6)]
+        y, _ = net.nodes("GRU", [x, *weights, None, None, state], 2, hidden_size=6)
+        x = net.squeeze(y, 1)
+    check(net.model(net.linear(x, 2)), groups)
 
 
 def test_parts_of_one_vector_are_not_split() -> None:

@@ -275,3 +275,25 @@ def test_sizes_that_were_quantised_are_known(opset: int) -> None:
     y = net.node("ReduceSum", y, [2], keepdims=0, shape=["n", 32])
     (group,) = spa.analyze(net.model(net.gemm(y, 5)))
     assert group.size == 8
+
+
+# What torch writes into opset 9 and 10, where axes were not to be counted from the end.
+FROM_THE_END: list[tuple[str, dict[str, object], tuple[int, ...]]] = [
+    ("Unsqueeze", {"axes": [-1]}, (2, 8, 1, 4, 1)),
+    ("Unsqueeze", {"axes": [-2, 1]}, (2, 1, 8, 1, 1, 4)),
+    ("Squeeze", {"axes": [-2]}, (2, 8, 4)),
+    ("Slice", {"axes": [-1], "starts": [1], "ends": [3]}, (2, 8, 1, 2)),
+    ("Softmax", {"axis": -1}, (2, 8, 1, 4)),
+]
+
+
+@pytest.mark.parametrize(("op", "attrs", "shape"), FROM_THE_END)
+def test_axes_counted_from_the_end_in_old_opsets(
+    op: str, attrs: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    net = Net("end", opset=9)
+    x = net.input("x", [2, 8, 1, 4])
+    y = net.relu(net.node(op, net.relu(x), shape=shape, **attrs))
+    model = net.model(net.node("Concat", y, y, axis=-1, shape=[*shape[:-1], 2 * shape[-1]]))
+    del model.graph.value_info[:]
+    assert not_inferred(model) == []

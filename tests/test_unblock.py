@@ -117,6 +117,22 @@ def test_groups_and_law(tmp_path: Path) -> None:
     check(model, len(spa.analyze(_model(_residual))))
 
 
+def _rounded(net: Net, x: Tensor) -> Tensor:
+    """The mean of four numbers of a grid, on that grid: half of a step comes out all the time."""
+
+    def on_grid(x: Tensor) -> Tensor:
+        code = np.float32(0.05), np.uint8(0)
+        return net.node("DequantizeLinear", net.node("QuantizeLinear", x, *code), *code)
+
+    return on_grid(net.pool(net.node("Abs", on_grid(x)), op="AveragePool"))
+
+
+def test_a_form_that_rounds_the_other_way_is_the_same(tmp_path: Path) -> None:
+    model, graph = _blocked(_rounded, tmp_path)
+    assert not any(node.domain == DOMAIN for node in graph.nodes)
+    check(model, 1)
+
+
 def test_the_size_of_a_block() -> None:
     assert block_size() in (4, 8, 16, 32)
 

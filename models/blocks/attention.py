@@ -119,7 +119,7 @@ def grouped_by_gather(net: Net, x: Tensor) -> Any:
     return _grouped(net, x, lambda y: net.gather(y, [0, 0, 1, 1], axis=1))
 
 
-@block(GROUPED, TOKENS, today=3, why=TILED)
+@block(GROUPED, TOKENS)
 def grouped_by_tile(net: Net, x: Tensor) -> Any:
     """Each key is tiled over its queries on an axis of its own."""
 

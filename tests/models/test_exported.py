@@ -26,7 +26,7 @@ FILES = {
     # CastLike gives the epsilon of a norm its type
     "jax-mlp_norm_tokens@jax23": {"hidden": 2},
     # two queries to a key, Keras's einsums as Transpose, Reshape and MatMul; a norm behind
-    "keras-grouped_query@keras18": {"head-dim": 2, "heads": 1, "hidden": 1, "linear": 1},
+    "keras-grouped_query@keras18": {"head-dim": 2, "heads": 2, "hidden": 1, "linear": 1},
     # stem, two blocks of a depthwise and a pointwise convolution with a gate
     "paddle-lcnet@paddle13": {"conv": 5},
     # two layers of LSTM on embedded words

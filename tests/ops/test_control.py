@@ -353,15 +353,30 @@ def _outside(net: Net, a: Tensor) -> Tensor:
     return net.add(net.transpose(every, 1, 0, 2), before)
 
 
-def _growing(net: Net, a: Tensor) -> Tensor:
+def _growing(net: Net, a: Tensor, start: int = 1) -> Tensor:
     """A list that every round adds to: its length is another every time."""
 
     def cell(net: Net, x: Tensor, h: Tensor, more: Tensor) -> list[Tensor]:
         (h,) = _rnn(net, x, h)
         return [h, net.node("Concat", more, net.unsqueeze(h, 1), axis=1, shape=[2, None, HIDDEN])]
 
-    empty = net.const(np.zeros((2, 1, HIDDEN), np.float32))
+    empty = net.const(np.zeros((2, start, HIDDEN), np.float32))
     _, grown, _ = _loop(net, a, cell, [_state(net, [2, HIDDEN]), empty])
+    grown.shape = [2, start + 5, HIDDEN]
+    return grown
+
+
+def _growing_and_read(net: Net, a: Tensor) -> Tensor:
+    """A list that every round looks at."""
+
+    def cell(net: Net, x: Tensor, h: Tensor, more: Tensor) -> list[Tensor]:
+        (h,) = _rnn(net, x, h)
+        most = net.node("ReduceMax", more, axes=[1], keepdims=1, shape=[2, 1, HIDDEN])
+        new = net.add(net.unsqueeze(h, 1), most)
+        return [h, net.node("Concat", more, new, axis=1, shape=[2, None, HIDDEN])]
+
+    first = net.const(np.zeros((2, 1, HIDDEN), np.float32))
+    _, grown, _ = _loop(net, a, cell, [_state(net, [2, HIDDEN]), first])
     grown.shape = [2, 6, HIDDEN]
     return grown
 
@@ -483,7 +498,10 @@ LOOP = [
     case("Loop-given-state", 1, _given, shape=TOKENS, exact=True),
     case("Loop-computed-start", 2, _from_size, shape=TOKENS, exact=True),
     case("Loop-outer-weight", 2, _outside, shape=TOKENS, exact=True),
-    case("Loop-growing", 1, _growing, shape=TOKENS, refused=True),
+    case("Loop-growing", 2, _growing, shape=TOKENS, exact=True),
+    case("Loop-growing-from-nothing", 2, lambda net, a: _growing(net, a, 0), shape=TOKENS,
+         exact=True),
+    case("Loop-growing-and-read", 1, _growing_and_read, shape=TOKENS, refused=True),
     case("Loop-turning", 2, _turning, shape=TOKENS, exact=True),
     case("Loop-reshapes", 2, _looped(_reshaping), shape=TOKENS, exact=True),
     case("Loop-of-if", 4, _deep, shape=TOKENS, exact=True),

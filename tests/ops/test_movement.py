@@ -340,6 +340,8 @@ def _beside(net: Net, at: Tensor) -> Tensor:
     """Given positions beside those that are computed, a row for each."""
     first = net.input("at", tuple(at.shape), np.int64)
     return net.concat(net.unsqueeze(first, 2), net.unsqueeze(at, 2), axis=2)
+
+
 def _written_to_a_square(net: Net, a: Tensor) -> Tensor:
     square = net.matmul(net.weight(8, 4), a)
     _, at = net.nodes("TopK", [square, [3]], 2, axis=1)

@@ -74,7 +74,15 @@ def _squeeze(*axes: int) -> Body:
     return lambda net, a: net.squeeze(net.global_avg_pool(a), *axes)
 
 
+def _from_the_end(net: Net, a: Tensor) -> Tensor:
+    """Pairs of columns put side by side, as rotary positions do, before opset 11."""
+    parts = [net.node("Unsqueeze", t, axes=[-1], shape=[*a.shape, 1]) for t in (a, net.relu(a))]
+    pairs = net.node("Concat", *parts, axis=-1, shape=[*a.shape, 2])
+    return net.node("ReduceMax", pairs, axes=[-1], keepdims=0, shape=a.shape)
+
+
 RESHAPE = [
+    case("from-the-end-opset-10", 1, _from_the_end, opset=10, exact=True),
     case("to-rows", 2, _to_rows(2, 288), exact=True),
     case("to-rows-minus-one", 2, _to_rows(2, -1), exact=True),
     case("to-rows-zero", 2, _to_rows(0, -1), exact=True),

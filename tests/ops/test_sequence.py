@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto
 
 from models.builder import Net, Tensor
 from tests.ops.cases import TOKENS, Body, Case, case
@@ -14,7 +15,7 @@ from tests.ops.cases import TOKENS, Body, Case, case
 HIDDEN = 6
 
 
-def _sequence(net: Net, op: str, *inputs: Any, like: Tensor | None = None, **attrs: Any) -> Tensor:
+def sequence(net: Net, op: str, *inputs: Any, like: Tensor | None = None, **attrs: Any) -> Tensor:
     """A node that makes a sequence."""
     shape = None if like is None else like.shape
     made: Tensor = net.node(op, *inputs, shape=shape or [], **attrs)
@@ -23,7 +24,17 @@ def _sequence(net: Net, op: str, *inputs: Any, like: Tensor | None = None, **att
 
 
 def _list(net: Net, *elements: Tensor) -> Tensor:
-    return _sequence(net, "SequenceConstruct", *elements, like=elements[0])
+    """A list of which it is not in plain sight what stands where, see `spa.lists`."""
+    first, *others = elements
+    op = "SequenceConstruct" if others else "SequenceEmpty"
+    made = sequence(net, op, *others, like=first if others else None)
+    return sequence(net, "SequenceInsert", made, first, _nought(net), like=first)
+
+
+def _nought(net: Net) -> Tensor:
+    """Zero, but nothing says so."""
+    given = net.input(f"nought_{len(net.main.inputs)}", [])
+    return net.cast(net.mul(given, 0.0), TensorProto.INT64)
 
 
 def _joined(
@@ -60,10 +71,10 @@ def _summed(*acts: str) -> Body:
 
 
 def _appended(net: Net, a: Tensor) -> Tensor:
-    made = _sequence(net, "SequenceEmpty")
+    made = sequence(net, "SequenceEmpty")
     for y in (a, net.conv(a, 8, 1)):
-        made = _sequence(net, "SequenceInsert", made, y, like=y)
-    made = _sequence(net, "SequenceInsert", made, net.relu(a), np.int64(0), like=a)
+        made = sequence(net, "SequenceInsert", made, y, like=y)
+    made = sequence(net, "SequenceInsert", made, net.relu(a), _nought(net), like=a)
     return net.node("SequenceAt", made, np.int64(1), shape=a.shape)
 
 
@@ -75,13 +86,13 @@ def _unlike(net: Net, a: Tensor) -> Tensor:
 
 
 def _unlike_in_place(net: Net, a: Tensor) -> Tensor:
-    made = _sequence(net, "SequenceInsert", _list(net, a), net.conv(a, 5, 1))
+    made = sequence(net, "SequenceInsert", _list(net, a), net.conv(a, 5, 1))
     return net.node("SequenceAt", made, np.int64(0), shape=a.shape)
 
 
 def _of_two_ranks(net: Net, a: Tensor) -> Tensor:
     mean = net.node("ReduceMean", a, axes=[2, 3], keepdims=0)
-    made = _sequence(net, "SequenceInsert", _list(net, a), mean)
+    made = sequence(net, "SequenceInsert", _list(net, a), mean)
     return net.node("SequenceAt", made, np.int64(0), shape=a.shape)
 
 
@@ -105,12 +116,12 @@ def _rounds(net: Net, a: Tensor, lists: int, swap: bool = False, act: str = "") 
         h = _cell(net, net.gather(a, i, axis=1), inside[0])
         others = [net.node("Neg", net.matmul(h, net.weight(HIDDEN, HIDDEN))) for _ in inside[2:]]
         grown = [
-            _sequence(net, "SequenceInsert", one, net.node(act, y) if act else y, like=y)
+            sequence(net, "SequenceInsert", one, net.node(act, y) if act else y, like=y)
             for one, y in zip(inside[1:], [h, *others], strict=True)
         ]
         body.outputs = [net.node("Identity", on), h, *(reversed(grown) if swap else grown)]
     start = net.const(np.zeros((2, HIDDEN), np.float32))
-    empty = [_sequence(net, "SequenceEmpty") for _ in range(lists)]
+    empty = [sequence(net, "SequenceEmpty") for _ in range(lists)]
     shape = [2, HIDDEN]
     _, *made = net.nodes(
         "Loop", [np.int64(5), np.array(True), start, *empty], 1 + lists,
