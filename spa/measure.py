@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spa.doubt import agreement, chance
 from spa.graph import Graph
 from spa.logits import SeenProduct, see
 from spa.parts import Parts, parts
@@ -37,7 +38,6 @@ ROWS = 4096
 BINS, SAMPLED = 100, 1024  # of the entropy, and the rows that it is taken over
 # Of correlations towards none at least: on real inputs, and on made-up ones.
 SHRINK, SHRINK_MADE_UP = 0.02, 0.03
-PARTS = 16  # of the inputs, held against one another
 ALIVE = 0.3  # of the variance of its layer: what a channel dead on made-up inputs counts for
 
 
@@ -159,53 +159,6 @@ def entropies(rows: Floats) -> Matrix:
     share = np.bincount(flat, minlength=channel.size * BINS).reshape(*x.shape[:2], BINS)
     share = share / x.shape[2]
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1))).sum(2))
-
-
-def chance(rows: Floats, covariance: Matrix) -> float:
-    """How much of the correlations of so few inputs is chance: the sum of their variances, from one
-    part of the inputs to the next, over that of their squares (Schäfer and Strimmer 2005, equation
-    8). Places of one picture go together, so that parts are held against one another, not rows.
-
-    Args:
-        rows: centred, in the order of samples, shape (g, rows, f). covariance: of them, (g, f, f).
-    """
-    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
-    scale = (deviation[:, :, None] * deviation[:, None, :]).astype(np.float32)
-    apart = ~np.eye(covariance.shape[1], dtype=bool)
-    mean = np.where(apart, covariance / scale, 0).astype(np.float32)
-    parts_ = np.array_split(rows, max(min(PARTS, rows.shape[1]), 1), axis=1)
-    missed = 0.0
-    for part in parts_:
-        own_ = np.matmul(np.swapaxes(part, 1, 2), part) / np.float32(max(part.shape[1], 1))
-        missed += float(np.square(np.where(apart, own_ / scale - mean, 0)).sum(dtype=np.float64))
-    squares = float(np.square(mean).sum(dtype=np.float64))
-    chance_ = missed / max(len(parts_) * (len(parts_) - 1), 1)
-    return min(chance_ / squares, 1.0) if squares > 0 else 0.0
-
-
-def agreement(one: Matrix, other: Matrix, each: int = 1) -> float:
-    """How much of the correlations between channels is the same on two kinds of made-up inputs:
-    their cosine, 0 where they have nothing in common.
-
-    If a kind shows what is true of all kinds and, as much again, something of its own, this is the
-    share of the former, and the slope by which the correlations of one kind tell those of another.
-
-    Args:
-        one, other: covariances, shape (g, f, f). each: how many of f belong to a channel.
-    """
-    a, b = (_between(covariance, each) for covariance in (one, other))
-    size = float(np.sqrt(np.vdot(a, a) * np.vdot(b, b)))
-    return max(float(np.vdot(a, b)) / size, 0.0) if size > 0 else 1.0
-
-
-def _between(covariance: Matrix, each: int) -> NDArray[np.float32]:
-    """The correlations between channels; zero within one."""
-    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
-    scale = deviation[:, :, None] * deviation[:, None, :]
-    found = np.asarray(covariance / scale, np.float32)
-    within = np.arange(covariance.shape[1]).reshape(-1, each)
-    found[:, within[:, :, None], within[:, None, :]] = 0
-    return found
 
 
 def _revived(covariance: Matrix) -> Matrix:

@@ -130,23 +130,27 @@ class Task:
 def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
     """The groups without the blocks that are to go, and the units to remove.
 
-    Where inputs are made up, their correlations may lead astray, as may doubts about them. So,
-    where two forms of the network can judge, a choice that doubts them much and one that believes
-    them are both made up for on some of the inputs, and the one whose held-out outputs stay nearer,
-    in the form that is worse, is taken.
+    What made-up inputs show may lead astray. So, where two forms of the network can judge, three
+    choices are made up for on some of the inputs, and the one whose held-out outputs stay nearest,
+    in the form that is worse, is taken: by what is seen, with its correlations believed as far as
+    each site's are, or nearly whole; and by what the loss of a group is worth in both forms.
 
     Raises:
         TargetError: if it is out of reach.
     """
-    found, study = _select(task, say), task.study
+    judged, study = _judge(task, say), task.study
+    found = _select(task, judged, say)
     if study is None or not _is_doubtful(task, study):
         return found
     say("choosing again")
-    try:
-        other = _select(replace(task, study=_believing(study, FIRM)), quiet)
-    except TargetError:  # in blocks, not every order comes near enough
-        return found
-    if _is_same(found, other):
+    firm = replace(task, study=_believing(study, FIRM))
+    ways = [found]
+    for other, seen in ((firm, _judge(firm, quiet)), (task, _in_both_forms(task, study, judged))):
+        with suppress(TargetError):  # in blocks, not every order comes near enough
+            way = _select(other, seen, quiet)
+            if not any(_is_same(way, known) for known in ways):
+                ways.append(way)
+    if len(ways) == 1:
         return found
     few = first(study.fit, max(study.fit.samples // TRIED, FEW))
     held = first(study.held, PROBES)
@@ -156,8 +160,16 @@ def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
             return _compensated(*way, task.settings, study, few, held, quiet).worst
         return np.inf
 
-    say("trying both choices")
-    return min((found, other), key=drift)
+    say("trying the choices")
+    return min(ways, key=drift)
+
+
+def _in_both_forms(task: Task, study: Study, judged: Judged) -> Judged:
+    """What a group's loss is worth as settled and as stored, by the mean of the logarithms: what
+    rests on means that settling made up shows in the stored form."""
+    probes = first(study.held, PROBES)
+    stored = weights(task.groups, plainly(study.measured), judged.curves, probes)
+    return replace(judged, worth={g: (w * stored[g]) ** 0.5 for g, w in judged.worth.items()})
 
 
 def _is_doubtful(task: Task, study: Study) -> bool:
@@ -187,10 +199,9 @@ def _is_same(one: tuple[Groups, Removed], other: tuple[Groups, Removed]) -> bool
     return units and a.graph.blocks == b.graph.blocks
 
 
-def _select(task: Task, say: Progress) -> tuple[Groups, Removed]:
+def _select(task: Task, judged: Judged, say: Progress) -> tuple[Groups, Removed]:
     groups, limits, cost = task.groups, task.limits, task.cost
     target = task.measure, task.share
-    judged = _judge(task, say)
     if DEPTH in task.settings.kinds:
         say("weighing blocks")
         groups = _shorter(task, judged)
