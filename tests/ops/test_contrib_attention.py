@@ -243,6 +243,7 @@ GROUPED = [
     case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
     case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
     case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
+    case("grouped-scores-of-two", 3, _grouped(2, 2, scores=2), shape=TOKENS, exact=True),
     case("grouped-window", 4, _grouped(local_window_size=2), shape=TOKENS, exact=True),
     case("grouped-capped", 4, _grouped(softcap=2.0), shape=TOKENS, exact=True),
     case("grouped-sink", 4, _grouped(sink=True), shape=TOKENS, exact=True),
