@@ -57,7 +57,7 @@ def _is_shared(graph: Graph, axes: dict[str, Axes], node: Node) -> bool:
         return False
     (output,) = node.outputs
     readers = [graph.nodes[k] for k in set(graph.readers.get(output, ()))]
-    live = any(not is_whole(axis) and len(axis.ids) > 1 for axis in axes.get(output, ()))
+    live = any(not is_whole(axis) for axis in axes.get(output, ()))
     inside = any(reader.home or reader.bodies or output in reader.captured for reader in readers)
     return live and len(readers) > 1 and output not in graph.outputs and not inside
 

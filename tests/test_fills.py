@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, TensorProto
 
@@ -85,6 +86,23 @@ def test_what_has_no_width_is_left_alone() -> None:
     one = net.node("ConstantOfShape", np.int64([1, 1]), value=np.float32([2]))
     y = net.add(net.mul(x, one), one)
     assert spa.analyze(net.model(net.linear(y, 2))).graph.given is None
+
+
+def test_bodies_stay_where_they_are() -> None:
+    net = Net("beside")
+    x = net.linear(net.input("x", (2, 3)), 8)
+    zeros = net.node("ConstantOfShape", np.int64([2, 8]), value=np.float32([0]))
+    i, on, h = (
+        gs.Variable(name, np.dtype(kind), shape)
+        for name, kind, shape in (("i", np.int64, []), ("on", np.bool_, []), ("h", "f4", [2, 8]))
+    )
+    with net.body(i, on, h) as body:
+        body.outputs = [net.node("Identity", on), net.relu(net.add(h, x))]
+    (y,) = net.nodes("Loop", [np.int64(3), np.array(True), x], 1, shapes=[[2, 8]], body=body)
+    other = net.add(net.linear(net.add(y, zeros), 8), zeros)
+    model = net.model(net.linear(net.relu(other), 2))
+    groups = check(model, 2)
+    assert len(groups.graph.model.graph.node) == len(model.graph.node) + 1
 
 
 def test_what_a_body_reads_is_left_alone() -> None:

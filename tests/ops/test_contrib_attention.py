@@ -243,6 +243,7 @@ GROUPED = [
     case("grouped-past", 4, _grouped(past=3), shape=TOKENS, exact=True),
     case("grouped-scores", 4, _grouped(scores=1), shape=TOKENS, exact=True),
     case("grouped-scores-per-head", 4, _grouped(scores=4), shape=TOKENS, exact=True),
+    case("grouped-scores-of-two", 3, _grouped(2, 2, scores=2), shape=TOKENS, exact=True),
     case("grouped-window", 4, _grouped(local_window_size=2), shape=TOKENS, exact=True),
     case("grouped-capped", 4, _grouped(softcap=2.0), shape=TOKENS, exact=True),
     case("grouped-sink", 4, _grouped(sink=True), shape=TOKENS, exact=True),
@@ -436,6 +437,7 @@ def _from_the_file(op: str, shapes: list[tuple[int, ...] | None], **attrs: Any) 
                 *[(BATCH, 2, total, 16)] * 2,
                 (BATCH, 6, STEPS, total),
             ],
+            "DecoderMaskedMultiHeadAttention": [(BATCH, STEPS, 8)],
             "PackedMultiHeadAttention": [(BATCH * STEPS, 8)],
             "PackedAttention": [(BATCH * STEPS, 8)],
         }[op]
@@ -472,6 +474,13 @@ def test_every_axis_of_multi_head_attention(shapes: Any, terms: list[str]) -> No
     )
     terms = [*terms, "HD", "", "B H s t", *_HELD]
     check_axes(body, "MultiHeadAttention", "BHD", terms, _MADE)
+
+
+def test_every_axis_of_masked_attention() -> None:
+    given = [*[(BATCH, STEPS, 8)] * 3, None, (BATCH, 2, STEPS, STEPS), *[None] * 5, (24,)]
+    body = _from_the_file("DecoderMaskedMultiHeadAttention", given, num_heads=2)
+    terms = ["B s HD", "B t HD", "B t HD", "", "B H s t", *[""] * 5, "HD"]
+    check_axes(body, "DecoderMaskedMultiHeadAttention", "BHD", terms, ["B 1 HD"])
 
 
 def test_every_axis_of_projected_attention() -> None:
