@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from spa.graph import Graph, Node
-from spa.index import other_form, without_idle
+from spa.graph import Graph, Node, without_dead
+from spa.index import other_form
 from spa.protos import copy_without, unused
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -48,7 +48,7 @@ def direct(graph: Graph) -> Graph | None:
         if node.index not in found:
             nodes.append(node.proto)
     left = [graph.nodes[k].inputs[0] for k in found]  # what was put together
-    model.graph.node.extend(without_idle(graph, nodes, left))
+    model.graph.node.extend(without_dead(graph, nodes, left))
     return other_form(graph, model)
 
 

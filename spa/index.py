@@ -9,7 +9,7 @@ a body is the one in the file where that is unique in the file, else ``node/bran
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -39,24 +39,6 @@ def index(model: ModelProto, path: Path | None = None) -> Graph:
 def other_form(graph: Graph, model: ModelProto) -> Graph:
     """The index of a model that computes what another does, whose given form it remembers."""
     return replace(index(model, graph.path), given=graph.given or graph.model)
-
-
-def without_idle(graph: Graph, nodes: Sequence[NodeProto], names: Iterable[str]) -> list[NodeProto]:
-    """The nodes of another form, without those that only led to these tensors, which now nothing
-    reads."""
-    led, waiting = set[str](), [*names]
-    while waiting:
-        name = waiting.pop()
-        if name in graph.makers and name not in led:
-            led.update(graph.nodes[graph.makers[name]].outputs)
-            waiting += graph.nodes[graph.makers[name]].inputs
-    read = {*graph.outputs}.union(*(node.captured for node in graph.nodes))
-    kept: list[NodeProto] = []
-    for node in reversed(nodes):
-        if not led.issuperset(node.output) or read.intersection(node.output):
-            kept.append(node)
-            read.update(node.input, *(free_names(body) for body in bodies(node)))
-    return kept[::-1]
 
 
 class _Indexer:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from spa.graph import Graph, Node
-from spa.index import other_form, without_idle
+from spa.graph import Graph, Node, without_dead
+from spa.index import other_form
 from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
@@ -31,7 +31,7 @@ def lists(graph: Graph, shapes: Shapes) -> Graph | None:
         return None
     model = copy_without(graph.model, "node")
     model.graph.initializer.extend(builder.stored)
-    model.graph.node.extend(without_idle(graph, nodes, builder.done))
+    model.graph.node.extend(without_dead(graph, nodes, builder.done))
     return other_form(graph, model)
 
 

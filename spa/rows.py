@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from spa.graph import Graph, Node
-from spa.index import other_form, without_idle
+from spa.graph import Graph, Node, without_dead
+from spa.index import other_form
 from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
@@ -49,7 +49,7 @@ def by_rows(graph: Graph, shapes: Shapes) -> Graph | None:
         else:
             nodes.append(node.proto)
     led = [name for k in found for name in graph.nodes[k].inputs[1:]]
-    model.graph.node.extend(without_idle(graph, nodes, led))
+    model.graph.node.extend(without_dead(graph, nodes, led))
     return other_form(graph, model)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from onnx import NodeProto
 
 from spa.axes import Axes, is_whole
-from spa.graph import Graph, Node
-from spa.index import other_form, without_idle
+from spa.graph import Graph, Node, without_dead
+from spa.index import other_form
 from spa.protos import copy_without, unused, with_inputs
 from spa.shapes import Shapes
 
@@ -128,5 +128,5 @@ class _Builder:
             if node.index in self.behind:
                 nodes.append(self.behind[node.index])
         names = [name for name, _ in narrow]
-        model.graph.node.extend(without_idle(self.graph, nodes, names))
+        model.graph.node.extend(without_dead(self.graph, nodes, names))
         return other_form(self.graph, model)
