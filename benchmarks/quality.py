@@ -1,7 +1,8 @@
 """Top-1 of the nets in models/trained after pruning without fine-tuning: spa, its rivals, bars.
 
     python -m benchmarks.quality [--quick] [--nets vgg vgg_bn] [--seeds 3] [--rows FILE]
-    python -m benchmarks.quality --docs COMMIT    only write the page, of rows made at that commit
+    python -m benchmarks.quality --methods spa --inputs noise    only these rows
+    python -m benchmarks.quality --docs COMMIT...    only write the page, of rows made at these
 
 Needs the Debian package dataset-fashion-mnist (see models/fashion.py). Every row that is done is
 appended to --rows (build/quality.jsonl) at once and not measured again while the net, its groups,
@@ -331,7 +332,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=NETS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, default=ROOT / "build" / "quality.jsonl")
-    parser.add_argument("--docs", metavar="COMMIT", help="only write the page of rows made there")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, help="default all")
+    parser.add_argument("--inputs", nargs="*", choices=("none", *ALL), help="default all")
+    parser.add_argument("--docs", nargs="+", metavar="COMMIT", help="only write the page: one for "
+                        "each code that made rows, in their order")  # fmt: skip
     parser.add_argument("--peers", type=Path, default=PEERS)
     parser.add_argument("--page", type=Path, default=quality_page.PAGE)
     return parser.parse_args()
@@ -341,10 +345,12 @@ def main() -> None:
     given = parse()
     if given.docs:
         made = read_all(given.rows)
-        if len({row.code for row in made}) > 1:
-            raise SystemExit(f"the rows in {given.rows} are by more than one code")
-        command = f"python -m benchmarks.quality --docs {given.docs}"
-        text = quality_page.page(made + read_all(given.peers), command, commit=given.docs)
+        codes = list(dict.fromkeys(row.code for row in made))
+        if len(codes) != len(given.docs):
+            raise SystemExit(f"the rows in {given.rows} are by {len(codes)} codes, not as many")
+        command = f"python -m benchmarks.quality --docs {' '.join(given.docs)}"
+        commits = dict(zip(codes, given.docs, strict=True))
+        text = quality_page.page(made + read_all(given.peers), command, commits=commits)
         given.page.write_text(text)
         return
     found = sorted(given.folder.glob("*.onnx"))
@@ -364,8 +370,10 @@ def main() -> None:
         text = quality_page.page(kept + peers, command, len(todo) - len(kept))
         given.page.write_text(text)
 
+    methods, inputs = given.methods or METHODS, given.inputs or ("none", *ALL)
     for job in jobs(wanted, given.seeds, given.quick):
-        if bench.key(job) not in rows:
+        asked = job.method in methods and job.inputs in inputs
+        if asked and bench.key(job) not in rows:
             row = bench.row(job)
             with given.rows.open("a") as out:
                 out.write(json.dumps(asdict(row)) + "\n")

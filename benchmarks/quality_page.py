@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,12 +92,17 @@ class Table:
         return self.of(rows, lambda r: 100 * r.after / r.before)
 
 
-def page(rows: Iterable[Row], command: str, missing: int = 0, commit: str = "") -> str:
+def page(
+    rows: Iterable[Row],
+    command: str,
+    missing: int = 0,
+    commits: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The page.
 
     Args:
         missing: how many rows have yet to be measured.
-        commit: where they were measured, if not here.
+        commits: where they were measured, by code, if not here.
     """
     table = Table(rows)
     seeds = len({r.seed for r in table.rows}) or 1
@@ -110,8 +116,12 @@ def page(rows: Iterable[Row], command: str, missing: int = 0, commit: str = "") 
     )
     if missing:
         head += f"\n**{missing} of {missing + measured} rows have yet to be measured.**\n"
-    if commit:
-        head += f"\nAll {measured} rows but the peer's were measured at commit `{commit}`.\n"
+    if commits:
+        head += "\nRows but the peer's were measured at these commits:\n\n"
+    for code, commit in commits.items():
+        made = [r for r in table.rows if r.key and r.code == code]
+        inputs, methods = (sorted({getattr(r, k) for r in made}) for k in ("inputs", "method"))
+        head += f"- `{commit}`: {len(made)}, of {', '.join(methods)}, on {', '.join(inputs)}\n"
     parts = [head, "## Bars\n", bars_table(list(bars(table)))]
     parts += [f"## {net}\n\n{net_table(table, net)}" for net in table.nets]
     return "\n".join(parts)

@@ -161,8 +161,9 @@ def test_page() -> None:
     assert "vgg (CNNs, 512 images), macs=0.5: loses at most 1 | 2.00 | missed" in text
     assert "Seconds of `spa` with images by stage: scoring 1.0, reading 0.5." in text
     peer = replace(row("Torch-Pruning, local", "none", 20), key="")
-    text = page([*rows, peer], "python", commit="abc")
-    assert "All 4 rows but the peer's were measured at commit `abc`." in text
+    later = replace(row("spa", "noise", 88), code="later")
+    text = page([*rows, later, peer], "python", commits={rows[0].code: "abc", "later": "def"})
+    assert "\n- `abc`: 4, of dfpc, l1, spa, on images, none\n- `def`: 1, of spa, on noise\n" in text
     assert "| Torch-Pruning, local | none | 20.00 (-70.00)" in text
 
 
