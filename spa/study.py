@@ -35,7 +35,6 @@ from spa.sites import Place
 
 HELD = 0.25  # the share of the inputs that judge what the others suggest
 FEW = 16  # samples on which criteria run the network
-FIRM = 0.1  # of the correlations on made-up inputs that is not believed, in a second choice
 TRIED = 4  # of so many inputs one is fitted on to try a choice
 PROBES = 64  # held-out samples on which the drift of every group is measured
 
@@ -130,10 +129,10 @@ class Task:
 def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
     """The groups without the blocks that are to go, and the units to remove.
 
-    What made-up inputs show may lead astray. So, where two forms of the network can judge, three
-    choices are made up for on some of the inputs, and the one whose held-out outputs stay nearest,
-    in the form that is worse, is taken: by what is seen, with its correlations believed as far as
-    each site's are, or nearly whole; and by what the loss of a group is worth in both forms.
+    What made-up inputs show may lead astray. So, where two forms of the network can judge, two
+    choices are made up for on some of the inputs, and the one whose held-out outputs stay nearer,
+    in the form that is worse, is taken: by what the loss of a group is worth as settled, and in
+    both forms.
 
     Raises:
         TargetError: if it is out of reach.
@@ -143,14 +142,11 @@ def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
     if study is None or not _is_doubtful(task, study):
         return found
     say("choosing again")
-    firm = replace(task, study=_believing(study, FIRM))
-    ways = [found]
-    for other, seen in ((firm, _judge(firm, quiet)), (task, _in_both_forms(task, study, judged))):
-        with suppress(TargetError):  # in blocks, not every order comes near enough
-            way = _select(other, seen, quiet)
-            if not any(_is_same(way, known) for known in ways):
-                ways.append(way)
-    if len(ways) == 1:
+    try:
+        other = _select(task, _in_both_forms(task, study, judged), quiet)
+    except TargetError:  # in blocks, not every order comes near enough
+        return found
+    if _is_same(found, other):
         return found
     few = first(study.fit, max(study.fit.samples // TRIED, FEW))
     held = first(study.held, PROBES)
@@ -160,8 +156,8 @@ def select(task: Task, say: Progress) -> tuple[Groups, Removed]:
             return _compensated(*way, task.settings, study, few, held, quiet).worst
         return np.inf
 
-    say("trying the choices")
-    return min(ways, key=drift)
+    say("trying both choices")
+    return min((found, other), key=drift)
 
 
 def _in_both_forms(task: Task, study: Study, judged: Judged) -> Judged:
@@ -173,8 +169,8 @@ def _in_both_forms(task: Task, study: Study, judged: Judged) -> Judged:
 
 
 def _is_doubtful(task: Task, study: Study) -> bool:
-    """Whether a choice by curves rests on correlations of made-up inputs, and two forms of the
-    network can judge another; the settled one alone takes the wrong one too often."""
+    """Whether a choice by curves rests on made-up inputs, and two forms of the network can judge
+    another; the settled one alone takes the wrong one too often."""
     scope = task.settings.scope_for(task.settings.criterion)
     curves_count = scope == "curves" and task.measure != "channels"
     return bool(study.measured.settled) and curves_count and _compensates(task.settings)
@@ -182,12 +178,6 @@ def _is_doubtful(task: Task, study: Study) -> bool:
 
 def _compensates(settings: Settings) -> bool:
     return settings.compensate != "none" or settings.repair != "none"
-
-
-def _believing(study: Study, shrink: float) -> Study:
-    """The same where this much of the correlations is not believed."""
-    sites = {k: replace(seen, shrink=shrink) for k, seen in study.measured.sites.items()}
-    return replace(study, measured=replace(study.measured, sites=sites))
 
 
 def _is_same(one: tuple[Groups, Removed], other: tuple[Groups, Removed]) -> bool:
