@@ -198,18 +198,25 @@ def _follow_indices(op: Op, refused: bool) -> None:
         known[node.outputs[0]] = held[0]
         return
     moved = plain and node.op_type in _MOVES
-    rows = moved and node.op_type != "Transpose" and op.shape()[-1:] == op.out_shape()[-1:]
     for k, name in enumerate(node.inputs):
         if (node.index, k) in op.recorder.understood and not refused:
             continue
         if moved and k == 0 and name in known:
             known.update(dict.fromkeys(filter(None, node.outputs), known[name]))
-        elif rows and k == 0 and name in columns:
+        elif moved and k == 0 and name in columns and _keeps_rows(op):
             columns[node.outputs[0]] = columns[name]
         else:
             op.recorder.locks += [(ids, node.index, _INDEX) for ids in _held(op.recorder, name)]
     for name in node.captured:
         op.recorder.locks += [(ids, node.index, _INDEX) for ids in _held(op.recorder, name)]
+
+
+def _keeps_rows(op: Op) -> bool:
+    """Whether what moves about leaves the last axis as it was."""
+    before, after = op.shapes[0], op.out_shapes[0]
+    if before is None or after is None or op.node.op_type == "Transpose":
+        return False
+    return before[-1:] == after[-1:]
 
 
 def _is_asked_for_its_shape(graph: Graph, node: Node) -> bool:

@@ -135,6 +135,8 @@ def _lone_nodes(family: str) -> Iterator[Lone]:
                 continue
             if op.node.op_type in EIGHT_BITS:
                 continue
+            if index in ties.recorder.apart:  # goes with all that is made from it, if at all
+                continue
             lone = alone(groups, op)
             if lone is None or not _runs(lone):
                 continue
