@@ -23,8 +23,6 @@ from spa.shapes import Shapes
 
 Numbers = NDArray[np.int64]
 
-_STANDARD = ("", "ai.onnx")
-
 
 @dataclass(frozen=True)
 class _Place:
@@ -79,11 +77,11 @@ def beside(graph: Graph, shapes: Shapes, pointed: Mapping[str, Ids]) -> Graph | 
 
 def _maker(graph: Graph, name: str) -> Node | None:
     node = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    return node if node and not node.home and node.domain in _STANDARD else None
+    return node if node and not node.home and node.is_standard else None
 
 
 def _place(graph: Graph, shapes: Shapes, pointed: Mapping[str, Ids], node: Node) -> _Place | None:
-    if node.op_type != "Gather" or node.home or node.domain not in _STANDARD:
+    if node.op_type != "Gather" or node.home or not node.is_standard:
         return None
     flat, total = _maker(graph, node.inputs[0]), _maker(graph, node.inputs[1])
     if node.attrs.get("axis", 0) or flat is None or flat.op_type not in ("Flatten", "Reshape"):

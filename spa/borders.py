@@ -146,7 +146,7 @@ def _is_list(graph: Graph, node: Node, inner: str, end: str) -> bool:
     """Whether a round of a loop adds to a state along one axis, and no other node reads it: then it
     does not matter how long it is."""
     maker = graph.nodes[graph.makers[end]] if end in graph.makers else node
-    adds = maker.op_type == "Concat" and maker.domain in ("", "ai.onnx")
+    adds = maker.op_type == "Concat" and maker.is_standard
     lone = adds and maker.inputs.count(inner) == 1 and graph.readers[inner] == [maker.index]
     return lone and graph.readers[end] == [node.index] and node.inputs.count(end) == 1
 

@@ -55,7 +55,7 @@ class _Finder:
         """(skip, branch): the ways to read a node as a sum of a branch and something else."""
         if node.home or node.op_type not in SUMS or len(node.inputs) != 2:
             return
-        if node.domain not in ("", "ai.onnx"):
+        if not node.is_standard:
             return
         a, b = node.inputs
         if a != b and self.graph.activations.issuperset((a, b)):

@@ -18,7 +18,6 @@ from spa.index import other_form
 from spa.protos import copy_without, unused
 
 _RECURRENT = {"LSTM", "GRU", "RNN"}
-_STANDARD = ("", "ai.onnx")
 
 
 class _Pick(NamedTuple):
@@ -67,7 +66,7 @@ def _picks(graph: Graph, node: Node) -> list[_Pick]:
     concat = graph.nodes[source]
     ways = _ways(graph, concat)
     concat = graph.nodes[graph.makers[concat.inputs[0]]] if ways else concat
-    if concat.op_type != "Concat" or concat.home or {node.domain, concat.domain} - {*_STANDARD}:
+    if concat.op_type != "Concat" or concat.home or not (node.is_standard and concat.is_standard):
         return []
     axis = int(concat.attrs["axis"])
     sizes = [_size(graph, name, axis) for name in concat.inputs]
@@ -90,7 +89,7 @@ def _ways(graph: Graph, node: Node) -> int:
     """The directions of all layers, where a Reshape makes an axis of them behind that of the layers
     of what recurrent layers return; else 0."""
     concat = graph.makers.get(node.inputs[0]) if node.inputs else None
-    if node.op_type != "Reshape" or node.domain not in _STANDARD or node.home or concat is None:
+    if node.op_type != "Reshape" or not node.is_standard or node.home or concat is None:
         return 0
     states = {graph.makers.get(name, -1) for name in graph.nodes[concat].inputs}
     widths = {graph.nodes[k].attrs.get("hidden_size", 0) if k >= 0 else 0 for k in states}
@@ -151,7 +150,7 @@ def _size(graph: Graph, name: str, axis: int) -> int:
     if name not in graph.makers:
         return 0
     node = graph.nodes[graph.makers[name]]
-    if node.domain not in _STANDARD:
+    if not node.is_standard:
         return 0
     if node.op_type in _RECURRENT and name in node.outputs[1:] and axis == 0:
         return 2 if node.attrs.get("direction") == b"bidirectional" else 1

@@ -67,6 +67,11 @@ class Node:
         return {a.name: onnx.helper.get_attribute_value(a) for a in self.proto.attribute}
 
     @property
+    def is_standard(self) -> bool:
+        """Whether its operator is one of ai.onnx, which has two spellings."""
+        return self.domain in ("", "ai.onnx")
+
+    @property
     def given(self) -> int:
         """How many of the inputs stand in the file; the outputs of bodies follow."""
         return len(self.proto.input)

@@ -26,7 +26,7 @@ def in_order(graph: Graph, shapes: Shapes) -> dict[int, str]:
     """Gather nodes that make the tensor again that was flattened for them -> that tensor."""
     found = {}
     for node in graph.nodes:
-        if node.op_type != "Gather" or node.home or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "Gather" or node.home or not node.is_standard:
             continue
         maker = graph.makers.get(node.inputs[0])
         flat = graph.nodes[maker] if maker is not None else None

@@ -20,7 +20,7 @@ Places = Collection[tuple[int, int]]  # (node, position of an input)
 
 def _ends(graph: Graph, shapes: Shapes, at: int) -> list[int]:
     node = graph.nodes[at]
-    if node.op_type != "Concat" or node.domain not in ("", "ai.onnx") or node.home:
+    if node.op_type != "Concat" or not node.is_standard or node.home:
         return []
     if at not in graph.needed:
         return []

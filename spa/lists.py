@@ -50,7 +50,7 @@ class _Builder:
 
     def instead(self, node: Node) -> list[NodeProto]:
         """What stands in the place of a node: itself, where its sequence is not known."""
-        if node.domain not in ("", "ai.onnx"):
+        if not node.is_standard:
             return [node.proto]
         self._follow(node)
         reads = node.proto.input[0] if node.proto.input else ""

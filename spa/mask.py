@@ -93,7 +93,7 @@ def _far_below(groups: Groups, kept: Kept, node: Node) -> NDArray[np.generic] | 
         return None
     at = int(node.attrs.get("axis", _COMPARE[node.op_type])) % len(axes)
     stays = kept.of(axes[at].ids)
-    if len(stays) == len(axes[at].ids) or node.domain not in ("", "ai.onnx"):
+    if len(stays) == len(axes[at].ids) or not node.is_standard:
         return None
     vector = np.full([len(a.ids) if k == at else 1 for k, a in enumerate(axes)], -FAR)
     np.moveaxis(vector, at, 0)[stays] = 0

@@ -228,7 +228,7 @@ class Finder:
         node = self.graph.nodes[at]
         if node.home or at in self.unclear or set(held.values()) != {_ZERO}:
             return False
-        if node.op_type != "Sum" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "Sum" or not node.is_standard:
             return all((at, k) in self.ends for k in held)
         total = self.shapes.get(node.outputs[0])
         left = [self.shapes.get(n) for k, n in enumerate(node.inputs) if k not in held]
@@ -237,7 +237,7 @@ class Finder:
     def _block(self, at: int, held: Mapping[int, str]) -> Block | None:
         """A sum that goes on without one of its sides."""
         node = self.graph.nodes[at]
-        if node.domain not in ("", "ai.onnx") or node.home or at in self.unclear or not held:
+        if not node.is_standard or node.home or at in self.unclear or not held:
             return None
         if node.op_type in _SCATTERS and 0 not in held and held.get(1) == _EMPTY:
             return self._passing(node, node.inputs[2], node.inputs[0])

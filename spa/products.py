@@ -135,7 +135,7 @@ def _made(graph: Graph, site: Site) -> str:
 
 def _candidates(graph: Graph) -> Iterator[_Found]:
     for node in graph.nodes:
-        if node.home or node.domain not in ("", "ai.onnx"):
+        if node.home or not node.is_standard:
             continue  # what a body makes cannot be seen
         read = node.inputs[:2]
         if len(read) < 2 or not graph.activations.issuperset(read) or read[0] == read[1]:

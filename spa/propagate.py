@@ -185,7 +185,7 @@ def _follow_indices(op: Op, refused: bool) -> None:
     """Positions on an axis that are moved about stay what they are; what is put to a use that its
     rule does not understand locks the axis."""
     node, known, columns = op.node, op.recorder.indices, op.recorder.columns
-    plain = node.domain in ("", "ai.onnx") and not refused
+    plain = node.is_standard and not refused
     if plain and node.op_type in ("Shape", "Size"):  # whatever stands in it
         return
     if plain and node.op_type == "Concat" and (listed := _columns(op)):
@@ -223,7 +223,7 @@ def _is_asked_for_its_shape(graph: Graph, node: Node) -> bool:
     """Whether nothing reads a node's output but what asks for its shape."""
     name = node.outputs[0]
     readers = [graph.nodes[k] for k in graph.readers.get(name, ())]
-    shapes = all(n.op_type == "Shape" and n.domain in ("", "ai.onnx") for n in readers)
+    shapes = all(n.op_type == "Shape" and n.is_standard for n in readers)
     return bool(readers) and shapes and len(node.outputs) == 1 and name not in graph.outputs
 
 

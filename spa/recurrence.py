@@ -55,7 +55,7 @@ def recurrences(graph: Graph) -> list[Recurrence]:
     found = []
     for node in graph.nodes:
         at = place(graph, node, 2) if node.op_type in GATES else None
-        if at is None or node.domain not in ("", "ai.onnx") or not node.outputs[0]:
+        if at is None or not node.is_standard or not node.outputs[0]:
             continue
         if node.inputs[0] not in graph.activations:
             continue

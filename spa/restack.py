@@ -18,8 +18,6 @@ from spa.joins import has_weights
 from spa.protos import copy_without, unused, with_inputs
 from spa.shapes import Shapes
 
-_STANDARD = ("", "ai.onnx")
-
 
 def restack(graph: Graph, shapes: Shapes) -> Graph | None:
     """The graph with these stacks, or None where it has none."""
@@ -50,11 +48,11 @@ def restack(graph: Graph, shapes: Shapes) -> Graph | None:
 
 def _put_together(graph: Graph, shapes: Shapes, reshape: Node) -> Node | None:
     """The Concat that a Reshape alone reads."""
-    if reshape.op_type != "Reshape" or reshape.home or reshape.domain not in _STANDARD:
+    if reshape.op_type != "Reshape" or reshape.home or not reshape.is_standard:
         return None
     (name, *_), made = reshape.inputs, reshape.outputs[0]
     concat = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    if concat is None or concat.op_type != "Concat" or concat.domain not in _STANDARD:
+    if concat is None or concat.op_type != "Concat" or not concat.is_standard:
         return None
     if concat.home or name in graph.outputs or graph.readers[name] != [reshape.index]:
         return None

@@ -19,8 +19,6 @@ from spa.index import other_form
 from spa.protos import copy_without, unused
 from spa.shapes import Shapes
 
-_STANDARD = ("", "ai.onnx")
-
 
 class _Written(NamedTuple):
     """mask: which rows are written to, with an axis of one column. source: the rows written."""
@@ -55,7 +53,7 @@ def by_rows(graph: Graph, shapes: Shapes) -> Graph | None:
 
 def _written(graph: Graph, shapes: Shapes, node: Node) -> _Written | None:
     """What a ScatterND writes row by row; None where it does not."""
-    if node.op_type != "ScatterND" or node.domain not in _STANDARD or node.home:
+    if node.op_type != "ScatterND" or not node.is_standard or node.home:
         return None
     if node.attrs.get("reduction", b"none") != b"none":
         return None
@@ -78,7 +76,7 @@ def _written(graph: Graph, shapes: Shapes, node: Node) -> _Written | None:
 
 def _maker(graph: Graph, name: str, op_type: str) -> Node | None:
     node = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    right = node is not None and node.op_type == op_type and node.domain in _STANDARD
+    right = node is not None and node.op_type == op_type and node.is_standard
     return node if right and node is not None and not node.home else None
 
 

@@ -376,7 +376,7 @@ def _infer_node(
 def _readable(node: Node, version: int, found: Shapes) -> NodeProto:
     """The node as inference takes it: older versions err at axes counted from the end."""
     shape = found.shapes.get(node.inputs[0]) if node.inputs else None
-    if version >= 11 or node.domain not in ("", "ai.onnx") or shape is None:
+    if version >= 11 or not node.is_standard or shape is None:
         return node.proto
     added = len(node.attrs.get("axes", ())) if node.op_type == "Unsqueeze" else 0
     return from_front(node.proto, len(shape) + added)

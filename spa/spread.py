@@ -60,7 +60,7 @@ def _shared(graph: Graph, shapes: Shapes, axes: dict[str, Axes], node: Node) -> 
 
 
 def _is(node: Node, op_types: set[str]) -> bool:
-    return node.op_type in op_types and node.domain in ("", "ai.onnx") and not node.home
+    return node.op_type in op_types and node.is_standard and not node.home
 
 
 def _is_alone(shapes: Shapes, node: Node, name: str) -> bool:

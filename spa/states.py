@@ -70,7 +70,7 @@ def _updated(graph: Graph, name: str) -> set[str]:
 
 def _moved(node: Node) -> Sequence[str]:
     """What a node that only moves data about takes it from."""
-    if node.home or node.domain not in ("", "ai.onnx"):
+    if node.home or not node.is_standard:
         return ()
     if node.op_type == "Concat":
         return node.inputs

@@ -72,7 +72,7 @@ def unstack(graph: Graph, shapes: Shapes, axes: dict[str, Axes]) -> Graph | None
     """
     stacks = {}
     for node in graph.nodes:
-        if node.op_type == "Reshape" and not node.home and node.domain in ("", "ai.onnx"):
+        if node.op_type == "Reshape" and not node.home and node.is_standard:
             found = next(_stacks(graph, shapes, axes, node), None)
             if found is not None:
                 stacks[node.index] = found

@@ -33,7 +33,7 @@ def evaluate(
     """The outputs of a node that computes with known values only, or None."""
     if node.bodies:
         return None if node.enters else borders.joined(node, values)
-    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or any(bodies(node.proto)):
+    if not node.is_standard or node.op_type in _RANDOM or any(bodies(node.proto)):
         return None
     if "Sequence" in node.op_type:
         return None

@@ -51,7 +51,7 @@ def widths(graph: Graph) -> list[Width]:
     found = []
     for node in graph.nodes:
         width = _width(graph, node) if node.op_type in NORMS else None
-        if width is not None and node.domain in ("", "ai.onnx"):
+        if width is not None and node.is_standard:
             found.append(width)
     return found
 
