@@ -168,8 +168,9 @@ class _Probe:
         shape = self.graph.constants[site.weight].shape
         values: dict[Place, NDArray[Any]] = {site.place: site.backward(new, shape)}
         if site.bias is not None:
-            if site.bias.scale < 0 and self.measured.made_up:  # the settled mean, moved
-                bias = self.measured.statistics[self._norm(site)][0] - change.ravel()
+            if site.bias.scale < 0 and self.measured.made_up:
+                settled = self.measured.statistics.get(self._norm(site))
+                bias = bias if settled is None else settled[0] - change.ravel()
             values[site.bias.place] = bias
         return values
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import spa
+from models.builder import Net
 from models.vision import MAKERS
 from spa import run as runs
 from spa.allocate import Limits, allocate
@@ -39,3 +40,17 @@ def test_how_much_made_up_inputs_are_believed_matters_little(
     with runs.session(model) as running:
         (logits,) = runs.run(running, {"image": held_out["images"]}).values()
     assert (logits.argmax(1) == held_out["labels"]).mean() > 0.97
+
+
+def test_two_choices_where_some_normalisations_are_folded_and_others_are_not() -> None:
+    net = Net("both")
+    x = net.relu(net.conv(net.input("x", ("n", 3, 16, 16)), 12))
+    x = net.relu(net.conv(x, 12))
+    for _ in range(2):
+        x = net.relu(net.bn(net.conv(x, 12, bias=False)))
+    model = net.model(net.gemm(net.flatten(net.pool(x)), 5))
+    said: list[str] = []
+    result = spa.prune(model, "macs=0.5", samples=48, progress=said.append)
+    assert result.study is not None and result.study.measured.settled
+    assert result.study.measured.statistics and "choosing again" in said
+    assert result.verification is not None and (result.verification.law or 0) < 1e-4
