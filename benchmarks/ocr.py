@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Characters read right after pruning.")
     parser.add_argument("--lines", type=int, default=200)
     parser.add_argument("--calibration", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=128, help="made-up inputs without data")
+    parser.add_argument("--samples", type=int, default=512, help="made-up inputs without data")
     parser.add_argument("--fonts", type=Path, default=FONTS)
     given = parser.parse_args()
     fonts = sorted(given.fonts.rglob("*.ttf"))
