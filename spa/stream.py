@@ -176,8 +176,11 @@ def _reads(node: NodeProto) -> frozenset[str]:
 
 
 def _info(name: str, values: Sequence[NDArray[Any]]) -> ValueInfoProto:
-    """An input of their kind and rank, its dimensions free. Of a rank that it does not know, ONNX's
-    inference makes wrong sizes."""
+    """An input of their kind, with the rank and the sizes that all have: of those that it does not
+    know, ONNX's inference makes wrong sizes."""
     kind = helper.np_dtype_to_tensor_dtype(values[0].dtype)
-    rank, *others = {value.ndim for value in values}
-    return helper.make_tensor_value_info(name, kind, None if others else [None] * rank)
+    if len({value.ndim for value in values}) > 1:
+        return helper.make_tensor_value_info(name, kind, None)
+    sizes = zip(*(value.shape for value in values), strict=True)
+    shape = [s[0] if len(set(s)) == 1 else None for s in sizes]
+    return helper.make_tensor_value_info(name, kind, shape)

@@ -83,6 +83,24 @@ def test_a_size_computed_from_a_number_that_is_held() -> None:
         assert stream(["y"])[0]["y"].shape == (1, 1, 8, 8)
 
 
+def test_sizes_that_are_held_in_part() -> None:
+    """Nor does inference know how many numbers are joined of which it knows the rank alone."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["all"]),
+        helper.make_node("Slice", ["all", "zero", "two"], ["first"]),
+        helper.make_node("Concat", ["first", "sides"], ["sizes"], axis=0),
+        helper.make_node("Resize", ["table", "", "", "sizes"], ["y"]),
+    ]
+    given, made = (helper.make_tensor_value_info(n, 1, s) for n, s in (("x", [1, 1]), ("y", None)))
+    lists = {"zero": [0], "two": [2], "sides": [4, 4], "table": np.ones((1, 1, 2, 2), "f4")}
+    stored = [numpy_helper.from_array(np.asarray(v), n) for n, v in lists.items()]
+    graph = helper.make_graph(nodes, "sizes", [given], [made], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with Stream(parts(model), [{"x": np.zeros((1, 1), np.float32)}], ["first", "y"]) as stream:
+        stream(["first"])
+        assert stream(["y"])[0]["y"].shape == (1, 1, 4, 4)
+
+
 def test_a_new_weight_counts_from_its_node_on() -> None:
     model, feeds = chain(), batches(1)
     first, last = model.graph.node[0], model.graph.node[-1]
