@@ -22,7 +22,7 @@ from spa.propagate import foretell, load_rules, propagate
 from spa.reader import load
 from spa.restack import restack
 from spa.rows import by_rows
-from spa.shapes import infer
+from spa.shapes import Shapes, infer
 from spa.solve import solve
 from spa.spread import spread
 from spa.unblock import unblock
@@ -54,33 +54,30 @@ def analyze(
     graph = ahead(graph) or graph
     graph = direct(graph) or graph
     say("inferring shapes")
-    shapes = infer(graph, runs.observe, foretell)
-    plain = unblock(graph, shapes)
-    if plain is not None:
-        graph, shapes = plain, infer(plain, runs.observe, foretell)
-    for change in (lists, by_rows):
+    shapes = _shapes(graph)
+    for change in (unblock, lists, by_rows):
         if (changed := change(graph, shapes)) is not None:
-            graph, shapes = changed, infer(changed, runs.observe, foretell)
+            graph, shapes = changed, _shapes(changed)
     say("propagating ids")
     pairs = states.pairs(graph) if allow_io_change else []
     released = states.axes(graph, shapes, pairs)
     ties = propagate(graph, shapes, released)
     while other := spread(graph, shapes, ties.axes) or fills(graph, ties.axes):
-        graph, shapes = other, infer(other, runs.observe, foretell)
+        graph, shapes = other, _shapes(other)
         ties = propagate(graph, shapes, released)
     apart = unstack(graph, shapes, ties.axes)
     if apart is not None:
-        graph, shapes = apart, infer(apart, runs.observe, foretell)
+        graph, shapes = apart, _shapes(apart)
         ties = propagate(graph, shapes, released)
     stacked = restack(graph, shapes)
     if stacked is not None:
-        again = infer(stacked, runs.observe, foretell)
+        again = _shapes(stacked)
         found = propagate(stacked, again, released)
         if _any_goes(solve(stacked, found)):
             graph, shapes, ties = stacked, again, found
     looked = beside(graph, shapes, ties.recorder.indices)
     if looked is not None:
-        graph, shapes = looked, infer(looked, runs.observe, foretell)
+        graph, shapes = looked, _shapes(looked)
         ties = propagate(graph, shapes, released)
     say("solving for groups")
     views = solve(graph, ties)
@@ -88,6 +85,10 @@ def analyze(
         released = left  # what is no state after all is locked, and may lock more
         views = solve(graph, propagate(graph, shapes, released))
     return enough(merge(graph, shapes, views, exact))
+
+
+def _shapes(graph: Graph) -> Shapes:
+    return infer(graph, runs.observe, foretell)
 
 
 def _any_goes(views: Sequence[View]) -> bool:

@@ -59,11 +59,10 @@ def beside(graph: Graph, shapes: Shapes, pointed: Mapping[str, Ids]) -> Graph | 
     if not found:
         return None
     model = copy_without(graph.model, "node")
-    taken = {name for node in graph.nodes for name in (node.name, *node.outputs)}
-    taken.update(graph.constants, graph.inputs, graph.spelling.values())
+    taken = graph.names()
     like = {place.total.outputs[0]: place.index for place in found.values()}  # of one shape
     nodes: list[NodeProto] = []
-    for node in (n for n in graph.nodes if not n.home and not n.enters):
+    for node in graph.own:
         if node.index in found:
             nodes += _Writer(graph, node, taken).nodes(found[node.index], shapes)
         elif node.op_type == "Shape" and node.inputs[0] in like:
@@ -75,18 +74,14 @@ def beside(graph: Graph, shapes: Shapes, pointed: Mapping[str, Ids]) -> Graph | 
     return other_form(graph, model)
 
 
-def _maker(graph: Graph, name: str) -> Node | None:
-    node = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    return node if node and not node.home and node.is_standard else None
-
-
 def _place(graph: Graph, shapes: Shapes, pointed: Mapping[str, Ids], node: Node) -> _Place | None:
     if node.op_type != "Gather" or node.home or not node.is_standard:
         return None
-    flat, total = _maker(graph, node.inputs[0]), _maker(graph, node.inputs[1])
-    if node.attrs.get("axis", 0) or flat is None or flat.op_type not in ("Flatten", "Reshape"):
+    flat = graph.maker(node.inputs[0], "Flatten", "Reshape")
+    total = graph.maker(node.inputs[1], "Add")
+    if node.attrs.get("axis", 0) or flat is None:
         return None
-    if total is None or total.op_type != "Add" or total.outputs[0] in graph.outputs:
+    if total is None or total.outputs[0] in graph.outputs:
         return None
     if shapes.dtypes.get(total.outputs[0]) != TensorProto.INT64:
         return None
@@ -110,8 +105,8 @@ def _rows(graph: Graph, shapes: Shapes, name: str, size: int) -> str | Numbers |
     if name in graph.constants:
         stored = np.asarray(graph.array(name), np.int64)
         return None if (stored % size).any() else stored // size
-    product = _maker(graph, name)
-    if product is None or product.op_type != "Mul":
+    product = graph.maker(name, "Mul")
+    if product is None:
         return None
     for rows, factor in (product.inputs, product.inputs[::-1]):
         value = shapes.values.get(factor)

@@ -35,10 +35,9 @@ def direct(graph: Graph) -> Graph | None:
     if not found:
         return None
     model = copy_without(graph.model, "node")
-    taken = {*graph.constants, *graph.inputs}
-    taken.update(name for n in graph.nodes for name in (n.name, *n.outputs))
+    taken = graph.names()
     nodes: list[NodeProto] = []
-    for node in (n for n in graph.nodes if not n.home and not n.enters):
+    for node in graph.own:
         for k, pick in enumerate(found.get(node.index, ())):
             name = unused(node.name, taken) if k else node.proto.name
             at, proto = _gather(pick, name, unused(pick.output, taken))

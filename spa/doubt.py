@@ -21,8 +21,7 @@ def chance(rows: Floats, covariance: Matrix) -> float:
     Args:
         rows: centred, in the order of samples, shape (g, rows, f). covariance: of them, (g, f, f).
     """
-    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
-    scale = (deviation[:, :, None] * deviation[:, None, :]).astype(np.float32)
+    scale = _scale(covariance).astype(np.float32)
     apart = ~np.eye(covariance.shape[1], dtype=bool)
     mean = np.where(apart, covariance / scale, 0).astype(np.float32)
     parts_ = np.array_split(rows, max(min(PARTS, rows.shape[1]), 1), axis=1)
@@ -52,9 +51,13 @@ def agreement(one: Matrix, other: Matrix, each: int = 1) -> float:
 
 def _between(covariance: Matrix, each: int) -> NDArray[np.float32]:
     """The correlations between channels; zero within one."""
-    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
-    scale = deviation[:, :, None] * deviation[:, None, :]
-    found = np.asarray(covariance / scale, np.float32)
+    found = np.asarray(covariance / _scale(covariance), np.float32)
     within = np.arange(covariance.shape[1]).reshape(-1, each)
     found[:, within[:, :, None], within[:, None, :]] = 0
     return found
+
+
+def _scale(covariance: Matrix) -> Matrix:
+    """What a covariance is over its correlation."""
+    deviation = np.sqrt(np.maximum(np.einsum("gff->gf", covariance), 1e-30))
+    return np.asarray(deviation[:, :, None] * deviation[:, None, :])

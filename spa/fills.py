@@ -32,10 +32,9 @@ def fills(graph: Graph, axes: dict[str, Axes]) -> Graph | None:
     if not shared:
         return None
     model = copy_without(graph.model, "node")
-    taken = {name for node in graph.nodes for name in (node.name, *node.outputs)}
-    taken.update(graph.constants, graph.inputs)
+    taken = graph.names()
     own: dict[tuple[str, int], str] = {}  # (tensor, reader) -> what it reads instead
-    for node in (n for n in graph.nodes if not n.home and not n.enters):
+    for node in graph.own:
         inputs = (own.get((name, node.index), name) for name in node.proto.input)
         model.graph.node.append(with_inputs(node.proto, inputs))
         if node.index in shared:

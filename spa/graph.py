@@ -313,6 +313,24 @@ class Graph:
         folder = self.path.parent if self.path else Path()
         return read(self.constants[name].tensor, folder)
 
+    @cached_property
+    def own(self) -> tuple[Node, ...]:
+        """The nodes of the model's own graph, each once, in order."""
+        return tuple(n for n in self.nodes if not n.home and not n.enters)
+
+    def names(self) -> set[str]:
+        """All that are taken, in the file or here: for `spa.protos.unused`."""
+        given = {name for node in self.nodes for name in (node.name, *node.outputs)}
+        return given.union(self.constants, self.inputs, self.spelling.values())
+
+    def maker(self, name: str, *op_types: str) -> Node | None:
+        """The node of the model's own graph that makes a tensor, if it is one of ai.onnx, and of
+        these operators where some are named."""
+        node = self.nodes[self.makers[name]] if name in self.makers else None
+        if node is None or node.home or not node.is_standard:
+            return None
+        return node if not op_types or node.op_type in op_types else None
+
     def opset(self, domain: str) -> int:
         return self.opsets.get("" if domain == "ai.onnx" else domain, 1)
 

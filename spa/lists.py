@@ -25,7 +25,7 @@ def lists(graph: Graph, shapes: Shapes) -> Graph | None:
         return None
     builder = _Builder(graph, shapes)
     nodes: list[NodeProto] = []
-    for node in (n for n in graph.nodes if not n.home and not n.enters):
+    for node in graph.own:
         nodes += builder.instead(node)
     if not builder.done:
         return None
@@ -45,8 +45,7 @@ class _Builder:
         self.parts: dict[str, Node] = {}
         self.done: list[str] = []
         self.stored: list[TensorProto] = []
-        self.taken = {*graph.constants, *graph.inputs}
-        self.taken.update(name for n in graph.nodes for name in (n.name, *n.outputs))
+        self.taken = graph.names()
 
     def instead(self, node: Node) -> list[NodeProto]:
         """What stands in the place of a node: itself, where its sequence is not known."""

@@ -30,10 +30,9 @@ def restack(graph: Graph, shapes: Shapes) -> Graph | None:
     if not found:
         return None
     model = copy_without(graph.model, "node", "value_info")
-    taken = {name for node in graph.nodes for name in (node.name, *node.outputs)}
-    taken.update(graph.constants, graph.inputs, graph.spelling.values())
+    taken = graph.names()
     gone = {concat.index for concat, _ in found.values()}
-    for node in (n for n in graph.nodes if not n.home and not n.enters and n.index not in gone):
+    for node in (n for n in graph.own if n.index not in gone):
         if node.index not in found:
             model.graph.node.append(node.proto)
             continue
@@ -51,10 +50,8 @@ def _put_together(graph: Graph, shapes: Shapes, reshape: Node) -> Node | None:
     if reshape.op_type != "Reshape" or reshape.home or not reshape.is_standard:
         return None
     (name, *_), made = reshape.inputs, reshape.outputs[0]
-    concat = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    if concat is None or concat.op_type != "Concat" or not concat.is_standard:
-        return None
-    if concat.home or name in graph.outputs or graph.readers[name] != [reshape.index]:
+    concat = graph.maker(name, "Concat")
+    if concat is None or name in graph.outputs or graph.readers[name] != [reshape.index]:
         return None
     known = all(n in shapes.shapes for n in (*concat.inputs, name, made))
     return concat if known and shapes.dtypes.get(name) in FLOATS else None

@@ -35,10 +35,9 @@ def by_rows(graph: Graph, shapes: Shapes) -> Graph | None:
     if not found:
         return None
     model = copy_without(graph.model, "node")
-    taken = {*graph.constants, *graph.inputs}
-    taken.update(name for n in graph.nodes for name in (n.name, *n.outputs))
+    taken = graph.names()
     nodes: list[NodeProto] = []
-    for node in (n for n in graph.nodes if not n.home and not n.enters):
+    for node in graph.own:
         if node.index in found:
             width = shapes.shapes[node.inputs[0]][-1]
             made, stored = _instead(node, found[node.index], width, graph.opset(""), taken)
@@ -58,10 +57,10 @@ def _written(graph: Graph, shapes: Shapes, node: Node) -> _Written | None:
     if node.attrs.get("reduction", b"none") != b"none":
         return None
     data, indices, updates = node.inputs
-    turned = _maker(graph, indices, "Transpose")
-    listed = turned and _maker(graph, turned.inputs[0], "NonZero")
-    cut = _maker(graph, updates, "Slice")  # as long as the list, or this would not run
-    flat = _maker(graph, cut.inputs[0] if cut else updates, "Reshape")
+    turned = graph.maker(indices, "Transpose")
+    listed = turned and graph.maker(turned.inputs[0], "NonZero")
+    cut = graph.maker(updates, "Slice")  # as long as the list, or this would not run
+    flat = graph.maker(cut.inputs[0] if cut else updates, "Reshape")
     shape = shapes.shapes.get(data, ())
     if not listed or not flat or len(shape) < 2 or (cut and _start(graph, shapes, cut) != 0):
         return None
@@ -69,15 +68,9 @@ def _written(graph: Graph, shapes: Shapes, node: Node) -> _Written | None:
     if source[-1:] != shape[-1:] or len(shapes.shapes.get(flat.outputs[0], ())) != 1:
         return None
     mask = listed.inputs[0]
-    while (spread := _maker(graph, mask, "Expand")) and shapes.shapes.get(mask) == shape:
+    while (spread := graph.maker(mask, "Expand")) and shapes.shapes.get(mask) == shape:
         mask = spread.inputs[0]
     return _Written(mask, flat.inputs[0]) if shapes.shapes.get(mask) == (*shape[:-1], 1) else None
-
-
-def _maker(graph: Graph, name: str, op_type: str) -> Node | None:
-    node = graph.nodes[graph.makers[name]] if name in graph.makers else None
-    right = node is not None and node.op_type == op_type and node.is_standard
-    return node if right and node is not None and not node.home else None
 
 
 def _start(graph: Graph, shapes: Shapes, cut: Node) -> int | None:

@@ -240,7 +240,7 @@ def find_first(
                 error = error or refused
                 continue
             ran = (k, *_livelier(graph, running, found, seed, styles))
-            if _are_finite(ran[2].outputs):
+            if are_finite(ran[2].outputs):
                 return ran
             spare = spare or ran
         if spare is not None:
@@ -261,7 +261,7 @@ def _livelier(
         if styles.get(info.name) != "random" and _is_number(info):
             more = {**styles, info.name: "random"}
             tried = _runs_at(graph, running, [found.sizes], seed, more)
-            if tried and _are_finite(tried[0].outputs):
+            if tried and are_finite(tried[0].outputs):
                 styles, found = more, tried[0]
     return styles, found
 
@@ -270,7 +270,8 @@ def _is_number(info: ValueInfoProto) -> bool:
     return info.type.tensor_type.elem_type in (TensorProto.INT32, TensorProto.INT64)
 
 
-def _are_finite(outputs: Outputs) -> bool:
+def are_finite(outputs: Outputs) -> bool:
+    """Whether all floats are."""
     return all(np.isfinite(v).all() for v in outputs.values() if v.dtype.kind == "f")
 
 
@@ -323,29 +324,24 @@ def _array(
     return random.integers(0, top, shape).astype(dtype)
 
 
-def _is_from_outside(graph: Graph, name: str) -> bool:
-    """Whether integers are computed from an input, not found as positions or sizes on the way."""
-    waiting, seen = [name], set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in graph.inputs:
-            return True
-        maker = graph.makers.get(name)
-        if name in seen or maker is None or graph.nodes[maker].op_type in _FOUND:
-            continue
-        seen.add(name)
-        waiting += [*graph.nodes[maker].inputs, *graph.nodes[maker].captured]
-    return False
+def _from_outside(graph: Graph) -> set[str]:
+    """What is computed from inputs, and not found as positions or sizes on the way."""
+    found = {*graph.inputs}
+    for node in graph.nodes:
+        if node.op_type not in _FOUND and not found.isdisjoint((*node.inputs, *node.captured)):
+            found.update(filter(None, node.outputs))
+    return found
 
 
 def smallest_table(graph: Graph) -> int:
     """Rows of the smallest table that integers from outside index, at most 1000 and at least 2."""
+    outside = _from_outside(graph)
     rows = [
         graph.constants[node.inputs[0]].shape[int(node.attrs.get("axis", 0))]
         for node in graph.nodes
         if node.op_type == "Gather"
         and node.inputs[0] in graph.constants
-        and _is_from_outside(graph, node.inputs[1])
+        and node.inputs[1] in outside
         and graph.constants[node.inputs[0]].shape
         and node.inputs[1] in graph.activations
     ]

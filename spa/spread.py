@@ -72,8 +72,7 @@ def _is_alone(shapes: Shapes, node: Node, name: str) -> bool:
 class _Builder:
     def __init__(self, graph: Graph, shapes: Shapes) -> None:
         self.graph, self.shapes = graph, shapes
-        self.taken = {*graph.constants, *graph.inputs}
-        self.taken.update(name for n in graph.nodes for name in (n.name, *n.outputs))
+        self.taken = graph.names()
         self.known: dict[str, str] = {}
         self.behind: dict[int, NodeProto] = {}  # node -> its copy, which reads less
 
@@ -120,7 +119,7 @@ class _Builder:
         """The graph in which readers read this."""
         model = copy_without(self.graph.model, "node")
         nodes: list[NodeProto] = []
-        for node in (n for n in self.graph.nodes if not n.home and not n.enters):
+        for node in self.graph.own:
             pairs = zip(node.inputs, node.proto.input, strict=False)
             nodes.append(
                 with_inputs(node.proto, (narrow.get((n, node.index), own) for n, own in pairs))

@@ -208,7 +208,7 @@ class _Builder:
     def model(self) -> ModelProto | None:
         gone: set[int] = set()
         instead: dict[int, list[NodeProto]] = {}
-        for node in (n for n in self.graph.nodes if not n.home and not n.enters):
+        for node in self.graph.own:
             stack = self.stacks.get(node.index)
             if stack is not None and node.index not in gone:
                 parts = self._apart(stack)

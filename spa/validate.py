@@ -213,7 +213,7 @@ def verify(
             law_got = _outputs(rewrite(groups, exact), [states.cut(f, some) for f in feeds], sums)
         zeroed = mask(groups, exact, source)
         masked = _outputs(zeroed, feeds, sums, MASKED)
-        if not _are_finite(masked) and _are_finite(law_got):
+        if not all(map(runs.are_finite, masked)) and all(map(runs.are_finite, law_got)):
             zeroed = mask(groups, exact, source, _NEARLY)
             masked = _outputs(zeroed, feeds, sums, MASKED)
 
@@ -358,10 +358,6 @@ def _take(
 def _show(outputs: list[Outputs]) -> bool:
     """Whether there is a number among them: all else is equal to anything of its kind."""
     return any(v.dtype.kind != "f" or np.isfinite(v).any() for o in outputs for v in o.values())
-
-
-def _are_finite(outputs: list[Outputs]) -> bool:
-    return all(np.isfinite(v).all() for o in outputs for v in o.values() if v.dtype.kind == "f")
 
 
 def _distance(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:

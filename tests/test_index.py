@@ -221,3 +221,17 @@ def test_external_data_in_bodies(tmp_path: Path) -> None:
     result = spa.prune(path, "channels=0.5", **PLAIN)
     assert result.verification is not None and result.verification.law is not None
     assert result.data == expected.data
+
+
+def test_who_makes_a_tensor_and_which_names_are_taken() -> None:
+    net = Net("names")
+    x = net.relu(net.input("x", (2, 3)))
+    y = net.sigmoid(x)
+    graph = index(net.model(y))
+    maker = graph.maker(x.name)
+    assert maker is not None and maker.op_type == "Relu" and maker in graph.own
+    assert (
+        graph.maker(x.name, "Relu", "Sigmoid") is maker and graph.maker(x.name, "Sigmoid") is None
+    )
+    assert graph.maker("x") is None
+    assert graph.names() >= {"x", x.name, y.name, *(node.name for node in graph.nodes)}
